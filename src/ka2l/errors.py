@@ -1,0 +1,41 @@
+"""Errors a user can act on: each says what is wrong, where, and what to do about it.
+
+The command line prints them without a traceback and ends with exit code 2. Anything that is not one of these
+is a bug in KA2L and keeps its traceback.
+"""
+
+from collections.abc import Sequence
+
+
+class Ka2lError(Exception):
+    """Base of every error that is the user's to mend."""
+
+
+class ConfigError(Ka2lError):
+    """A recipe or an override is wrong; the message names the key's path and what is allowed."""
+
+
+class DataError(Ka2lError):
+    """A file of questions, answers or annotations is wrong; the message names file, row and value."""
+
+
+class ModelError(Ka2lError):
+    """A model cannot be loaded or does not do what is asked of it."""
+
+
+class RunError(Ka2lError):
+    """A run directory is missing something, was made by another version, or is in use."""
+
+
+class DegenerateError(Ka2lError):
+    """The measurement has nothing to separate: no threshold, one class only, an empty pool."""
+
+
+def bad_rows(where: str, problems: Sequence[str], fix: str, shown: int = 20) -> DataError:
+    """One error for all bad rows of a file: the first `shown` and the count, not one per run."""
+    lines = [f"{where}: {len(problems)} bad row{'s' if len(problems) != 1 else ''}"]
+    lines += [f"  {problem}" for problem in problems[:shown]]
+    if len(problems) > shown:
+        lines.append(f"  … and {len(problems) - shown} more")
+    lines.append(f"Fix: {fix}")
+    return DataError("\n".join(lines))

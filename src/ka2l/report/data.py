@@ -1,0 +1,87 @@
+"""What the report shows, as plain values: the pipeline fills it, the page never opens a file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ka2l.statistics import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScore:
+    """AUROC of one probe for the known/unknown label."""
+
+    layer: int
+    kind: str  # linear | mlp
+    validation_auroc: float
+    test_auroc: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One way of telling unknown questions apart, against both targets, on the test rows."""
+
+    name: str
+    se_label: Interval | None
+    wrong_answer: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One question with all its answers, for the case table (paper, Table 11)."""
+
+    level: str  # low | middle | high
+    question: str
+    gold: Sequence[str]
+    semantic_entropy: float
+    low_temperature_answer: str
+    correct: bool | None
+    samples: Sequence[str]
+    clusters: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """What one stage took."""
+
+    name: str
+    seconds: float
+    counts: Mapping[str, int]
+    tokens: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """Everything on the page. Parts a run has not reached are None or empty, and the page leaves them out."""
+
+    title: str
+    created: str
+    version: str
+    model: str
+    revision: str
+    device: str
+    role_counts: Mapping[str, int]
+    duplicates_merged: int
+    sensing_prompt: str
+    teaching_prompt: str
+    config_yaml: str
+    n_samples: int = 0
+    entropies: Sequence[float] = ()
+    threshold: float | None = None
+    threshold_rule: str = ""
+    greedy_accuracy: Interval | None = None
+    layers: Sequence[LayerScore] = ()
+    scores: Sequence[ScoreRow] = ()
+    probe_kind: str = ""
+    probe_layer: int = -1
+    pca: Sequence[tuple[float, float, bool]] = ()
+    pca_variance: tuple[float, float] = (0.0, 0.0)
+    cases: Sequence[Case] = ()
+    p_unknown: Sequence[float] = ()  # histogram input, at most a few thousand values
+    n_pool: int = 0
+    n_pool_unknown: int = 0
+    bought: Mapping[str, Sequence[tuple[str, float, str]]] | None = None  # arm -> (question, score, answer), first rows
+    evaluation: Mapping[str, Any] | None = None  # evaluation.json as written by ka2l.evaluation.protocol
+    stages: Sequence[StageCost] = ()
+    libraries: Mapping[str, str] | None = None
