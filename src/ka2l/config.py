@@ -170,12 +170,14 @@ class ProbeConfig(Section):
     """`tbg`: last prompt token (before generation); `mean_prompt`: mean over the question's tokens."""
     standardize: bool = True
     """Standardise inputs of the MLP by training rows (the linear probe always does)."""
-    mlp_width: Positive = 256
+    mlp_width: Positive = 128
     """Width of gate and up (paper: 14336)."""
     mlp_lr: Annotated[float, Field(gt=0)] = 1e-3
     """Adam's learning rate (paper: 1e-5)."""
-    mlp_epochs: Positive = 60
+    mlp_epochs: Positive = 40
     """Most epochs; the epoch with the lowest validation loss is kept."""
+    mlp_patience: Positive = 6
+    """Stop when no layer's validation loss has improved for so many epochs."""
     mlp_batch_size: Positive = 32
     """Rows per step."""
     mlp_weight_decay: Annotated[float, Field(ge=0)] = 1e-2
@@ -206,6 +208,8 @@ class SelectConfig(Section):
     """The query strategy."""
     budget: Positive = 100
     """Labels to buy."""
+    draw: Literal["top", "random"] = "top"
+    """`unknown` and `known`: the surest first, or an even draw among those called so (paper)."""
     known_fraction: Fraction = 0.5
     """Share of known questions, for `combine`."""
     baseline: Strategy | None = "random"
@@ -309,6 +313,7 @@ _PAPER_PROBE = {
     "mlp_width": 14336,
     "mlp_lr": 1e-5,
     "mlp_epochs": 20,
+    "mlp_patience": 20,
     "mlp_weight_decay": 0.0,
 }
 
@@ -317,11 +322,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "measure": {"judge": "nli", "threshold": "eq3", "split": [0.7, 0.2, 0.1]},
         "probe": _PAPER_PROBE,
+        "select": {"draw": "random"},
         "evaluate": {"temperature": 0.1},
     },
     "reference": {
         "measure": {"judge": "nli", "threshold": "two_means", "split": [0.72, 0.18, 0.1]},
         "probe": _PAPER_PROBE,
+        "select": {"draw": "random"},
         "evaluate": {"temperature": 0.1},
     },
 }

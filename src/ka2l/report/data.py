@@ -81,7 +81,10 @@ class ReportData:
     p_unknown: Sequence[float] = ()  # histogram input, at most a few thousand values
     n_pool: int = 0
     n_pool_unknown: int = 0
-    bought: Mapping[str, Sequence[tuple[str, float, str]]] | None = None  # arm -> (question, score, answer), first rows
+    # arm -> (question, score, answer), first rows
+    bought: Mapping[str, Sequence[tuple[str, float, str]]] | None = None
     evaluation: Mapping[str, Any] | None = None  # evaluation.json as written by ka2l.evaluation.protocol
     stages: Sequence[StageCost] = ()
     libraries: Mapping[str, str] | None = None
+    probe_auroc: Interval | None = None  # the kept probe on test rows, against the known/unknown label
+    probe_position: str = ""  # tbg | mean_prompt

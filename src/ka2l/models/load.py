@@ -1,0 +1,147 @@
+"""Find and load a causal language model: the embedded one, a local folder or a Hub id."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ka2l.config import ModelConfig
+from ka2l.errors import ModelError
+from ka2l.models import embedded
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ResolvedModel(NamedTuple):
+    """Where a model's files are, and the revision that pins its weights in content keys and cards."""
+
+    name: str
+    path: str  # a folder, or the Hub id
+    revision: str
+
+
+def resolve(config: ModelConfig) -> ResolvedModel:
+    """Locate the model without loading it.
+
+    Raises:
+        ModelError: no such package, folder or Hub repository; the message says which was tried.
+    """
+    if config.name == embedded.NAME:
+        return ResolvedModel(config.name, str(embedded.model_folder()), embedded.revision())
+    folder = Path(config.name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise ModelError(f"{folder}: this folder holds no model (config.json is missing).")
+        return ResolvedModel(config.name, str(folder.resolve()), _folder_revision(folder))
+    if config.name.startswith((".", "/", "~")) or config.name.count("/") > 1:
+        raise ModelError(f"{config.name}: no such folder. Give a model folder, a Hub id (owner/name) or {embedded.NAME}.")
+    return ResolvedModel(config.name, config.name, _hub_revision(config))
+
+
+def load_causal_lm(config: ModelConfig, resolved: ResolvedModel, adapter: Path | None = None) -> tuple[Any, Any]:
+    """The model (in eval mode, on its device) and its tokenizer; with `adapter`, the LoRA weights merged in."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if config.threads:
+        import torch
+
+        torch.set_num_threads(config.threads)
+    device = pick_device(config)
+    arguments: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if resolved.path == config.name and config.revision:
+        arguments["revision"] = config.revision
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(resolved.path, **arguments)
+            model = AutoModelForCausalLM.from_pretrained(
+                resolved.path, dtype=pick_dtype(config, device), device_map={"": device}, **arguments
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{config.name}: cannot load this model: {_first_line(error)}") from error
+        if adapter is not None:
+            model = _merge_adapter(model, adapter)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+def pick_device(config: ModelConfig) -> str:
+    """`auto` → cuda where there is one, else cpu."""
+    import torch
+
+    if config.device != "auto":
+        if config.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ModelError(f"model.device is {config.device}, but PyTorch sees no CUDA device here. Use cpu or auto.")
+        return config.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pick_dtype(config: ModelConfig, device: str) -> "torch.dtype":
+    """`auto` → float32 on CPU, bfloat16 elsewhere."""
+    import torch
+
+    if config.dtype == "auto":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.dtype]
+
+
+class quiet_transformers:  # noqa: N801  (used as a context manager)
+    """No loading bars and no advice from transformers while our own progress is on screen."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._logging: Any = logging
+        self._verbosity = logging.get_verbosity()
+        self._bars = logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        self._logging.set_verbosity(self._verbosity)
+        if self._bars:
+            self._logging.enable_progress_bar()
+
+
+def _merge_adapter(model: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{adapter}: this adapter does not fit the model: {_first_line(error)}") from error
+
+
+def _folder_revision(folder: Path) -> str:
+    """Hash of the small files' contents, and of size and both ends of each weight file (reading all would take long)."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if not file.is_file() or file.name.startswith("."):
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        with file.open("rb") as handle:
+            if size <= 1 << 24:
+                digest.update(handle.read())
+            else:
+                digest.update(handle.read(1 << 20))
+                handle.seek(-(1 << 20), 2)
+                digest.update(handle.read())
+    return "sha256-" + digest.hexdigest()[:16]
+
+
+def _hub_revision(config: ModelConfig) -> str:
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        file = cached_file(config.name, "config.json", revision=config.revision or "main")
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{config.name}: no such model. It is not '{embedded.NAME}', not a folder here, and the Hub says: "
+            f"{_first_line(error)}"
+        ) from error
+    return extract_commit_hash(file, None) or config.revision or "main"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0][:300]

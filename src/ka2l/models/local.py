@@ -1,0 +1,340 @@
+"""A model that runs in this process: one prefill a question gives the states of every layer and all answers.
+
+The tokens all prompts begin with (instruction and shots) are computed once a run. Each question's own tokens are
+prefilled once; its answers decode together from that cache; finished rows leave the batch. Every answer has its own
+random stream, derived from (seed, question id, index), so the batch around it changes nothing but rounding.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import DynamicCache
+
+from ka2l.config import ModelConfig
+from ka2l.errors import ModelError
+from ka2l.models.base import Answer, Position, Prompt, SampledQuestion, Usage
+from ka2l.models.cache import copy_rows, new_cache
+from ka2l.models.load import ResolvedModel, load_causal_lm
+from ka2l.models.states import caught_states, state_at_layer
+from ka2l.prompts import Message, is_finished, trim_answer
+
+
+class _Batch(NamedTuple):
+    """Prompts ready for a forward pass: their own tokens padded on the left, behind the shared prefix."""
+
+    tokens: torch.Tensor  # [rows, longest own part]
+    mask: torch.Tensor  # same shape, 1 = token
+    positions: torch.Tensor  # same shape
+    full_mask: torch.Tensor  # [rows, prefix + longest own part]
+    cache: DynamicCache
+
+    def inputs(self) -> dict[str, Any]:
+        return {
+            "input_ids": self.tokens,
+            "attention_mask": self.full_mask,
+            "position_ids": self.positions,
+            "past_key_values": self.cache,
+            "use_cache": True,
+        }
+
+
+class LocalModel:
+    """Implements `ka2l.models.base.LanguageModel` with transformers.
+
+    Args:
+        model: a causal language model in eval mode.
+        tokenizer: its tokenizer, with a padding token.
+        resolved: name and revision, for cards and content keys.
+        special_tokens: whether the tokenizer adds its own (off for chat prompts: their template has them).
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, resolved: ResolvedModel, special_tokens: bool = True):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.resolved = resolved
+        self.special_tokens = special_tokens
+        self.usage = Usage()
+        self.n_layers: int = model.config.get_text_config(decoder=True).num_hidden_layers
+        self._stop_ids = _stop_ids(model, tokenizer)
+        self._has_break: dict[int, bool] = {}
+        self._prefix: tuple[list[int], DynamicCache | None] = ([], None)
+
+    @classmethod
+    def load(
+        cls, config: ModelConfig, resolved: ResolvedModel, *, template: str = "plain", adapter: Any = None
+    ) -> "LocalModel":
+        """Load weights and tokenizer; `adapter` is a folder of LoRA weights to merge in."""
+        model, tokenizer = load_causal_lm(config, resolved, adapter)
+        return cls(model, tokenizer, resolved, special_tokens=template == "plain")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go."""
+        return self.model.device  # type: ignore[no-any-return]
+
+    def render_chat(self, messages: list[Message]) -> str:
+        """Text of a conversation under the model's chat template, ready for the answer."""
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(text)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer carries one."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        temperatures: Sequence[float],
+        *,
+        seed: int,
+        max_new_tokens: int,
+        batch_size: int,
+        position: Position | None = None,
+    ) -> Iterator[SampledQuestion]:
+        """See `LanguageModel.sample`. Yields in an order of its own (by length), each prompt once."""
+        encoded = self._encode(prompts)
+        for group in _by_length(encoded, batch_size):
+            batch = self._batch([encoded[i] for i in group])
+            states: list[torch.Tensor] = []
+            if position is None:
+                output = self.model(**batch.inputs(), logits_to_keep=1)
+            else:
+                with caught_states(self.model, position, batch.mask) as states:
+                    output = self.model(**batch.inputs(), logits_to_keep=1)
+            layers = _to_numpy(torch.stack(states, dim=1)) if states else None
+            ids = [prompts[i].question_id for i in group]
+            if layers is not None:
+                _check_finite(layers, ids)
+            uniforms = _uniforms(seed, ids, len(temperatures), max_new_tokens)
+            answers = self._decode(output.logits[:, -1], batch, temperatures, uniforms)
+            for row, question_id in enumerate(ids):
+                yield SampledQuestion(question_id, answers[row], None if layers is None else layers[row])
+
+    @torch.inference_mode()
+    def states(
+        self, prompts: Sequence[Prompt], layer: int, *, position: Position, batch_size: int
+    ) -> NDArray[np.float32]:
+        """See `LanguageModel.states`."""
+        encoded = self._encode(prompts)
+        rows: list[tuple[int, NDArray[np.float32]]] = []
+        for group in _by_length(encoded, batch_size):
+            batch = self._batch([encoded[i] for i in group])
+            states = _to_numpy(state_at_layer(self.model, layer, position, batch.mask, batch.inputs()))
+            _check_finite(states[:, None], [prompts[i].question_id for i in group], first_layer=layer)
+            rows += zip(group, states, strict=True)
+        return np.stack([state for _, state in sorted(rows, key=lambda row: row[0])])
+
+    @torch.inference_mode()
+    def next_token_entropy(self, prompts: Sequence[Prompt], *, batch_size: int) -> NDArray[np.float32]:
+        """See `LanguageModel.next_token_entropy`."""
+        encoded = self._encode(prompts)
+        entropy = np.empty(len(prompts), dtype=np.float32)
+        for group in _by_length(encoded, batch_size):
+            batch = self._batch([encoded[i] for i in group])
+            logits = self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1].float()
+            entropy[group] = _to_numpy(torch.distributions.Categorical(logits=logits).entropy())
+        return entropy
+
+    def _encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        texts = [prompt.text for prompt in prompts]
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=self.special_tokens)["input_ids"]
+        limit = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        for prompt, tokens in zip(prompts, ids, strict=True):
+            if not tokens:
+                raise ModelError(f"question {prompt.question_id}: its prompt has no tokens.")
+            if limit and len(tokens) > limit:
+                raise ModelError(
+                    f"question {prompt.question_id}: its prompt has {len(tokens)} tokens, but the model reads {limit}. "
+                    "Shorten the question or use fewer shots."
+                )
+        return ids
+
+    def _batch(self, encoded: list[list[int]]) -> _Batch:
+        """Left-padded own parts behind the shared prefix, which is computed at most once per run."""
+        shared = self._shared_prefix(encoded)
+        own = [tokens[len(shared) :] for tokens in encoded]
+        width = max(len(tokens) for tokens in own)
+        pad = self.tokenizer.pad_token_id or 0
+        tokens = torch.tensor([[pad] * (width - len(t)) + t for t in own], device=self.device)
+        mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in own], device=self.device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0) + len(shared)
+        full_mask = torch.cat([mask.new_ones(len(own), len(shared)), mask], dim=1)
+        config = self.model.config
+        prefix = self._prefix[1]
+        cache = copy_rows(prefix, config, len(own)) if shared and prefix is not None else new_cache(config)
+        computed = int(mask.sum())
+        self.usage += Usage(prompt=computed, prompt_saved=len(shared) * len(own))
+        return _Batch(tokens, mask, positions, full_mask, cache)
+
+    @torch.inference_mode()
+    def share_prefix(self, build: Callable[[str], str]) -> None:
+        """Compute once the tokens that every prompt of `build` begins with.
+
+        They are found from two questions with nothing in common, never from the prompts at hand: the same split
+        between prefix and question in every batch is what makes an interrupted run end like an uninterrupted one.
+        """
+        first, second = self._encode([Prompt("", build(text)) for text in ("0", "Who is it?")])
+        length = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
+        self._prefix = (first[:length], self._prefill(first[:length])) if length else ([], None)
+
+    def _shared_prefix(self, encoded: list[list[int]]) -> list[int]:
+        """The run's prefix where all of these prompts begin with it, else nothing."""
+        known, _ = self._prefix
+        fits = all(tokens[: len(known)] == known and len(tokens) > len(known) for tokens in encoded)
+        return known if fits else []
+
+    def _prefill(self, tokens: list[int]) -> DynamicCache:
+        cache = new_cache(self.model.config)
+        ids = torch.tensor([tokens], device=self.device)
+        self.model(
+            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        self.usage += Usage(prompt=len(tokens))
+        return cache
+
+    def _decode(
+        self, logits: torch.Tensor, batch: _Batch, temperatures: Sequence[float], uniforms: NDArray[np.float32]
+    ) -> list[list[Answer]]:
+        """Sample all rows (questions × temperatures) to their ends; finished rows leave the batch."""
+        repeats, questions = len(temperatures), logits.shape[0]
+        rows = _Rows(questions * repeats, self._stop_ids, self._text_after, self._breaks)
+        cache, mask = batch.cache, batch.full_mask.repeat_interleave(repeats, dim=0)
+        cache.batch_repeat_interleave(repeats)
+        logits = logits.repeat_interleave(repeats, dim=0)
+        positions = batch.positions[:, -1:].repeat_interleave(repeats, dim=0)
+        heat = torch.tensor(temperatures, device=logits.device).repeat(questions)
+        draws = torch.from_numpy(uniforms).to(logits.device)
+        alive = torch.arange(questions * repeats, device=logits.device)
+        for step in range(draws.shape[1]):
+            tokens, logprobs = _draw(logits, heat[alive], draws[alive, step])
+            going = rows.take(alive.tolist(), tokens.tolist(), logprobs.tolist())
+            if step + 1 == draws.shape[1] or not any(going):
+                break
+            if sum(going) <= 0.8 * len(going):  # dropping rows copies the cache: not for every single one
+                keep = torch.tensor([i for i, on in enumerate(going) if on], device=logits.device)
+                cache.batch_select_indices(keep)
+                alive, tokens, mask, positions = alive[keep], tokens[keep], mask[keep], positions[keep]
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+            positions = positions + 1
+            output = self.model(
+                input_ids=tokens[:, None],
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            self.usage += Usage(decoded=len(alive))
+            logits = output.logits[:, -1]
+        answers = rows.answers()
+        return [answers[i * repeats : (i + 1) * repeats] for i in range(questions)]
+
+    def _text_after(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _breaks(self, token: int) -> bool:
+        """Whether this token can hold a line break (asked once per token, then remembered)."""
+        known = self._has_break.get(token)
+        if known is None:
+            known = self._has_break[token] = "\n" in self.tokenizer.decode([token])
+        return known
+
+
+class _Rows:
+    """What each row has generated so far, and when it is done."""
+
+    def __init__(self, count: int, stop_ids: set[int], text_of: Any, breaks: Any):
+        self.tokens: list[list[int]] = [[] for _ in range(count)]
+        self.logprobs: list[list[float]] = [[] for _ in range(count)]
+        self.done = [False] * count
+        self._stop_ids, self._text_of, self._breaks = stop_ids, text_of, breaks
+
+    def take(self, rows: list[int], tokens: list[int], logprobs: list[float]) -> list[bool]:
+        """Append one token to each of these rows; returns which go on. The stop token itself is not kept."""
+        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+            if self.done[row]:
+                continue
+            if token in self._stop_ids:
+                self.done[row] = True
+                continue
+            self.tokens[row].append(token)
+            self.logprobs[row].append(logprob)
+            if self._breaks(token) and is_finished(self._text_of(self.tokens[row])):
+                self.done[row] = True
+        return [not self.done[row] for row in rows]
+
+    def answers(self) -> list[Answer]:
+        return [
+            Answer(trim_answer(self._text_of(tokens)), logprobs, "stop" if done else "length")
+            for tokens, logprobs, done in zip(self.tokens, self.logprobs, self.done, strict=True)
+        ]
+
+
+def _draw(
+    logits: torch.Tensor, temperatures: torch.Tensor, uniforms: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token per row by inverting the cumulative distribution at its uniform number; temperature 0 is greedy.
+
+    Returns tokens and their log-probabilities at temperature 1.
+    """
+    logits = logits.float()
+    logprobs = torch.log_softmax(logits, dim=-1)
+    tokens = logits.argmax(dim=-1)
+    hot = temperatures > 0
+    if bool(hot.any()):
+        scaled = torch.softmax(logits[hot] / temperatures[hot, None], dim=-1)
+        cumulative = scaled.cumsum(dim=-1, dtype=torch.float64)
+        target = uniforms[hot, None].double() * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, target, right=True)
+        tokens[hot] = drawn.squeeze(1).clamp(max=logits.shape[-1] - 1)
+    return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
+
+
+def _uniforms(seed: int, question_ids: Sequence[str], samples: int, steps: int) -> NDArray[np.float32]:
+    """[questions × samples, steps] numbers in [0, 1), each row a stream of its own."""
+    rows = []
+    for question_id in question_ids:
+        name = int.from_bytes(hashlib.sha256(question_id.encode()).digest()[:8], "big")
+        rows += [np.random.Generator(np.random.Philox(key=_key(seed, name, i))).random(steps) for i in range(samples)]
+    return np.asarray(rows, dtype=np.float64)
+
+
+def _key(seed: int, name: int, sample: int) -> NDArray[np.uint64]:
+    return np.random.SeedSequence([seed, name, sample]).generate_state(2, np.uint64)
+
+
+def _by_length(encoded: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    ids: set[int] = set()
+    for source in (getattr(model, "generation_config", None), tokenizer):
+        eos = getattr(source, "eos_token_id", None)
+        ids |= set(eos if isinstance(eos, list) else [eos] if eos is not None else [])
+    return ids
+
+
+def _to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array
+
+
+def _check_finite(states: NDArray[np.float32], ids: Sequence[str], first_layer: int = 0) -> None:
+    """Refuse NaN and infinite states [rows, layers, width], naming the first layer and question."""
+    bad = ~np.isfinite(states).all(axis=2)
+    if bad.any():
+        row, layer = (int(i) for i in np.argwhere(bad)[0])
+        raise ModelError(
+            f"question {ids[row]}: the hidden state at layer {first_layer + layer} holds NaN or infinite values "
+            f"({int(bad.sum())} such states in this batch). Load the model in float32 or bfloat16 (model.dtype)."
+        )

@@ -1,0 +1,262 @@
+"""From the map to a better model: select, annotate, finetune, evaluate. Each runs once per arm."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ka2l import store
+from ka2l.config import FinetuneConfig, ModelConfig
+from ka2l.errors import DataError, Ka2lError
+from ka2l.evaluation.protocol import ArmSelection, Prediction, best_base_prompt, evaluate, evaluation_sets
+from ka2l.evaluation.serialize import to_json
+from ka2l.models.base import Prompt
+from ka2l.pipeline.artifacts import as_table, read_signal
+from ka2l.pipeline.context import Context, add_usage
+from ka2l.questions import Question
+from ka2l.selection.strategies import STRATEGIES, Options, Signals, select
+from ka2l.stages import arms, strategy_of
+from ka2l.store import split_stage
+from ka2l.teaching.annotators import AnnotationResult, Label, annotate_from_labels, annotate_gold
+
+Item = tuple[str, int, str]  # question id, wording, text
+
+
+class WaitingForPeople(Ka2lError):
+    """The run cannot go on before somebody answers the bought questions. The command line ends with exit code 3."""
+
+
+def select_questions(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+    """Choose what to buy with the budget."""
+    config, run = context.config, context.run
+    _, arm = split_stage(stage)
+    strategy = strategy_of(config, arm)
+    signals = _signals(context, strategy)
+    if config.select.budget > len(signals.ids):
+        context.reporter.say(
+            f"select: the budget of {config.select.budget} is more than the pool of {len(signals.ids)}; all of it is taken."
+        )
+    options = Options(config.select.known_fraction, config.select.draw)
+    selection = select(strategy, signals, config.select.budget, config.seed, options)
+    with run.stage(stage, key, inputs) as record:
+        rows = [
+            {"question_id": i, "rank": rank, "score": score, "strategy": strategy, "reason": reason}
+            for rank, (i, score, reason) in enumerate(zip(*selection, strict=True), start=1)
+        ]
+        store.write_table(run.file("selection.parquet", arm), as_table(rows))
+        record.counts = {"bought": len(rows), "pool": len(signals.ids)}
+
+
+def annotate(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+    """Get the answers to the bought questions: from the gold answers, or from those people have given."""
+    config, run = context.config, context.run
+    _, arm = split_stage(stage)
+    bought = selected_questions(context, arm)
+    if config.annotate.annotator == "gold":
+        result = annotate_gold(bought, config.annotate.cost_per_label)
+        if result.missing:
+            raise DataError(
+                f"{len(result.missing)} of {len(bought)} bought questions have no gold answer (such as "
+                f"{result.missing[0]!r}). Let people answer them: annotate.annotator=file, then "
+                f"`ka2l annotate {run.path} --export todo.csv`."
+            )
+        refused = 0
+    else:
+        result, refused = _from_people(context, bought)
+    with run.stage(stage, key, inputs) as record:
+        rows = [
+            {"question_id": a.question_id, "answer": a.answers[0], "answers": list(a.answers)}
+            | {"annotator": a.annotator, "confidence": a.confidence, "cost": a.cost}
+            for a in result.annotations
+        ]
+        store.write_table(run.file("annotations.parquet", arm), as_table(rows))
+        record.counts = {"labels": len(rows)} | ({"refused": refused} if refused else {})
+
+
+def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+    """Teach the bought questions with LoRA; continues from its checkpoints."""
+    from ka2l.teaching.finetune import Example, finetune as train
+
+    config, run = context.config, context.run
+    _, arm = split_stage(stage)
+    annotations = read_annotations(context, arm)
+    questions = context.questions_by_id(set(annotations))
+    prompts = context.prompts
+    examples = [
+        Example(prompts.teaching(questions[i].question), prompts.completion(answers[0]), i)
+        for i, answers in annotations.items()
+    ]
+    context.release()  # the trainer loads its own copy
+    model: ModelConfig = config.model
+    with run.stage(stage, key, inputs) as record:
+        with context.reporter.bar(stage, training_steps(len(examples), config.finetune)) as advance:
+            result = train(
+                context.resolved.path,
+                examples,
+                config.finetune,
+                run.file("adapter", arm),
+                run.file("checkpoints", arm),
+                seed=config.seed,
+                dtype=model.dtype,
+                device=model.device,
+                revision=model.revision,
+                trust_remote_code=model.trust_remote_code,
+                special_tokens=config.prompt.template == "plain",
+                on_step=lambda _step, _steps: advance(1),
+            )
+        record.counts = {"examples": len(examples), "steps": result.steps}
+        record.counts["trainable_parameters"] = result.trainable_parameters
+        record.tokens = {"trained": result.tokens}
+        record.facts = {"train_loss": result.train_loss, "last_loss": result.last_loss}
+    store.remove(run.file("checkpoints", arm))
+
+
+def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+    """Ask the base model and every tuned one, and say what was learned and what was forgotten."""
+    config, run = context.config, context.run
+    answers = {i: given for arm in arms(config) for i, given in read_annotations(context, arm).items()}
+    questions = context.questions_by_id()
+    answers = {i: tuple(dict.fromkeys((*given, *questions[i].answers))) for i, given in answers.items()}
+    selections = {strategy_of(config, arm): _arm_selection(context, arm) for arm in arms(config)}
+    sets = {
+        name: evaluation_sets(questions, arm.bought, config.evaluate.unbought, config.seed, answers)
+        for name, arm in selections.items()
+    }
+    with run.stage(stage, key, inputs) as record:
+        held_out = next(iter(sets.values()))["held_out"]
+        everything = list(dict.fromkeys(item for by_set in sets.values() for items in by_set.values() for item in items))
+        predictions = _ask(context, record, "base:sensing", held_out)
+        predictions += _ask(context, record, "base:teaching", held_out)
+        best = best_base_prompt(predictions, questions, answers, config.measure.correct)
+        held = set(held_out)
+        rest = [item for item in everything if item not in held]
+        predictions += _ask(context, record, f"base:{best}", rest, part=f"base-{best}-rest")
+        for arm in arms(config):
+            name = strategy_of(config, arm)
+            items = list(dict.fromkeys(item for group in sets[name].values() for item in group))
+            predictions += _ask(context, record, name, items, adapter=run.file("adapter", arm))
+        result = evaluate(
+            predictions, selections, questions, answers, config.evaluate, config.measure.correct, config.seed
+        )
+        store.write_table(run.file("predictions.parquet"), as_table([_row(p) for p in predictions]))
+        store.write_json(run.file("evaluation.json"), to_json(result))
+        store.remove(run.file("predictions"))
+        record.counts = {"answers": len(predictions)}
+
+
+def training_steps(examples: int, config: FinetuneConfig) -> int:
+    """Optimizer steps of a fine-tuning on one device."""
+    batches = math.ceil(examples / config.batch_size)
+    return config.epochs * math.ceil(batches / config.gradient_accumulation)
+
+
+def selected_questions(context: Context, arm: str) -> list[Question]:
+    """The bought questions of an arm in the order of their rank."""
+    ids = store.read_table(context.run.file("selection.parquet", arm))["question_id"].to_pylist()
+    questions = context.questions_by_id(set(ids))
+    return [questions[i] for i in ids]
+
+
+def read_annotations(context: Context, arm: str) -> dict[str, list[str]]:
+    """Answers by question id, in the order they were bought."""
+    table = store.read_table(context.run.file("annotations.parquet", arm)).to_pydict()
+    return dict(zip(table.get("question_id", []), table.get("answers", []), strict=True))
+
+
+def read_labels(path: Path) -> dict[str, Label]:
+    """Answers people have given, by question id; an empty list of answers is a refusal."""
+    if not path.exists():
+        return {}
+    return {
+        i: Label(tuple(row["answers"]), row["confidence"], row["annotator"]) for i, row in store.read_json(path).items()
+    }
+
+
+def write_labels(path: Path, labels: dict[str, Label]) -> None:
+    """Keep the answers people have given; this file outlives every change of the config."""
+    content: dict[str, Any] = {i: {**label._asdict(), "answers": list(label.answers)} for i, label in labels.items()}
+    store.write_json(path, content)
+
+
+def _signals(context: Context, strategy: str) -> Signals:
+    run = context.run
+    table = store.read_table(run.file("knowledge_map.parquet"))
+    ids = table["question_id"].to_pylist()
+    p_unknown = table["p_unknown"].to_numpy()
+    needed = STRATEGIES[strategy][1]
+    extra: dict[str, Any] = {}
+    for name, folder in (("embedding", "pool_signals/states"), ("next_token_entropy", "pool_signals/next_token")):
+        if name in needed:
+            signal_of, values = read_signal(run.file(folder), name)
+            row_of = {i: row for row, i in enumerate(signal_of)}
+            extra[name] = values[[row_of[i] for i in ids]]  # by id: parts of two signals may be cut differently
+    return Signals(np.asarray(ids, dtype=str), p_unknown, **extra)
+
+
+def _from_people(context: Context, bought: Sequence[Question]) -> tuple[AnnotationResult, int]:
+    run = context.run
+    labels = read_labels(run.file("labels.json"))
+    refused = {i for i, label in labels.items() if not label.answers}
+    asked = [question for question in bought if question.id not in refused]
+    result = annotate_from_labels(asked, labels, context.config.annotate.cost_per_label)
+    if result.missing:
+        raise WaitingForPeople(
+            f"{len(result.missing)} of {len(bought)} bought questions wait for an answer.\n"
+            f"  1. ka2l annotate {run.path} --export todo.csv\n"
+            "  2. fill in the column `answer` (several answers with | between them; ? where nobody knows)\n"
+            f"  3. ka2l annotate {run.path} --import todo.csv\n"
+            f"  4. ka2l run --out {run.path}"
+        )
+    return result, len(bought) - len(asked)
+
+
+def _arm_selection(context: Context, arm: str) -> ArmSelection:
+    table = store.read_table(context.run.file("annotations.parquet", arm)).to_pydict()
+    return ArmSelection(strategy_of(context.config, arm), table["question_id"], float(sum(table["cost"])))
+
+
+def _ask(
+    context: Context,
+    record: store.StageRecord,
+    name: str,
+    items: Sequence[Item],
+    *,
+    adapter: Path | None = None,
+    part: str | None = None,
+) -> list[Prediction]:
+    """One model's answers to these questions; kept on disk, so that an interruption costs one model at most."""
+    file = context.run.file("predictions") / f"{(part or name).replace(':', '-')}.parquet"
+    if file.exists():
+        return [Prediction(**row) for row in store.read_table(file).to_pylist()]
+    if not items:
+        return []
+    teaching = name != "base:sensing"
+    model = context.prepared_model(teaching=teaching, adapter=adapter)
+    build = context.prompts.teaching if teaching else context.prompts.sensing
+    prompts = [Prompt(json.dumps([i, wording]), build(text)) for i, wording, text in items]
+    by_key = {prompt.question_id: item for prompt, item in zip(prompts, items, strict=True)}
+    settings = context.config.evaluate
+    predictions: dict[Item, Prediction] = {}
+    with context.reporter.bar(name[:9], len(items)) as advance:
+        for result in model.sample(
+            prompts,
+            [settings.temperature],
+            seed=context.config.seed,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+        ):
+            item = by_key[result.question_id]
+            predictions[item] = Prediction(name, *item, result.answers[0].text)
+            advance(1)
+    ordered = [predictions[item] for item in items]
+    store.write_table(file, as_table([_row(p) for p in ordered]))
+    add_usage(record, model)
+    context.run.checkpoint("evaluate")
+    return ordered
+
+
+def _row(prediction: Prediction) -> dict[str, Any]:
+    return {name: getattr(prediction, name) for name in ("model", "question_id", "wording", "question", "text")}

@@ -1,0 +1,154 @@
+"""What the stages of one run share: the run directory, the model in memory, the prompts, the questions."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ka2l import store
+from ka2l.config import RunConfig
+from ka2l.errors import DegenerateError, ModelError, RunError
+from ka2l.models.load import ResolvedModel, resolve
+from ka2l.progress import Reporter
+from ka2l.prompts import PromptBuilder, Shot
+from ka2l.questions import Question, from_table
+from ka2l.stages import Outside, inputs_of, keys
+from ka2l.store import RunDirectory, StageRecord
+
+if TYPE_CHECKING:
+    from ka2l.models.local import LocalModel
+
+
+class Context:
+    """One run at work. Models are loaded when first needed and kept until `release`."""
+
+    def __init__(self, run: RunDirectory, reporter: Reporter):
+        self.run = run
+        self.reporter = reporter
+        self._model: LocalModel | None = None
+        self._adapter: Path | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+        return self.run.config
+
+    @cached_property
+    def resolved(self) -> ResolvedModel:
+        """Name, place and revision of the language model."""
+        return resolve(self.config.model)
+
+    def keys(self) -> dict[str, str]:
+        """The content key every stage has, or would have, with this config and what is loaded."""
+        loaded = self.run.stages.get("load")
+        source = str(loaded.facts.get("fingerprint", "")) if loaded else ""
+        model = f"{self.resolved.name}@{self.resolved.revision}"
+        return keys(self.config, Outside(source, model, self.labels_fingerprint()))
+
+    def labels_fingerprint(self) -> str:
+        """Hash of the answers people have given so far; empty where there are none."""
+        file = self.run.file("labels.json")
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else ""
+
+    def require(self, stage: str) -> dict[str, str]:
+        """Check that the stages this one reads are finished and up to date; returns their keys.
+
+        Raises:
+            RunError: one is missing or stale; the message names the verb to run.
+        """
+        now = self.keys()
+        for needed in inputs_of(stage, self.config):
+            if not self.run.is_done(needed, now[needed]):
+                verb = {"signals": "map"}.get(store.split_stage(needed)[0], store.split_stage(needed)[0])
+                was = "out of date" if needed in self.run.stages else "missing"
+                raise RunError(
+                    f"{self.run.path}: `{store.split_stage(stage)[0]}` reads what `{verb}` writes, and that is {was}. "
+                    f"Run `ka2l {verb} {self.run.path}`, or `ka2l run --out {self.run.path}` for everything."
+                )
+        return {needed: now[needed] for needed in inputs_of(stage, self.config)}
+
+    def questions(self, role: str) -> list[Question]:
+        """The questions of one role."""
+        return [question for batch in self.question_batches(role, 4096) for question in batch]
+
+    def question_batches(self, role: str | None, size: int) -> Iterator[list[Question]]:
+        """Questions of one role (or all), streamed from disk in lists of exactly `size`, the last one shorter."""
+        import pyarrow.parquet as pq
+
+        waiting: list[Question] = []
+        for batch in pq.ParquetFile(self.run.file("questions.parquet")).iter_batches(batch_size=4096):
+            rows = from_table(batch)
+            waiting += rows if role is None else [question for question in rows if question.role == role]
+            while len(waiting) >= size:
+                yield waiting[:size]
+                waiting = waiting[size:]
+        if waiting:
+            yield waiting
+
+    def questions_by_id(self, ids: set[str] | None = None) -> dict[str, Question]:
+        """Questions by id: these, or all."""
+        return {
+            question.id: question
+            for batch in self.question_batches(None, 4096)
+            for question in batch
+            if ids is None or question.id in ids
+        }
+
+    def model(self, adapter: Path | None = None) -> "LocalModel":
+        """The language model, with this adapter merged in; one model is in memory at a time."""
+        from ka2l.models.local import LocalModel
+
+        if self._model is None or self._adapter != adapter:
+            self.release()
+            self._model = LocalModel.load(
+                self.config.model, self.resolved, template=self.config.prompt.template, adapter=adapter
+            )
+            self._adapter = adapter
+        return self._model
+
+    def release(self) -> None:
+        """Drop the model from memory."""
+        self._model = None
+
+    @cached_property
+    def prompts(self) -> PromptBuilder:
+        """The run's prompt builder; worked examples come from the questions of role `shot`."""
+        shots = [Shot(question.question, question.answers[0]) for question in self.questions("shot")]
+        if self.config.prompt.template == "plain":
+            return PromptBuilder(self.config.prompt, shots)
+        model = self.model()
+        return PromptBuilder(self.config.prompt, shots, model.render_chat if model.has_chat_template else None)
+
+    def prepared_model(self, *, teaching: bool = False, adapter: Path | None = None) -> "LocalModel":
+        """The model with the prefix of the sensing (or teaching) prompt computed."""
+        prompts = self.prompts
+        model = self.model(adapter)
+        model.share_prefix(prompts.teaching if teaching else prompts.sensing)
+        return model
+
+
+def add_usage(record: StageRecord, model: "LocalModel") -> None:
+    """Add the tokens a model has spent since the last call to a stage's record."""
+    from ka2l.models.base import Usage
+
+    for name, count in model.usage._asdict().items():
+        record.tokens[name] = record.tokens.get(name, 0) + count
+    model.usage = Usage()
+
+
+def need_questions(questions: list[Question], role: str, stage: str) -> None:
+    """Refuse an empty role."""
+    if not questions:
+        raise DegenerateError(
+            f"`{stage}` has no questions: none has the role {role}. Give questions.roles.{role} a size, or a role column."
+        )
+
+
+def check_chat_template(context: Context) -> None:
+    """Refuse template `chat` for a model that has none, before anything is written."""
+    if context.config.prompt.template == "chat" and not context.model().has_chat_template:
+        raise ModelError(
+            f"prompt.template is 'chat', but {context.resolved.name} carries no chat template. "
+            "Use prompt.template=plain, or a chat model."
+        )

@@ -1,0 +1,145 @@
+"""The top of the page: one sentence that says what the run found, and the numbers behind it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ka2l.report.comparison import ArmView, Comparison
+from ka2l.report.data import ReportData
+from ka2l.report.numbers import (
+    MISSING,
+    bounds,
+    count,
+    decimal,
+    duration,
+    has_bounds,
+    is_number,
+    percent,
+    points,
+    span,
+)
+from ka2l.statistics import Interval
+
+
+class Figure(NamedTuple):
+    """One number of a tile; `whose` tells several apart."""
+
+    value: str
+    note: str
+    whose: str = ""
+
+
+class Tile(NamedTuple):
+    """A named headline number, or one per arm."""
+
+    name: str
+    figures: tuple[Figure, ...]
+
+
+def unknown_share(data: ReportData) -> tuple[float, int, int, str] | None:
+    """Share, count and total of unknown questions, of the pool or, before `map`, of the probe questions."""
+    if data.n_pool:
+        return data.n_pool_unknown / data.n_pool, data.n_pool_unknown, data.n_pool, "pool"
+    values = [value for value in data.entropies if is_number(value)]
+    if not values or data.threshold is None or not is_number(data.threshold):
+        return None
+    unknown = sum(value >= data.threshold for value in values)
+    return unknown / len(values), unknown, len(values), "sampled"
+
+
+def probe_auroc(data: ReportData) -> Interval | None:
+    """The kept probe's AUROC on test rows; without the pipeline's interval, the bare value of its layer."""
+    if data.probe_auroc is not None and is_number(data.probe_auroc[0]):
+        return Interval(*data.probe_auroc)
+    chosen = [row.test_auroc for row in data.layers if row.chosen and is_number(row.test_auroc)]
+    return Interval(chosen[0], float("nan"), float("nan"), 0) if chosen else None
+
+
+def verdict(data: ReportData, comparison: Comparison | None) -> str:
+    """One sentence in plain words, as far as the run has got."""
+    share = unknown_share(data)
+    if share is None:
+        total = sum(data.role_counts.values())
+        return (
+            f"{count(total)} questions are loaded; what {data.model} does not know has not been measured yet."
+        )
+    where = "pool questions" if share[3] == "pool" else "sampled questions"
+    about = "an estimated " if share[3] == "pool" else ""
+    sentence = f"{data.model} does not know {about}{percent(share[0])} of the {count(share[2])} {where}"
+    sentence += _taught(comparison.arms) if comparison else ""
+    return sentence + "."
+
+
+def _taught(arms: tuple[ArmView, ...]) -> str:
+    """What the first arm's labels have taught, next to the second's, and whether held-out answers moved."""
+    first = arms[0] if arms else None
+    if first is None or (per_label := first.per_label) is None:
+        return ""
+    taught = f"; {count(first.labels)} bought labels taught it {count(first.learned.get('learned', 0))} new answers"
+    other = arms[1] if len(arms) > 1 else None
+    if other is not None and other.per_label is not None:
+        relation = "against" if _apart(per_label, other.per_label) else "no clear difference from"
+        taught += f" ({relation} {count(other.learned.get('learned', 0))} with {other.title}"
+        taught += f" and {count(other.labels)})" if other.labels != first.labels else ")"
+    return taught + _held_out(first, other)
+
+
+def _held_out(first: ArmView, other: ArmView | None) -> str:
+    """Whether held-out answers moved, with the second arm's number beside it: gains there seldom need KA2L."""
+    mine, theirs = first.set("held_out"), other.set("held_out") if other else None
+    if mine is None or mine.difference is None:
+        return ""
+    if mine.verdict not in ("better", "worse"):
+        return ", with no clear difference on held-out questions"
+    moved = "rose" if mine.verdict == "better" else "fell"
+    text = f", and held-out accuracy {moved} by {decimal(100 * abs(mine.difference.value), 1)} points"
+    if other is None or theirs is None or theirs.difference is None:
+        return text
+    return f"{text} ({other.title}: {points(theirs.difference.value)})"
+
+
+def _apart(one: Interval, other: Interval) -> bool:
+    """Whether two intervals do not overlap (stricter than a test at 5 %)."""
+    return has_bounds(one) and has_bounds(other) and (one.low > other.high or other.low > one.high)
+
+
+def tiles(data: ReportData, comparison: Comparison | None) -> list[Tile]:
+    """The headline numbers, those that exist."""
+    found: list[Tile] = []
+    share = unknown_share(data)
+    if share is not None:
+        name = "Unknown, of the pool" if share[3] == "pool" else "Unknown, of those sampled"
+        found.append(Tile(name, (Figure(percent(share[0]), f"{count(share[1])} of {count(share[2])}"),)))
+    auroc = probe_auroc(data)
+    if auroc is not None:
+        note = bounds(auroc) if auroc.n else "test rows"
+        found.append(Tile("Probe AUROC", (Figure(decimal(auroc.value), note),)))
+    if comparison and comparison.arms:
+        found += _arm_tiles(comparison.arms)
+    elif data.bought:
+        found.append(Tile("Selections made", (Figure(count(len(data.bought)), "not yet evaluated"),)))
+    if data.stages:
+        seconds = sum(stage.seconds for stage in data.stages if is_number(stage.seconds))
+        found.append(Tile("Total time", (Figure(duration(seconds), data.device),)))
+    return found
+
+
+def _arm_tiles(arms: tuple[ArmView, ...]) -> list[Tile]:
+    def per_arm(name: str, one: Callable[[ArmView], tuple[str, str]]) -> Tile:
+        return Tile(name, tuple(Figure(*one(arm), arm.title if len(arms) > 1 else "") for arm in arms))
+
+    labels = {arm.labels for arm in arms}
+    same = Tile("Labels bought", (Figure(count(arms[0].labels), "in each arm" if len(arms) > 1 else ""),))
+    return [
+        same if len(labels) == 1 else per_arm("Labels bought", lambda arm: (count(arm.labels), "")),
+        per_arm("Learned per label", lambda arm: _with_span(arm.per_label, decimal, 1.0, 2)),
+        per_arm("Forgotten", lambda arm: _with_span(arm.forgotten_share, percent, 100.0, 0)),
+    ]
+
+
+def _with_span(
+    interval: Interval | None, write: Callable[[float], str], scale: float, digits: int
+) -> tuple[str, str]:
+    if interval is None:
+        return MISSING, "nothing to count"
+    text = span(interval, scale, digits)
+    return write(interval.value), f"{text}, n = {count(interval.n)}" if text else f"n = {count(interval.n)}"

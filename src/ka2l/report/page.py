@@ -1,0 +1,136 @@
+"""The report: one self-contained HTML page, no script, no network, readable on a phone, in the dark and on paper.
+
+    ka2l report runs/mine        # writes runs/mine/report.html
+
+Questions and answers are hostile input: the template escapes every string, and only drawings pass as markup.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from ka2l.report import figures, numbers
+from ka2l.report.comparison import METRICS, Comparison, arm_title, read_evaluation
+from ka2l.report.data import Case, ReportData
+from ka2l.report.headline import probe_auroc, tiles, unknown_share, verdict
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+ROWS_SHOWN = 10  # of each arm's selection
+_LEVELS = {"low": "Low entropy", "middle": "Middle entropy", "high": "High entropy"}
+
+
+class Wording(NamedTuple):
+    """One of the ways an answer was put, and how often."""
+
+    text: str
+    times: int
+
+
+class Cluster(NamedTuple):
+    """Answers that mean the same."""
+
+    size: int
+    wordings: tuple[Wording, ...]
+
+
+class CaseView(NamedTuple):
+    """A case with its answers grouped by meaning."""
+
+    case: Case
+    level: str
+    clusters: tuple[Cluster, ...]
+
+
+def render(data: ReportData) -> str:
+    """Render the page; the same data gives the same bytes.
+
+    Args:
+        data: everything on the page; sections whose data is None or empty are left out.
+
+    Returns:
+        A complete HTML document, to be written as UTF-8.
+    """
+    comparison = read_evaluation(data.evaluation) if data.evaluation else None
+    page = _environment().get_template("page.html")
+    html = page.render(
+        data=data,
+        comparison=comparison,
+        metrics=METRICS,
+        verdict=verdict(data, comparison),
+        tiles=tiles(data, comparison),
+        share=unknown_share(data),
+        auroc=probe_auroc(data),
+        cases=[_case(case) for case in data.cases],
+        scores=[
+            (row.name, numbers.as_interval(row.se_label), numbers.as_interval(row.wrong_answer))
+            for row in data.scores
+        ],
+        accuracy=numbers.as_interval(data.greedy_accuracy),
+        most_entropy=math.log(data.n_samples) if data.n_samples > 1 else None,
+        seconds=sum(stage.seconds for stage in data.stages if numbers.is_number(stage.seconds)),
+        rows_shown=ROWS_SHOWN,
+        **_drawings(data, comparison),
+    )
+    return numbers.clean(html)
+
+
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("ka2l", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for write in (
+        numbers.bounds,
+        numbers.count,
+        numbers.decimal,
+        numbers.duration,
+        numbers.percent,
+        numbers.points,
+        numbers.shorten,
+        numbers.span,
+        arm_title,
+    ):
+        environment.filters[write.__name__] = write
+    return environment
+
+
+def _drawings(data: ReportData, comparison: Comparison | None) -> dict[str, "Markup | None"]:
+    """The drawings whose data exists, marked as safe: they hold our own labels, escaped by matplotlib."""
+    from markupsafe import Markup
+
+    def some(values: Iterable[object]) -> bool:
+        return any(numbers.is_number(value) for value in values)
+
+    drawn = {
+        "entropy_svg": some(data.entropies)
+        and figures.entropy_histogram(data.entropies, data.threshold, data.n_samples),
+        "layers_svg": some(row.test_auroc for row in data.layers) and figures.layer_curve(data.layers),
+        "states_svg": bool(data.pca) and figures.state_scatter(data.pca, data.pca_variance),
+        "pool_svg": some(data.p_unknown) and figures.pool_histogram(data.p_unknown),
+        "gain_svg": comparison is not None
+        and any(arm.sets for arm in comparison.arms)
+        and figures.teaching_gain(comparison),
+    }
+    return {name: Markup(svg) if isinstance(svg, str) else None for name, svg in drawn.items()}
+
+
+def _case(case: Case) -> CaseView:
+    """Group the answers of a case by cluster, the largest first, repeated wordings counted."""
+    members: dict[int, Counter[str]] = {}
+    for text, cluster in zip(case.samples, case.clusters, strict=False):
+        members.setdefault(cluster, Counter())[numbers.shorten(text)] += 1
+    clusters = [
+        Cluster(wordings.total(), tuple(Wording(text, times) for text, times in wordings.most_common()))
+        for wordings in members.values()
+    ]
+    clusters.sort(key=lambda cluster: -cluster.size)
+    return CaseView(case, _LEVELS.get(case.level, case.level), tuple(clusters))

@@ -1,0 +1,130 @@
+"""Which stage depends on what: the picture of the house as a table, and the content keys that follow from it.
+
+A stage's key hashes the parts of the config it reads and the keys of its inputs. Batch and part sizes are left out:
+they change the order of rounding, not the meaning of a result, and nobody wants to pay twice for a smaller batch.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ka2l.config import RunConfig
+from ka2l.selection.strategies import needs_next_token_entropy
+from ka2l.store import MAIN, split_stage
+
+VERBS = ("load", "sample", "measure", "probe", "map", "select", "annotate", "finetune", "evaluate", "report")
+
+
+class Outside(NamedTuple):
+    """What keys depend on besides the config."""
+
+    source: str  # fingerprint of the questions' source
+    model: str  # name and revision of the language model
+    labels: str  # fingerprint of the answers people have given so far
+
+
+def arms(config: RunConfig) -> list[str]:
+    """The main arm and, where a baseline is asked for, its arm."""
+    baseline = config.select.baseline
+    return [MAIN] if baseline is None or baseline == config.select.strategy else [MAIN, baseline]
+
+
+def strategy_of(config: RunConfig, arm: str) -> str:
+    """The query strategy of an arm."""
+    return config.select.strategy if arm == MAIN else arm
+
+
+def inputs_of(stage: str, config: RunConfig) -> list[str]:
+    """The stages whose artifacts this one reads."""
+    name, arm = split_stage(stage)
+    suffix = "" if arm == MAIN else f"@{arm}"
+    table: dict[str, list[str]] = {
+        "load": [],
+        "sample": ["load"],
+        "measure": ["sample"],
+        "probe": ["sample", "measure"],
+        "map": ["load", "probe"],
+        "signals": ["load"],
+        "select": ["map", "signals"] if needs_next_token_entropy(strategy_of(config, arm)) else ["map"],
+        "annotate": [f"select{suffix}"],
+        "finetune": [f"annotate{suffix}"],
+        "evaluate": ["load", *(f"{s}{'' if a == MAIN else '@' + a}" for a in arms(config) for s in ("annotate", "finetune"))],
+        "report": ["probe", "map", "evaluate"],
+    }
+    return table[name]
+
+
+def all_stages(config: RunConfig) -> list[str]:
+    """Every stage of this config in the order they run."""
+    order: list[str] = []
+
+    def visit(stage: str) -> None:
+        for needed in inputs_of(stage, config):
+            visit(needed)
+        if stage not in order:
+            order.append(stage)
+
+    visit("report")
+    return sorted(order, key=lambda stage: _rank(stage))
+
+
+def stages_of(verb: str, config: RunConfig) -> list[str]:
+    """The stages one verb runs: one per arm; `map` also computes the signals that strategies ask for."""
+    wanted = {"map": ("map", "signals")}.get(verb, (verb,))
+    return [stage for stage in all_stages(config) if split_stage(stage)[0] in wanted]
+
+
+def keys(config: RunConfig, outside: Outside) -> dict[str, str]:
+    """The content key of every stage."""
+    found: dict[str, str] = {}
+    for stage in all_stages(config):
+        name, arm = split_stage(stage)
+        content = {
+            "stage": name,
+            "settings": _SETTINGS[name](config, arm, outside),
+            "inputs": {needed: found[needed] for needed in inputs_of(stage, config)},
+        }
+        found[stage] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+    return found
+
+
+def _rank(stage: str) -> tuple[int, int]:
+    name, arm = split_stage(stage)
+    order = ("load", "sample", "measure", "probe", "map", "signals", "select", "annotate", "finetune", "evaluate", "report")
+    return order.index(name), int(arm != MAIN)
+
+
+def _dump(section: Any, *, without: tuple[str, ...] = ()) -> Mapping[str, Any]:
+    dumped: dict[str, Any] = section.model_dump(mode="json", exclude=set(without))
+    return dumped
+
+
+def _model(config: RunConfig, outside: Outside) -> list[Any]:
+    return [outside.model, config.model.dtype, _dump(config.prompt)]
+
+
+_Settings = Callable[[RunConfig, str, Outside], Any]
+_SETTINGS: dict[str, _Settings] = {
+    "load": lambda c, _arm, o: [o.source, _dump(c.questions), c.prompt.shots, c.prompt.teaching_shots, c.seed],
+    "sample": lambda c, _arm, o: [
+        _model(c, o),
+        _dump(c.sample, without=("batch_size", "part_size")),
+        c.probe.position,
+        c.seed,
+    ],
+    "measure": lambda c, _arm, _o: [_dump(c.measure, without=("nli_batch_size",)), c.seed],
+    "probe": lambda c, _arm, _o: [_dump(c.probe), c.seed],
+    "map": lambda c, _arm, o: [_model(c, o)],
+    "signals": lambda c, _arm, o: [_model(c, o)],
+    "select": lambda c, arm, _o: [strategy_of(c, arm), _dump(c.select, without=("strategy", "baseline")), c.seed],
+    "annotate": lambda c, _arm, o: [_dump(c.annotate), o.labels if c.annotate.annotator == "file" else ""],
+    "finetune": lambda c, _arm, o: [_model(c, o), _dump(c.finetune, without=("save_steps",)), c.seed],
+    "evaluate": lambda c, _arm, o: [
+        _model(c, o),
+        _dump(c.evaluate, without=("batch_size",)),
+        c.measure.correct,
+        c.seed,
+    ],
+    "report": lambda c, _arm, _o: [_dump(c.report)],
+}

@@ -1,0 +1,19 @@
+"""Fixtures of all tests: one thread, and one tiny model that is trained once per session."""
+
+import pytest
+
+from tiny import TinyWorld, build_tiny_model
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Tiny steps on two busy cores run 10 to 50 times slower on two threads than on one."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+    """A small Llama that knows 42 invented facts and not 42 others; do not write into its folder."""
+    return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")

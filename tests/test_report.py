@@ -1,0 +1,419 @@
+"""The report: whole and partial runs, hostile text, missing numbers; nothing loaded, nothing clashing, same bytes."""
+
+import dataclasses
+import json
+import math
+import random
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from ka2l.evaluation.protocol import ArmEvaluation, Evaluation, Forgotten, Learned, Scores, SetComparison
+from ka2l.evaluation.serialize import to_json
+from ka2l.report import figures, numbers
+from ka2l.report.comparison import read_evaluation
+from ka2l.report.data import Case, LayerScore, ReportData, ScoreRow, StageCost
+from ka2l.report.headline import verdict
+from ka2l.report.page import render
+from ka2l.statistics import Interval
+
+NAN = float("nan")
+SECTIONS = (
+    "What the model does not know",
+    "How well can it be seen",
+    "The map",
+    "What was bought",
+    "What teaching it bought",
+    "Costs",
+    "How this was made",
+)
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\"><img src=https://evil.example/x.png onerror='alert(1)'>",
+    "]]></style></svg><!-- -->",
+    "{{ 7 * 7 }} {% raw %} $\\frac$ &amp;",
+    "🦙 قطر \u202eevil\u202c \x00\x1b[31m \ud800",
+    "w" * 20_000,
+)
+
+
+def _around(value: float, half: float, n: int) -> Interval:
+    return Interval(value, value - half, value + half, n)
+
+
+def _scores(em: float, n: int) -> Scores:
+    half = 1.96 * math.sqrt(em * (1 - em) / n)
+    return Scores(_around(em, half, n), _around(em + 0.04, half, n), _around(em + 0.05, half, n), em * 0.7)
+
+
+def _arm(
+    strategy: str, learned: int, bought: tuple[float, float], held_out: float, forgotten: int
+) -> ArmEvaluation:
+    sets = {
+        "held_out": SetComparison(
+            240, _scores(0.45, 240), _scores(0.45 + held_out, 240), _around(held_out, 0.05, 240)
+        ),
+        "bought": SetComparison(
+            100, _scores(bought[0], 100), _scores(bought[1], 100), _around(bought[1] - bought[0], 0.08, 100)
+        ),
+        "unbought": SetComparison(200, _scores(0.52, 200), _scores(0.55, 200), _around(0.03, 0.045, 200)),
+    }
+    return ArmEvaluation(
+        strategy,
+        100,
+        0.0,
+        sets,
+        Learned(87, learned, 100, _around(learned / 100, 0.09, 100)),
+        Forgotten(108, forgotten, _around(forgotten / 108, 0.07, 108)),
+    )
+
+
+def evaluation() -> Evaluation:
+    """Two arms as the protocol writes them."""
+    return Evaluation(
+        correct="exact_match",
+        base_prompt="sensing",
+        base={"sensing": _scores(0.45, 240), "teaching": _scores(0.38, 240)},
+        arms={
+            "unknown": _arm("unknown", 69, (0.13, 0.83), 0.10, 19),
+            "random": _arm("random", 46, (0.43, 0.89), 0.11, 14),
+        },
+    )
+
+
+def loaded() -> ReportData:
+    """A run that has only loaded its questions."""
+    return ReportData(
+        title="What the model does not know",
+        created="2026-11-04 15:20 UTC",
+        version="0.1.0",
+        model="SmolLM2-135M-Instruct",
+        revision="",
+        device="CPU, 2 threads, float32",
+        role_counts={"probe": 360, "pool": 600, "eval": 240, "shot": 8},
+        duplicates_merged=14,
+        sensing_prompt="Answer the following question as briefly as possible.\n\n"
+        "Question: What is the capital of France?\nAnswer: Paris\n\nQuestion: {question}\nAnswer:",
+        teaching_prompt="Answer the following question as briefly as possible.\n\nQuestion: {question}\nAnswer:",
+        config_yaml="preset: default\nseed: 0\nmodel:\n  name: smollm2-135m\nsample:\n  n: 10\n  temperature: 1.0\n",
+        libraries={"torch": "2.13.0", "transformers": "5.23.0", "scikit-learn": "1.9.1", "peft": "0.21.2"},
+    )
+
+
+def measured() -> ReportData:
+    """A run that has got to `measure`."""
+    rng = random.Random(0)
+    entropies = [
+        min(max(rng.gauss(0.5 if rng.random() < 0.4 else 1.9, 0.35), 0.0), math.log(10)) for _ in range(360)
+    ]
+    cases = (
+        Case("low", "What is the capital of Norway?", ["Oslo"], 0.0, "Oslo", True, ["Oslo"] * 10, [0] * 10),
+        Case(
+            "middle",
+            "In which country is the city of Gdańsk?",
+            ["Poland", "Republic of Poland"],
+            0.94,
+            "Poland",
+            True,
+            ["Poland"] * 6 + ["Poland.", "Germany", "Germany", "Russia"],
+            [0] * 7 + [1, 1, 2],
+        ),
+        Case(
+            "high",
+            "What is the currency of Eswatini?",
+            ["Lilangeni"],
+            2.16,
+            "Eswatini pound",
+            False,
+            [
+                "Rand",
+                "Euro",
+                "Dollar",
+                "Eswatini pound",
+                "Peso",
+                "Krona",
+                "Rand",
+                "Franc",
+                "Shilling",
+                "Dinar",
+            ],
+            [0, 1, 2, 3, 4, 5, 0, 6, 7, 8],
+        ),
+        Case(
+            "high",
+            "In which country is the city of Xai-Xai?",
+            [],
+            2.3,
+            "China",
+            None,
+            list("abcdefghij"),
+            range(10),
+        ),
+    )
+    return dataclasses.replace(
+        loaded(),
+        n_samples=10,
+        entropies=entropies,
+        threshold=1.36,
+        threshold_rule="two_means",
+        greedy_accuracy=_around(0.43, 0.05, 360),
+        cases=cases,
+        stages=(
+            StageCost("load", 0.42, {"questions": 1208}, {}),
+            StageCost(
+                "sample", 133.4, {"questions": 360, "answers": 3960}, {"prompt": 41_220, "generated": 18_044}
+            ),
+            StageCost("measure", 2.7, {"questions": 360}, {}),
+        ),
+    )
+
+
+def full() -> ReportData:
+    """A whole run, with realistic numbers."""
+    rng = random.Random(1)
+    layers = [
+        LayerScore(layer, kind, height + rng.gauss(0, 0.008), height + rng.gauss(0, 0.008), False)
+        for kind, rise in (("linear", 0.38), ("mlp", 0.37))
+        for layer in range(0, 31, 3)
+        for height in [0.5 + rise * (1 - math.exp(-layer / 8))]
+    ]
+    layers[9] = dataclasses.replace(layers[9], chosen=True)
+    bought = [
+        (f"In which country is the city of Example {i}?", 0.99 - i / 400, "Mozambique") for i in range(40)
+    ]
+    return dataclasses.replace(
+        measured(),
+        layers=layers,
+        probe_kind="linear",
+        probe_layer=27,
+        probe_position="tbg",
+        probe_auroc=_around(0.868, 0.07, 72),
+        scores=(
+            ScoreRow("Probe, linear, layer 27", _around(0.868, 0.07, 72), _around(0.81, 0.08, 72)),
+            ScoreRow("Probe, MLP, layer 27", _around(0.861, 0.07, 72), _around(0.80, 0.08, 72)),
+            ScoreRow("Semantic entropy", None, _around(0.83, 0.08, 72)),
+            ScoreRow("Mean log-likelihood", _around(0.79, 0.09, 72), _around(0.77, 0.09, 72)),
+            ScoreRow("P(True)", _around(0.54, 0.12, 72), Interval(NAN, NAN, NAN, 72)),
+        ),
+        pca=[
+            (rng.gauss(1.4 * flag, 1), rng.gauss(-0.8 * flag, 1), flag) for flag in [True, False, True] * 120
+        ],
+        pca_variance=(0.231, 0.112),
+        p_unknown=[rng.betavariate(0.7, 0.45) for _ in range(600)],
+        n_pool=600,
+        n_pool_unknown=392,
+        bought={
+            "unknown": bought,
+            "random": [("What is the capital of Peru?", 0.412, "Lima"), *bought[5:15]],
+        },
+        evaluation=json.loads(json.dumps(dataclasses.asdict(evaluation()))),
+        stages=(
+            *measured().stages,
+            StageCost("probe", 9.8, {"layers": 31}, {}),
+            StageCost("map", 61.0, {"questions": 600}, {"prompt": 68_431}),
+            StageCost("finetune", 88.2, {"arms": 2, "steps": 76}, {"trained": 15_220}),
+            StageCost("evaluate", 74.0, {"answers": 1320}, {"prompt": 120_220, "generated": 5944}),
+        ),
+    )
+
+
+class Page(HTMLParser):
+    """Tags that must balance, ids, references and visible text of a page."""
+
+    VOID = frozenset({"meta", "br", "img", "link", "hr", "input"})
+
+    def __init__(self, page: str):
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.tags: set[str] = set()
+        self.references: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        assert not [name for name, _ in attrs if name.startswith("on")]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.references += [
+            (name, value or "") for name, value in attrs if name in {"src", "href", "xlink:href"}
+        ]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> without a start"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def check(html: str) -> Page:
+    """What holds for every page."""
+    html.encode("utf-8")
+    page = Page(html)
+    assert len(page.ids) == len(set(page.ids))
+    assert all(value.startswith("#") and value[1:] in page.ids for _, value in page.references)
+    loads = re.findall(r"url\(([^)]*)\)", html)
+    assert all(target.startswith("#") and target[1:] in page.ids for target in loads)
+    assert not page.tags & {"script", "img", "link", "iframe", "object", "form"}
+    assert "@import" not in html
+    assert "nan" not in re.findall(r"[A-Za-z]+", page.text)
+    assert "None" not in page.text
+    return page
+
+
+def test_a_whole_run_shows_every_section() -> None:
+    page = check(render(full()))
+    for title in SECTIONS:
+        assert title in page.text
+    assert "65\u00a0% of the 600 pool questions" in page.text
+    assert "100 bought labels taught it 69 new answers (against 46 with Random)" in page.text
+    assert "no clear difference" in page.text
+    assert "0.80 to 0.94, n = 72" in page.text
+    assert "2\u00a0min 13\u00a0s" in page.text
+    assert "+10.0 points (+5.0 to +15.0, n = 240)" in page.text
+    assert (
+        page.text.index("Low entropy") < page.text.index("Middle entropy") < page.text.index("High entropy")
+    )
+    assert {"svg", "table", "details"} <= page.tags
+
+
+def test_answers_stand_by_cluster_with_their_counts() -> None:
+    text = " ".join(check(render(measured())).text.split())
+    assert "7Poland ×6 / Poland. 2Germany 1Russia" in text
+    assert "✓ right" in text
+    assert "✗ wrong" in text
+    assert "not judged" in text
+    assert "none given" in text
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"), [(loaded(), SECTIONS[6:]), (measured(), (SECTIONS[0], *SECTIONS[5:]))]
+)
+def test_a_part_of_a_run_leaves_the_rest_out(data: ReportData, shown: tuple[str, ...]) -> None:
+    html = render(data)
+    check(html)
+    assert tuple(re.findall(r"<h2>(.*?)</h2>", html)) == shown
+
+
+def test_a_loaded_run_claims_nothing() -> None:
+    assert verdict(loaded(), None).endswith("has not been measured yet.")
+    assert "svg" not in check(render(loaded())).tags
+
+
+def test_every_optional_field_can_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "drawn", lambda name, *_, **__: f'<svg aria-label="{name}"></svg>')
+    for field in dataclasses.fields(ReportData):
+        if field.default is not dataclasses.MISSING:
+            check(render(dataclasses.replace(full(), **{field.name: field.default})))
+
+
+@pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout")
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_stays_text(text: str) -> None:
+    data = full()
+    case = Case(text, text, [text], 1.0, text, False, [text] * 10, range(10))
+    arms = dataclasses.asdict(evaluation())["arms"]
+    strings: dict[str, Any] = dict.fromkeys(
+        ("title", "created", "version", "model", "revision", "device"), text
+    )
+    strings |= dict.fromkeys(
+        ("sensing_prompt", "teaching_prompt", "config_yaml", "probe_kind", "threshold_rule"), text
+    )
+    hostile = dataclasses.replace(
+        data,
+        **strings,
+        cases=(case,),
+        layers=[dataclasses.replace(row, kind=text) for row in data.layers],
+        scores=(ScoreRow(text, None, None),),
+        bought={text: [(text, 0.5, text)]},
+        stages=(StageCost(text, 1.0, {text: 1}, {text: 2}),),
+        libraries={text: text},
+        role_counts={text: 3},
+        evaluation={
+            "correct": text,
+            "base_prompt": text,
+            "base": {text: {}},
+            "arms": {text: arms["unknown"]},
+        },
+    )
+    html = render(hostile)
+    page = check(html)
+    assert numbers.shorten(text)[:20] in " ".join(page.text.split())
+    assert len(html) < len(render(data)) + 60 * max(len(text), 2000)
+
+
+def test_missing_numbers_are_dashes() -> None:
+    def blanked(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: blanked(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [None, None, None, value[3]]
+        return None if isinstance(value, float) else value
+
+    data = full()
+    nulls = blanked(data.evaluation)
+    assert isinstance(nulls, dict)
+    check(render(dataclasses.replace(data, evaluation=nulls)))
+    nothing = Interval(NAN, NAN, NAN, 0)
+    layers = [dataclasses.replace(row, validation_auroc=NAN, test_auroc=NAN) for row in data.layers]
+    scores = [dataclasses.replace(row, se_label=nothing) for row in data.scores]
+    empty = dataclasses.replace(
+        data, layers=layers, scores=scores, probe_auroc=nothing, greedy_accuracy=nothing
+    )
+    check(render(empty))
+    check(
+        render(
+            dataclasses.replace(data, p_unknown=[NAN], entropies=[NAN], threshold=NAN, pca=[(NAN, 0.0, True)])
+        )
+    )
+
+
+def test_before_and_after_json_are_the_same() -> None:
+    data = full()
+    page = render(data)
+    assert render(dataclasses.replace(data, evaluation=dataclasses.asdict(evaluation()))) == page
+    written = json.loads(json.dumps(to_json(evaluation()), allow_nan=False))
+    assert render(dataclasses.replace(data, evaluation=written)) == page
+
+
+def test_same_data_same_bytes() -> None:
+    assert render(full()) == render(full())
+
+
+def test_overlapping_arms_are_no_clear_difference() -> None:
+    close = dataclasses.replace(
+        evaluation(), arms={"unknown": evaluation().arms["unknown"], "badge": evaluation().arms["unknown"]}
+    )
+    sentence = verdict(full(), read_evaluation(dataclasses.asdict(close)))
+    assert "(no clear difference from 69 with BADGE)" in sentence
+
+
+def test_numbers_in_words() -> None:
+    assert numbers.percent(0.0004) == "<\u00a00.1\u00a0%"
+    assert numbers.percent(0.9999) == ">\u00a099.9\u00a0%"
+    assert numbers.percent(0.004) == "0.4\u00a0%"
+    assert numbers.percent(1.0) == "100\u00a0%"
+    assert [numbers.duration(s) for s in (0.42, 59.7, 133, 3661)] == [
+        "0.4\u00a0s",
+        "1\u00a0min 0\u00a0s",
+        "2\u00a0min 13\u00a0s",
+        "1\u00a0h 1\u00a0min",
+    ]
+    assert numbers.points(-0.034) == "−3.4"
+    assert numbers.as_interval([None, 0.1, 0.2, 5]) is None
+    assert numbers.difference_verdict(Interval(0.1, -0.01, 0.2, 9)) == "no clear difference"
+    assert numbers.difference_verdict(Interval(0.1, 0.01, 0.2, 9)) == "better"
+    assert numbers.difference_verdict(Interval(0.1, NAN, NAN, 1)) == "not measurable"
