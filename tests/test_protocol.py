@@ -23,7 +23,11 @@ from ka2l.evaluation.serialize import interval_from, to_json
 from ka2l.questions import Question
 from ka2l.statistics import Interval
 
-CONFIG = EvaluateConfig(unbought=10, bootstrap=100)
+CONFIG = EvaluateConfig(unbought=10, rewordings=2, bootstrap=100)
+
+
+def asking(unbought: int) -> EvaluateConfig:
+    return EvaluateConfig(unbought=unbought, rewordings=2)
 
 
 def ask(id_: str, role: str, *answers: str, group: str = "", rewordings: Sequence[str] = ()) -> Question:
@@ -76,7 +80,7 @@ def run(predictions: Sequence[Prediction] = PREDICTIONS, arm: ArmSelection = ARM
 
 
 def test_sets_hold_who_belongs_there() -> None:
-    sets = evaluation_sets(QUESTIONS, ARM.bought, 10, 0, ANSWERS)
+    sets = evaluation_sets(QUESTIONS, ARM.bought, asking(10), 0, ANSWERS)
     assert sets["held_out"] == [(id_, 0, f"What is {id_}?") for id_ in ("e1", "e2", "e3")]
     assert [id_ for id_, _, _ in sets["bought"]] == ["p1", "p2", "p3"]  # nobody knows p5
     assert sets["bought_reworded"] == [("p1", 1, "Name p1."), ("p1", 2, "And p1?")]
@@ -84,14 +88,14 @@ def test_sets_hold_who_belongs_there() -> None:
 
 
 def test_without_annotations_the_gold_answers_decide() -> None:
-    assert [id_ for id_, _, _ in evaluation_sets(QUESTIONS, ["p3", "p1"], 10, 0)["bought"]] == ["p1"]
+    assert [id_ for id_, _, _ in evaluation_sets(QUESTIONS, ["p3", "p1"], asking(10), 0)["bought"]] == ["p1"]
 
 
 def test_a_fact_that_was_taught_is_not_unbought() -> None:
     questions = by_id(
         ask("a", "pool", "x", group="g"), ask("b", "pool", "x", group="g"), ask("c", "pool", "x")
     )
-    assert [id_ for id_, _, _ in evaluation_sets(questions, ["a"], 10, 0)["unbought"]] == ["c"]
+    assert [id_ for id_, _, _ in evaluation_sets(questions, ["a"], asking(10), 0)["unbought"]] == ["c"]
 
 
 @settings(deadline=None, max_examples=25)
@@ -101,17 +105,19 @@ def test_unbought_is_nested_and_blind_to_the_order_of_rows(
 ) -> None:
     pool = [ask(f"q{i}", "pool", "x") for i in range(40)]
     bought = ["q3", "q30"]
-    everything = evaluation_sets(by_id(*pool), bought, 40, seed)["unbought"]
+    everything = evaluation_sets(by_id(*pool), bought, asking(40), seed)["unbought"]
     shuffler.shuffle(pool)
-    assert evaluation_sets(by_id(*pool), bought, size, seed)["unbought"] == everything[:size]
+    assert evaluation_sets(by_id(*pool), bought, asking(size), seed)["unbought"] == everything[:size]
     assert len(everything) == 38
 
 
 def test_unbought_follows_the_seed_and_hardly_the_purchase() -> None:
     pool = by_id(*(ask(f"q{i}", "pool", "x") for i in range(200)))
-    draws = [{id_ for id_, _, _ in evaluation_sets(pool, [], 50, seed)["unbought"]} for seed in range(4)]
+    draws = [
+        {id_ for id_, _, _ in evaluation_sets(pool, [], asking(50), seed)["unbought"]} for seed in range(4)
+    ]
     assert all(left != right for left, right in pairwise(draws))
-    after = {id_ for id_, _, _ in evaluation_sets(pool, sorted(draws[0])[:5], 50, 0)["unbought"]}
+    after = {id_ for id_, _, _ in evaluation_sets(pool, sorted(draws[0])[:5], asking(50), 0)["unbought"]}
     assert len(after & draws[0]) == 45
 
 
@@ -120,7 +126,7 @@ def test_unbought_follows_the_seed_and_hardly_the_purchase() -> None:
 )
 def test_a_purchase_that_cannot_be_is_refused(bought: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluation_sets(QUESTIONS, bought, 1, 0)
+        evaluation_sets(QUESTIONS, bought, asking(1), 0)
 
 
 def test_the_base_model_gets_its_better_prompt() -> None:
@@ -169,7 +175,8 @@ def test_order_of_predictions_does_not_matter() -> None:
 
 def test_wordings_of_one_fact_are_resampled_together() -> None:
     reworded = run().arms["unknown"].sets["bought_reworded"].difference
-    assert (reworded.low, reworded.high) == (0.5, 0.5)  # both wordings are of p1
+    assert (reworded.value, reworded.n) == (0.5, 2)
+    assert math.isnan(reworded.low)  # both wordings are of p1: one fact says nothing about the spread
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ class SampleConfig(Section):
     """Temperature of the one answer that is judged right or wrong (sample 0)."""
     max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 24
     """Longest answer."""
-    batch_size: Positive = 8
+    batch_size: Positive = 16
     """Questions decoded together, n + 1 rows each."""
     part_size: Positive = 32
     """Questions in one part file: what a crash can cost at most."""
@@ -259,6 +259,8 @@ class EvaluateConfig(Section):
     """Longest answer."""
     batch_size: Positive = 32
     """Questions decoded together."""
+    rewordings: Annotated[int, Field(ge=0)] = 1
+    """How many other wordings of each bought question are asked too."""
     unbought: Annotated[int, Field(ge=0)] = 200
     """How many pool questions that were not bought are asked too, drawn by seed."""
     bootstrap: Annotated[int, Field(ge=100)] = 1000
@@ -306,6 +308,16 @@ class RunConfig(Section):
     report: ReportConfig = ReportConfig()
     """The page."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _people_label_one_arm(cls, values: Any) -> Any:
+        """A baseline doubles what people are asked, so with annotator `file` it must be asked for by name."""
+        if isinstance(values, dict) and isinstance(values.get("annotate"), dict):
+            select = values.get("select") or {}
+            if values["annotate"].get("annotator") == "file" and isinstance(select, dict):
+                return {**values, "select": {"baseline": None, **select}}
+        return values
+
 
 _PAPER_PROBE = {
     "kinds": ["mlp"],
@@ -334,7 +346,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def load_config(recipe: Path | None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> RunConfig:
+def load_config(
+    recipe: Path | None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
+) -> RunConfig:
     """Merge preset, `base`, the recipe file and `section.key=value` overrides into a validated RunConfig.
 
     Raises:
@@ -384,7 +398,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     value = _number_if_scientific(value)
     for part in reversed(key.strip().split(".")):
         value = {part: value}
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _number_if_scientific(value: Any) -> Any:
@@ -420,7 +434,9 @@ def _siblings(location: tuple[int | str, ...]) -> list[str]:
     section: Any = RunConfig
     for part in location[:-1]:
         field = section.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
             break
         section = field.annotation
     return list(section.model_fields)

@@ -31,6 +31,10 @@ class DegenerateError(Ka2lError):
     """The measurement has nothing to separate: no threshold, one class only, an empty pool."""
 
 
+class WaitingForPeople(Ka2lError):  # noqa: N818  (a pause, not an error)
+    """The run cannot go on before somebody answers the bought questions; the command line ends with exit code 3."""
+
+
 def bad_rows(where: str, problems: Sequence[str], fix: str, shown: int = 20) -> DataError:
     """One error for all bad rows of a file: the first `shown` and the count, not one per run."""
     lines = [f"{where}: {len(problems)} bad row{'s' if len(problems) != 1 else ''}"]

@@ -54,7 +54,9 @@ class PromptBuilder:
         render_chat: the tokenizer's chat template (messages → text); needed for template `chat`.
     """
 
-    def __init__(self, config: PromptConfig, shots: Sequence[Shot] = (), render_chat: RenderChat | None = None):
+    def __init__(
+        self, config: PromptConfig, shots: Sequence[Shot] = (), render_chat: RenderChat | None = None
+    ):
         if config.template == "chat" and render_chat is None:
             raise ModelError(
                 "prompt.template is 'chat', but this model's tokenizer carries no chat template. "

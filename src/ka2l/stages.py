@@ -49,7 +49,10 @@ def inputs_of(stage: str, config: RunConfig) -> list[str]:
         "select": ["map", "signals"] if needs_next_token_entropy(strategy_of(config, arm)) else ["map"],
         "annotate": [f"select{suffix}"],
         "finetune": [f"annotate{suffix}"],
-        "evaluate": ["load", *(f"{s}{'' if a == MAIN else '@' + a}" for a in arms(config) for s in ("annotate", "finetune"))],
+        "evaluate": [
+            "load",
+            *(f"{s}{'' if a == MAIN else '@' + a}" for a in arms(config) for s in ("annotate", "finetune")),
+        ],
         "report": ["probe", "map", "evaluate"],
     }
     return table[name]
@@ -91,7 +94,19 @@ def keys(config: RunConfig, outside: Outside) -> dict[str, str]:
 
 def _rank(stage: str) -> tuple[int, int]:
     name, arm = split_stage(stage)
-    order = ("load", "sample", "measure", "probe", "map", "signals", "select", "annotate", "finetune", "evaluate", "report")
+    order = (
+        "load",
+        "sample",
+        "measure",
+        "probe",
+        "map",
+        "signals",
+        "select",
+        "annotate",
+        "finetune",
+        "evaluate",
+        "report",
+    )
     return order.index(name), int(arm != MAIN)
 
 
@@ -106,7 +121,13 @@ def _model(config: RunConfig, outside: Outside) -> list[Any]:
 
 _Settings = Callable[[RunConfig, str, Outside], Any]
 _SETTINGS: dict[str, _Settings] = {
-    "load": lambda c, _arm, o: [o.source, _dump(c.questions), c.prompt.shots, c.prompt.teaching_shots, c.seed],
+    "load": lambda c, _arm, o: [
+        o.source,
+        _dump(c.questions),
+        c.prompt.shots,
+        c.prompt.teaching_shots,
+        c.seed,
+    ],
     "sample": lambda c, _arm, o: [
         _model(c, o),
         _dump(c.sample, without=("batch_size", "part_size")),
@@ -117,7 +138,11 @@ _SETTINGS: dict[str, _Settings] = {
     "probe": lambda c, _arm, _o: [_dump(c.probe), c.seed],
     "map": lambda c, _arm, o: [_model(c, o)],
     "signals": lambda c, _arm, o: [_model(c, o)],
-    "select": lambda c, arm, _o: [strategy_of(c, arm), _dump(c.select, without=("strategy", "baseline")), c.seed],
+    "select": lambda c, arm, _o: [
+        strategy_of(c, arm),
+        _dump(c.select, without=("strategy", "baseline")),
+        c.seed,
+    ],
     "annotate": lambda c, _arm, o: [_dump(c.annotate), o.labels if c.annotate.annotator == "file" else ""],
     "finetune": lambda c, _arm, o: [_model(c, o), _dump(c.finetune, without=("save_steps",)), c.seed],
     "evaluate": lambda c, _arm, o: [

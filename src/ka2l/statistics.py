@@ -34,24 +34,54 @@ def bootstrap_interval(
     n = len(groups)
     if n == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
-    _, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    codes = _group_codes(groups)
     order = np.argsort(codes, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(codes))[:-1])
     rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(members), size=(resamples, len(members)))
-    values = np.array([statistic(np.concatenate([members[g] for g in draw])) for draw in draws])
-    values = values[np.isfinite(values)]
-    value = float(statistic(np.arange(n)))
-    if values.size == 0:
-        return Interval(value, float("nan"), float("nan"), n)
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Interval(value, float(low), float(high), n)
+    values = np.array(
+        [
+            statistic(np.concatenate([members[g] for g in rng.integers(0, len(members), len(members))]))
+            for _ in range(resamples)
+        ]
+    )
+    return _percentiles(float(statistic(np.arange(n))), values, n, len(members))
 
 
-def mean_interval(values: Sequence[float], groups: Sequence[str], resamples: int = 1000, seed: int = 0) -> Interval:
-    """Mean with its group bootstrap interval."""
+def mean_interval(
+    values: Sequence[float], groups: Sequence[str], resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Mean with its group bootstrap interval.
+
+    The same draws as `bootstrap_interval`, from each group's sum and count instead of its rows.
+    """
     array = np.asarray(values, dtype=float)
-    return bootstrap_interval(lambda rows: float(array[rows].mean()), groups, resamples, seed)
+    if len(array) != len(groups):
+        raise ValueError(f"{len(array)} values, but {len(groups)} groups")
+    if len(array) == 0:
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    codes = _group_codes(groups)
+    counts = np.bincount(codes)
+    sums = np.bincount(codes, weights=array)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for i in range(resamples):  # one draw at a time: all at once would be resamples × groups numbers
+        drawn = rng.integers(0, len(counts), len(counts))
+        means[i] = sums[drawn].sum() / counts[drawn].sum()
+    return _percentiles(float(array.mean()), means, len(array), len(counts))
+
+
+def _group_codes(groups: Sequence[str]) -> NDArray[np.intp]:
+    codes: NDArray[np.intp] = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    return codes
+
+
+def _percentiles(value: float, resampled: NDArray[np.float64], n: int, groups: int) -> Interval:
+    """Interval from resampled values; one group, or none with a value, says nothing about the spread."""
+    finite = resampled[np.isfinite(resampled)]
+    if finite.size == 0 or groups < 2:
+        return Interval(value, float("nan"), float("nan"), n)
+    low, high = np.percentile(finite, [2.5, 97.5])
+    return Interval(value, float(low), float(high), n)
 
 
 def auroc(scores: NDArray[np.floating], labels: NDArray[np.integer] | NDArray[np.bool_]) -> float:

@@ -74,7 +74,9 @@ class RunDirectory:
         """
         file = path / "manifest.json"
         if not file.exists():
-            raise RunError(f"{path}: no run here (manifest.json is missing). Start one: ka2l run RECIPE --out {path}")
+            raise RunError(
+                f"{path}: no run here (manifest.json is missing). Start one: ka2l run RECIPE --out {path}"
+            )
         return cls(path, load_config(path / "config.yaml", overrides), _read_manifest(file))
 
     @classmethod
@@ -164,7 +166,9 @@ class RunDirectory:
         try:
             lock.acquire()
         except Timeout:
-            raise RunError(f"{self.path}: another ka2l process is working on this run. Wait for it, or stop it.") from None
+            raise RunError(
+                f"{self.path}: another ka2l process is working on this run. Wait for it, or stop it."
+            ) from None
         try:
             yield
         finally:
@@ -213,7 +217,9 @@ def read_table(path: Path, columns: list[str] | None = None) -> "pa.Table":
     return pq.ParquetFile(path).read(columns=columns)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, "NDArray[np.generic]"], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, "NDArray[np.generic]"], metadata: Mapping[str, str]
+) -> None:
     """Write arrays to a safetensors file atomically."""
     from safetensors.numpy import save_file
 

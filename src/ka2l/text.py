@@ -5,21 +5,25 @@ The normalisation is SQuAD's (Rajpurkar et al., arXiv 1606.05250), with Unicode 
 """
 
 import re
-import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = set(string.punctuation) | set("‘’“”´–—…·«»¿¡")
+_SPACING = frozenset("-–—/⁄")  # these part words; other punctuation is dropped without a trace
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, accents folded, punctuation and the articles a/an/the dropped, white space collapsed."""
-    decomposed = unicodedata.normalize("NFKD", text.casefold())
-    folded = "".join(char for char in decomposed if not unicodedata.combining(char))
-    kept = "".join(" " if char in "-–—/" else char for char in folded if char in "-–—/" or char not in _PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", kept).split())
+    """Lower case, Latin accents folded, punctuation and the articles a/an/the dropped, white space collapsed.
+
+    A text of nothing but articles and punctuation keeps them: "The The" is an answer, the empty text is not.
+    """
+    # Compatibility forms can hold capitals (№ → No), so case is folded after decomposing, and once more before.
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text.casefold()).casefold())
+    # Only Latin-style accents go: the marks of kana or Devanagari tell words apart.
+    folded = unicodedata.normalize("NFC", "".join(c for c in decomposed if not "\u0300" <= c <= "\u036f"))
+    plain = "".join(" " if c in _SPACING else c for c in folded if c in _SPACING or not _is_punctuation(c))
+    return " ".join(_ARTICLES.sub(" ", plain).split()) or " ".join(folded.split())
 
 
 def normalize_question(text: str) -> str:
@@ -36,7 +40,9 @@ def exact_match(prediction: str, answers: Iterable[str]) -> bool:
 
 def token_f1(prediction: str, answers: Iterable[str]) -> float:
     """Best token F1 over the aliases, 0 to 1; two empty texts score 1."""
-    return max((_f1(normalize_answer(prediction).split(), normalize_answer(a).split()) for a in answers), default=0.0)
+    return max(
+        (_f1(normalize_answer(prediction).split(), normalize_answer(a).split()) for a in answers), default=0.0
+    )
 
 
 def is_correct(prediction: str, answers: Iterable[str], rule: str) -> bool:
@@ -46,6 +52,10 @@ def is_correct(prediction: str, answers: Iterable[str], rule: str) -> bool:
     if rule == "f1":
         return token_f1(prediction, answers) >= 0.5
     raise ValueError(f"unknown rule {rule!r}")
+
+
+def _is_punctuation(char: str) -> bool:
+    return char in "$+<=>^`|~´′″" or unicodedata.category(char).startswith("P")
 
 
 def _f1(predicted: list[str], gold: list[str]) -> float:

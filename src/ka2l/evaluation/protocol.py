@@ -108,7 +108,7 @@ class Evaluation:
 def evaluation_sets(
     questions: Questions,
     bought: Sequence[str],
-    unbought_sample: int,
+    config: EvaluateConfig,
     seed: int,
     answers: Answers | None = None,
 ) -> dict[str, list[Item]]:
@@ -120,7 +120,7 @@ def evaluation_sets(
 
     Args:
         bought: unique ids of the questions whose answers were bought.
-        unbought_sample: how many pool questions that were not bought are asked.
+        config: `unbought` and `rewordings` say how many of each are asked.
         seed: seed of that draw.
         answers: questions that are not named here keep their gold answers.
 
@@ -136,8 +136,12 @@ def evaluation_sets(
     return {
         "held_out": [(q.id, 0, q.question) for q in answered if q.role == "eval"],
         "bought": [(q.id, 0, q.question) for q in taught],
-        "bought_reworded": [(q.id, i, text) for q in taught for i, text in enumerate(q.rewordings, start=1)],
-        "unbought": [(q.id, 0, q.question) for q in unbought[:unbought_sample]],
+        "bought_reworded": [
+            (q.id, i, text)
+            for q in taught
+            for i, text in enumerate(q.rewordings[: config.rewordings], start=1)
+        ],
+        "unbought": [(q.id, 0, q.question) for q in unbought[: config.unbought]],
     }
 
 
@@ -178,9 +182,7 @@ def evaluate(
     held_out = _held_out_rows(judge)
     base_prompt = _best_prompt(held_out)
     base = {prompt: judge.summarize(rows) for prompt, rows in held_out.items() if rows}
-    after = {
-        name: _evaluate_arm(judge, base_prompt, name, arm, config.unbought) for name, arm in arms.items()
-    }
+    after = {name: _evaluate_arm(judge, base_prompt, name, arm, config) for name, arm in arms.items()}
     return Evaluation(correct=correct, base_prompt=base_prompt, base=base, arms=after)
 
 
@@ -234,8 +236,10 @@ class _Judge:
         )
 
 
-def _evaluate_arm(judge: _Judge, prompt: str, name: str, arm: ArmSelection, unbought: int) -> ArmEvaluation:
-    sets = evaluation_sets(judge.questions, arm.bought, unbought, judge.seed, judge.answers)
+def _evaluate_arm(
+    judge: _Judge, prompt: str, name: str, arm: ArmSelection, config: EvaluateConfig
+) -> ArmEvaluation:
+    sets = evaluation_sets(judge.questions, arm.bought, config, judge.seed, judge.answers)
     base_name = f"base:{prompt}"
     pairs = {key: (judge.rows(base_name, items), judge.rows(name, items)) for key, items in sets.items()}
     learned = _learned(judge, *pairs["bought"])
@@ -267,7 +271,7 @@ def _forgotten(judge: _Judge, base: Sequence[_Row], tuned: Sequence[_Row]) -> Fo
 
 
 def _held_out_rows(judge: _Judge) -> dict[str, list[_Row]]:
-    items = evaluation_sets(judge.questions, (), 0, judge.seed, judge.answers)["held_out"]
+    items = evaluation_sets(judge.questions, (), EvaluateConfig(), judge.seed, judge.answers)["held_out"]
     return {prompt: judge.rows(f"base:{prompt}", items) for prompt in BASE_PROMPTS}
 
 

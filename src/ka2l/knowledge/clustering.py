@@ -18,7 +18,9 @@ def cluster_lexical(answers: Sequence[str]) -> list[int]:
     return [seen.setdefault(normalize_answer(answer), len(seen)) for answer in answers]
 
 
-def cluster_nli(questions: Sequence[str], answers: Sequence[Sequence[str]], entails: Entails) -> list[list[int]]:
+def cluster_nli(
+    questions: Sequence[str], answers: Sequence[Sequence[str]], entails: Entails
+) -> list[list[int]]:
     """Clusters of many questions at once, by strict two-way entailment.
 
     All questions advance together, so each call of `entails` is one large batch: round r asks every question about
@@ -44,7 +46,9 @@ def cluster_nli(questions: Sequence[str], answers: Sequence[Sequence[str]], enta
                 continue
             founder, *others = waiting
             done[founder] = clusters
-            pairs += [(_context(questions[index], founder), _context(questions[index], other)) for other in others]
+            pairs += [
+                (_context(questions[index], founder), _context(questions[index], other)) for other in others
+            ]
             owners += [(index, other) for other in others]
         forward = entails(pairs) if pairs else []
         hits = [i for i, held in enumerate(forward) if held]

@@ -1,7 +1,7 @@
 """Semantic entropy and the rules that turn it into known and unknown (paper, Section 3.2.2).
 
-    semantic_entropy([0, 0, 0, 1])        0.5623 nats
-    fit_threshold(entropies, "two_means")
+semantic_entropy([0, 0, 0, 1])        0.5623 nats
+fit_threshold(entropies, "two_means")
 """
 
 from collections import Counter

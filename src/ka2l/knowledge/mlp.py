@@ -107,7 +107,9 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return losses.view_as(target).mean(1)
 
 
-def _scaling(rows: NDArray[np.floating], standardize: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _scaling(
+    rows: NDArray[np.floating], standardize: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     if standardize:
         return standardization(rows)
     width = rows.shape[1]
@@ -120,7 +122,9 @@ def _stack(
     rows: NDArray[np.intp],
     scaling: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
 ) -> torch.Tensor:
-    scaled = [(states[rows, layer] - mean) / scale for layer, (mean, scale) in zip(layers, scaling, strict=True)]
+    scaled = [
+        (states[rows, layer] - mean) / scale for layer, (mean, scale) in zip(layers, scaling, strict=True)
+    ]
     return torch.from_numpy(np.stack(scaled).astype(np.float32))
 
 

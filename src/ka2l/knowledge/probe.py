@@ -147,5 +147,5 @@ def _fit_linear(
     return choose(fits)
 
 
-def _sigmoid(x: Floats) -> Floats:
+def _sigmoid(x: NDArray[np.floating]) -> Floats:
     return (0.5 * (1.0 + np.tanh(0.5 * x))).astype(np.float32)

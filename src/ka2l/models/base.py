@@ -1,8 +1,8 @@
 """The small interface to a language model: the three things one can ask of it, and the values they return.
 
-    sample      answers, with the states the prompt left behind
-    states      the prompt's hidden state at one layer
-    next_token  how undecided the model is about its first token
+sample      answers, with the states the prompt left behind
+states      the prompt's hidden state at one layer
+next_token  how undecided the model is about its first token
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -34,11 +34,15 @@ def resolve(config: ModelConfig) -> ResolvedModel:
             raise ModelError(f"{folder}: this folder holds no model (config.json is missing).")
         return ResolvedModel(config.name, str(folder.resolve()), _folder_revision(folder))
     if config.name.startswith((".", "/", "~")) or config.name.count("/") > 1:
-        raise ModelError(f"{config.name}: no such folder. Give a model folder, a Hub id (owner/name) or {embedded.NAME}.")
+        raise ModelError(
+            f"{config.name}: no such folder. Give a model folder, a Hub id (owner/name) or {embedded.NAME}."
+        )
     return ResolvedModel(config.name, config.name, _hub_revision(config))
 
 
-def load_causal_lm(config: ModelConfig, resolved: ResolvedModel, adapter: Path | None = None) -> tuple[Any, Any]:
+def load_causal_lm(
+    config: ModelConfig, resolved: ResolvedModel, adapter: Path | None = None
+) -> tuple[Any, Any]:
     """The model (in eval mode, on its device) and its tokenizer; with `adapter`, the LoRA weights merged in."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -71,7 +75,9 @@ def pick_device(config: ModelConfig) -> str:
 
     if config.device != "auto":
         if config.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ModelError(f"model.device is {config.device}, but PyTorch sees no CUDA device here. Use cpu or auto.")
+            raise ModelError(
+                f"model.device is {config.device}, but PyTorch sees no CUDA device here. Use cpu or auto."
+            )
         return config.device
     return "cuda" if torch.cuda.is_available() else "cpu"
 

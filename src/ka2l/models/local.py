@@ -74,7 +74,7 @@ class LocalModel:
     @property
     def device(self) -> torch.device:
         """Where the inputs go."""
-        return self.model.device  # type: ignore[no-any-return]
+        return self.model.device
 
     def render_chat(self, messages: list[Message]) -> str:
         """Text of a conversation under the model's chat template, ready for the answer."""
@@ -195,13 +195,21 @@ class LocalModel:
         cache = new_cache(self.model.config)
         ids = torch.tensor([tokens], device=self.device)
         self.model(
-            input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True, logits_to_keep=1
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         self.usage += Usage(prompt=len(tokens))
         return cache
 
     def _decode(
-        self, logits: torch.Tensor, batch: _Batch, temperatures: Sequence[float], uniforms: NDArray[np.float32]
+        self,
+        logits: torch.Tensor,
+        batch: _Batch,
+        temperatures: Sequence[float],
+        uniforms: NDArray[np.float32],
     ) -> list[list[Answer]]:
         """Sample all rows (questions × temperatures) to their ends; finished rows leave the batch."""
         repeats, questions = len(temperatures), logits.shape[0]
@@ -303,12 +311,15 @@ def _uniforms(seed: int, question_ids: Sequence[str], samples: int, steps: int) 
     rows = []
     for question_id in question_ids:
         name = int.from_bytes(hashlib.sha256(question_id.encode()).digest()[:8], "big")
-        rows += [np.random.Generator(np.random.Philox(key=_key(seed, name, i))).random(steps) for i in range(samples)]
+        rows += [
+            np.random.Generator(np.random.Philox(key=_key(seed, name, i))).random(steps)
+            for i in range(samples)
+        ]
     return np.asarray(rows, dtype=np.float64)
 
 
 def _key(seed: int, name: int, sample: int) -> NDArray[np.uint64]:
-    return np.random.SeedSequence([seed, name, sample]).generate_state(2, np.uint64)
+    return np.random.SeedSequence([seed, name, sample]).generate_state(2, np.uint64).astype(np.uint64)
 
 
 def _by_length(encoded: Sequence[Sequence[int]], size: int) -> list[list[int]]:

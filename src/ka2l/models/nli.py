@@ -24,7 +24,9 @@ class EntailmentModel:
         with quiet_transformers():
             try:
                 dtype = torch.float32 if device == "cpu" else torch.float16
-                self.model: Any = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype).to(device).eval()
+                self.model: Any = (
+                    AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype).to(device).eval()
+                )
                 self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
             except (OSError, ValueError) as error:
                 first = str(error).strip().split("\n", 1)[0][:300]
@@ -44,7 +46,11 @@ class EntailmentModel:
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             batch = self.tokenizer(
-                [pairs[i][0] for i in rows], [pairs[i][1] for i in rows], padding=True, truncation=True, return_tensors="pt"
+                [pairs[i][0] for i in rows],
+                [pairs[i][1] for i in rows],
+                padding=True,
+                truncation=True,
+                return_tensors="pt",
             ).to(self.model.device)
             for i, label in zip(rows, self.model(**batch).logits.argmax(dim=-1).tolist(), strict=True):
                 held[i] = label == self.entailment
@@ -54,7 +60,11 @@ class EntailmentModel:
 
 def entailment_label(id2label: dict[Any, str], name: str) -> int:
     """The index whose label says entailment; `not_entailment` does not."""
-    found = [int(index) for index, label in id2label.items() if str(label).strip().lower() in ("entailment", "entail")]
+    found = [
+        int(index)
+        for index, label in id2label.items()
+        if str(label).strip().lower() in ("entailment", "entail")
+    ]
     if len(found) != 1:
         raise ModelError(
             f"measure.nli_model={name}: its labels are {list(id2label.values())}, none of which says entailment. "

@@ -29,7 +29,9 @@ def blocks(model: Any) -> list[torch.nn.Module]:
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     lists = [m for m in backbone(model).modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
     if not lists:
-        raise ModelError(f"{type(model).__name__}: found no list of {count} blocks to read hidden states from.")
+        raise ModelError(
+            f"{type(model).__name__}: found no list of {count} blocks to read hidden states from."
+        )
     return list(lists[0])
 
 
@@ -62,7 +64,9 @@ def caught_states(model: Any, position: Position, mask: torch.Tensor) -> Iterato
             handle.remove()
 
 
-def state_at_layer(model: Any, layer: int, position: Position, mask: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+def state_at_layer(
+    model: Any, layer: int, position: Position, mask: torch.Tensor, inputs: dict[str, Any]
+) -> torch.Tensor:
     """States at one layer, [rows, width]; blocks above it and the head are not run."""
     all_blocks = blocks(model)
     if layer == len(all_blocks):

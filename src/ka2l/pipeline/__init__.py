@@ -12,14 +12,13 @@ from pathlib import Path
 from ka2l.config import RunConfig
 from ka2l.errors import RunError
 from ka2l.pipeline import act, sense, show
-from ka2l.pipeline.act import WaitingForPeople
 from ka2l.pipeline.context import Context, check_chat_template
 from ka2l.progress import Reporter, duration
 from ka2l.questions import load_questions
 from ka2l.stages import VERBS, all_stages, stages_of
 from ka2l.store import RunDirectory, StageRecord, split_stage
 
-__all__ = ["WaitingForPeople", "run", "run_verb"]
+__all__ = ["run", "run_verb"]
 
 _Stage = Callable[[Context, str, str, dict[str, str]], None]
 _WORK: dict[str, _Stage] = {

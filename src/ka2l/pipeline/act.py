@@ -10,7 +10,7 @@ import numpy as np
 
 from ka2l import store
 from ka2l.config import FinetuneConfig, ModelConfig
-from ka2l.errors import DataError, Ka2lError
+from ka2l.errors import DataError, WaitingForPeople
 from ka2l.evaluation.protocol import ArmSelection, Prediction, best_base_prompt, evaluate, evaluation_sets
 from ka2l.evaluation.serialize import to_json
 from ka2l.models.base import Prompt
@@ -23,10 +23,6 @@ from ka2l.store import split_stage
 from ka2l.teaching.annotators import AnnotationResult, Label, annotate_from_labels, annotate_gold
 
 Item = tuple[str, int, str]  # question id, wording, text
-
-
-class WaitingForPeople(Ka2lError):
-    """The run cannot go on before somebody answers the bought questions. The command line ends with exit code 3."""
 
 
 def select_questions(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
@@ -78,7 +74,8 @@ def annotate(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
 
 def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
     """Teach the bought questions with LoRA; continues from its checkpoints."""
-    from ka2l.teaching.finetune import Example, finetune as train
+    from ka2l.teaching.finetune import Example
+    from ka2l.teaching.finetune import finetune as train
 
     config, run = context.config, context.run
     _, arm = split_stage(stage)
@@ -117,17 +114,19 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
 def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
     """Ask the base model and every tuned one, and say what was learned and what was forgotten."""
     config, run = context.config, context.run
-    answers = {i: given for arm in arms(config) for i, given in read_annotations(context, arm).items()}
+    given = {i: answers for arm in arms(config) for i, answers in read_annotations(context, arm).items()}
     questions = context.questions_by_id()
-    answers = {i: tuple(dict.fromkeys((*given, *questions[i].answers))) for i, given in answers.items()}
+    answers = {i: tuple(dict.fromkeys((*own, *questions[i].answers))) for i, own in given.items()}
     selections = {strategy_of(config, arm): _arm_selection(context, arm) for arm in arms(config)}
     sets = {
-        name: evaluation_sets(questions, arm.bought, config.evaluate.unbought, config.seed, answers)
+        name: evaluation_sets(questions, arm.bought, config.evaluate, config.seed, answers)
         for name, arm in selections.items()
     }
     with run.stage(stage, key, inputs) as record:
         held_out = next(iter(sets.values()))["held_out"]
-        everything = list(dict.fromkeys(item for by_set in sets.values() for items in by_set.values() for item in items))
+        everything = list(
+            dict.fromkeys(item for by_set in sets.values() for items in by_set.values() for item in items)
+        )
         predictions = _ask(context, record, "base:sensing", held_out)
         predictions += _ask(context, record, "base:teaching", held_out)
         best = best_base_prompt(predictions, questions, answers, config.measure.correct)
@@ -171,13 +170,16 @@ def read_labels(path: Path) -> dict[str, Label]:
     if not path.exists():
         return {}
     return {
-        i: Label(tuple(row["answers"]), row["confidence"], row["annotator"]) for i, row in store.read_json(path).items()
+        i: Label(tuple(row["answers"]), row["confidence"], row["annotator"])
+        for i, row in store.read_json(path).items()
     }
 
 
 def write_labels(path: Path, labels: dict[str, Label]) -> None:
     """Keep the answers people have given; this file outlives every change of the config."""
-    content: dict[str, Any] = {i: {**label._asdict(), "answers": list(label.answers)} for i, label in labels.items()}
+    content: dict[str, Any] = {
+        i: {**label._asdict(), "answers": list(label.answers)} for i, label in labels.items()
+    }
     store.write_json(path, content)
 
 
@@ -188,11 +190,16 @@ def _signals(context: Context, strategy: str) -> Signals:
     p_unknown = table["p_unknown"].to_numpy()
     needed = STRATEGIES[strategy][1]
     extra: dict[str, Any] = {}
-    for name, folder in (("embedding", "pool_signals/states"), ("next_token_entropy", "pool_signals/next_token")):
+    for name, folder in (
+        ("embedding", "pool_signals/states"),
+        ("next_token_entropy", "pool_signals/next_token"),
+    ):
         if name in needed:
             signal_of, values = read_signal(run.file(folder), name)
             row_of = {i: row for row, i in enumerate(signal_of)}
-            extra[name] = values[[row_of[i] for i in ids]]  # by id: parts of two signals may be cut differently
+            extra[name] = values[
+                [row_of[i] for i in ids]
+            ]  # by id: parts of two signals may be cut differently
     return Signals(np.asarray(ids, dtype=str), p_unknown, **extra)
 
 
@@ -259,4 +266,6 @@ def _ask(
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:
-    return {name: getattr(prediction, name) for name in ("model", "question_id", "wording", "question", "text")}
+    return {
+        name: getattr(prediction, name) for name in ("model", "question_id", "wording", "question", "text")
+    }

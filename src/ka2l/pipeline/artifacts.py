@@ -67,7 +67,9 @@ def read_signal(folder: Path, name: str) -> tuple[list[str], NDArray[Any]]:
 def write_states(path: Path, rows: list[SampledQuestion]) -> None:
     """One part of states: a tensor [questions, width] per layer, ids in the metadata."""
     stacked = np.stack([row.states for row in rows if row.states is not None])
-    tensors = {f"layer_{layer:03d}": np.ascontiguousarray(stacked[:, layer]) for layer in range(stacked.shape[1])}
+    tensors = {
+        f"layer_{layer:03d}": np.ascontiguousarray(stacked[:, layer]) for layer in range(stacked.shape[1])
+    }
     store.write_tensors(path, tensors, {"ids": json.dumps([row.question_id for row in rows])})
 
 
@@ -127,5 +129,3 @@ def as_table(rows: list[dict[str, Any]]) -> "pa.Table":
     import pyarrow as pa
 
     return pa.Table.from_pylist(rows)
-
-

@@ -118,7 +118,9 @@ class Context:
         if self.config.prompt.template == "plain":
             return PromptBuilder(self.config.prompt, shots)
         model = self.model()
-        return PromptBuilder(self.config.prompt, shots, model.render_chat if model.has_chat_template else None)
+        return PromptBuilder(
+            self.config.prompt, shots, model.render_chat if model.has_chat_template else None
+        )
 
     def prepared_model(self, *, teaching: bool = False, adapter: Path | None = None) -> "LocalModel":
         """The model with the prefix of the sensing (or teaching) prompt computed."""

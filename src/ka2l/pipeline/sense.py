@@ -14,7 +14,16 @@ from ka2l.knowledge.probe import Probe, ProbeFit, choose, fit_probes
 from ka2l.knowledge.split import TEST, TRAIN, VALIDATION, assign_split
 from ka2l.models.base import Prompt, SampledQuestion
 from ka2l.pipeline.artifacts import (
-    answer_table, answered_ids, as_table, compact, read_answers, read_states, signal_ids, write_map, write_signals, write_states,
+    answer_table,
+    answered_ids,
+    as_table,
+    compact,
+    read_answers,
+    read_states,
+    signal_ids,
+    write_map,
+    write_signals,
+    write_states,
 )
 from ka2l.pipeline.context import Context, add_usage, need_questions
 from ka2l.questions import LoadedQuestions, Question, to_table
@@ -27,9 +36,9 @@ def load(context: Context, loaded: LoadedQuestions) -> None:
     """Write the questions with their roles; skipped where the same questions are there."""
     run = context.run
     old = run.stages.get("load")
-    if old is not None and old.facts.get("fingerprint") == loaded.fingerprint and old.key == context.keys()["load"]:
-        if run.file("questions.parquet").exists():
-            return
+    same = old is not None and old.facts.get("fingerprint") == loaded.fingerprint
+    if same and run.is_done("load", context.keys()["load"]):
+        return
     roles: dict[str, int] = {}
     for question in loaded.questions:
         roles[question.role] = roles.get(question.role, 0) + 1
@@ -55,7 +64,9 @@ def sample(context: Context, stage: str, key: str, inputs: dict[str, str]) -> No
         with context.reporter.bar(stage, len(questions), len(done)) as advance:
             for start in range(0, len(todo), config.sample.part_size):
                 chunk = todo[start : start + config.sample.part_size]
-                prompts = [Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk]
+                prompts = [
+                    Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk
+                ]
                 sampled: dict[str, SampledQuestion] = {}
                 for result in model.sample(
                     prompts,
@@ -181,14 +192,18 @@ def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
     fitted, card = read_probe(context)
     total = run.stages["load"].counts.get("pool", 0)
     if total == 0:
-        raise DegenerateError("The pool is empty: no question has the role pool. Give questions.roles.pool a size.")
+        raise DegenerateError(
+            "The pool is empty: no question has the role pool. Give questions.roles.pool a size."
+        )
     model = context.prepared_model()
     with run.stage(stage, key, inputs) as record:
         folder = run.file("pool_signals/states")
         done = signal_ids(folder)
         with context.reporter.bar(stage, total, len(done)) as advance:
             for chunk in _todo_batches(context, done, config.map.part_size):
-                prompts = [Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk]
+                prompts = [
+                    Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk
+                ]
                 embedding = model.states(
                     prompts, fitted.layer, position=card["position"], batch_size=config.map.batch_size
                 )
@@ -211,7 +226,9 @@ def next_token_signal(context: Context, stage: str, key: str, inputs: dict[str, 
         done = signal_ids(folder)
         with context.reporter.bar(stage, total, len(done)) as advance:
             for chunk in _todo_batches(context, done, config.map.part_size):
-                prompts = [Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk]
+                prompts = [
+                    Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk
+                ]
                 entropy = model.next_token_entropy(prompts, batch_size=config.map.batch_size)
                 write_signals(store.next_part(folder, ".safetensors"), chunk, {"next_token_entropy": entropy})
                 add_usage(record, model)
@@ -286,10 +303,14 @@ def _test_scores(
 ) -> dict[str, dict[str, Any]]:
     """AUROC on the test rows, read here and only here, of the probes and plain scores against both targets."""
     config = context.config.probe
-    contenders: dict[str, NDArray[np.floating]] = {"probe": best.probe.predict(states[test, best.probe.layer])}
+    contenders: dict[str, NDArray[np.floating]] = {
+        "probe": best.probe.predict(states[test, best.probe.layer])
+    }
     for kind in config.kinds:
         own = choose([fit for fit in fits if fit.probe.kind == kind])
-        contenders[f"{kind} probe (layer {own.probe.layer})"] = own.probe.predict(states[test, own.probe.layer])
+        contenders[f"{kind} probe (layer {own.probe.layer})"] = own.probe.predict(
+            states[test, own.probe.layer]
+        )
     for name in ("semantic_entropy", "predictive_entropy", "negative_log_likelihood"):
         contenders[name] = np.array(table[name])[test]
     unknown = np.array(table["unknown"])[test]

@@ -7,6 +7,7 @@ import numpy as np
 
 from ka2l import __version__, store
 from ka2l.config import to_yaml
+from ka2l.evaluation.serialize import interval_from
 from ka2l.models.load import pick_device
 from ka2l.pipeline.artifacts import read_answers, read_states
 from ka2l.pipeline.context import Context
@@ -123,7 +124,7 @@ def _probed(context: Context) -> dict[str, Any]:
     card = store.read_json(run.file("probe") / "probe.json")
     layers = store.read_table(run.file("probe") / "layers.parquet").to_pylist()
     scores = [
-        ScoreRow(name, _interval(row["se_label"]), _interval(row["wrong_answer"]))
+        ScoreRow(name.replace("_", " "), _interval(row["se_label"]), _interval(row["wrong_answer"]))
         for name, row in card["scores"].items()
     ]
     table = store.read_table(run.file("entropy.parquet")).to_pydict()
@@ -136,6 +137,8 @@ def _probed(context: Context) -> dict[str, Any]:
             for row in layers
         ],
         "scores": scores,
+        "probe_auroc": _interval(card["scores"]["probe"]["se_label"]),
+        "probe_position": card["position"],
         "probe_kind": card["kind"],
         "probe_layer": card["layer"],
         "pca": [(float(x), float(y), u) for (x, y), u in zip(points, table["unknown"], strict=True)][:_SHOWN],
@@ -169,6 +172,4 @@ def _bought(context: Context, arm: str) -> list[tuple[str, float, str]]:
 
 
 def _interval(value: dict[str, Any] | None) -> Interval | None:
-    if value is None:
-        return None
-    return Interval(*(float("nan") if value[name] is None else value[name] for name in Interval._fields))
+    return None if value is None else interval_from(value)

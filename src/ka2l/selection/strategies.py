@@ -54,7 +54,9 @@ class _Pick(NamedTuple):
 _Strategy = Callable[[Signals, int, np.random.Generator, Options], _Pick]
 
 
-def select(strategy: str, signals: Signals, budget: int, seed: int, options: Options | None = None) -> Selection:
+def select(
+    strategy: str, signals: Signals, budget: int, seed: int, options: Options | None = None
+) -> Selection:
     """Choose min(budget, pool) questions.
 
     Raises:
@@ -63,7 +65,9 @@ def select(strategy: str, signals: Signals, budget: int, seed: int, options: Opt
     """
     n = len(signals.ids)
     if n == 0:
-        raise DegenerateError("The pool is empty: there is nothing to select from. Give questions the role pool.")
+        raise DegenerateError(
+            "The pool is empty: there is nothing to select from. Give questions the role pool."
+        )
     function, needs = STRATEGIES[strategy]
     for name in needs:
         _check_signal(strategy, name, signals)
@@ -71,7 +75,10 @@ def select(strategy: str, signals: Signals, budget: int, seed: int, options: Opt
     order = np.argsort(signals.ids, kind="stable")
     ordered = Signals(
         signals.ids[order],
-        *(None if a is None else a[order] for a in (signals.p_unknown, signals.embedding, signals.next_token_entropy)),
+        *(
+            None if a is None else a[order]
+            for a in (signals.p_unknown, signals.embedding, signals.next_token_entropy)
+        ),
     )
     wanted = min(budget, n)
     pick = function(ordered, wanted, np.random.default_rng(seed), options or Options())
@@ -128,7 +135,9 @@ def _coreset(signals: Signals, k: int, rng: np.random.Generator, _options: Optio
 def _badge(signals: Signals, k: int, rng: np.random.Generator, _options: Options) -> _Pick:
     """k-means++ seeding, P ∝ D² · next-token entropy (the paper's adaptation of BADGE)."""
     rows = weighted_seeding(_required(signals.embedding), _required(signals.next_token_entropy), k, rng)
-    return _Pick(rows, -np.arange(k, dtype=float), [f"pick {i + 1} of weighted k-means++ seeding" for i in range(k)])
+    return _Pick(
+        rows, -np.arange(k, dtype=float), [f"pick {i + 1} of weighted k-means++ seeding" for i in range(k)]
+    )
 
 
 STRATEGIES: dict[str, tuple[_Strategy, tuple[str, ...]]] = {
@@ -161,13 +170,17 @@ def _side(signals: Signals, k: int, rng: np.random.Generator, options: Options, 
 def _with_probability(signals: Signals, rows: Rows, sign: int) -> _Pick:
     p = _required(signals.p_unknown)[rows]
     words = ["unknown" if value >= 0.5 else "known" for value in p]
-    return _Pick(rows, sign * p, [f"{word}: p_unknown {value:.3f}" for word, value in zip(words, p, strict=True)])
+    return _Pick(
+        rows, sign * p, [f"{word}: p_unknown {value:.3f}" for word, value in zip(words, p, strict=True)]
+    )
 
 
 def _check_signal(strategy: str, name: str, signals: Signals) -> None:
     values = getattr(signals, name)
     if values is None:
-        raise DataError(f"Strategy {strategy} needs the signal {name}, which this run has not computed. Run `ka2l map`.")
+        raise DataError(
+            f"Strategy {strategy} needs the signal {name}, which this run has not computed. Run `ka2l map`."
+        )
     if len(values) != len(signals.ids):
         raise DataError(f"Signal {name} has {len(values)} rows for {len(signals.ids)} pool questions.")
     finite = np.isfinite(values) if values.ndim == 1 else np.isfinite(values).all(axis=1)

@@ -10,10 +10,7 @@ folder `checkpoints` once the adapter is recorded, not before: until then a repe
 """
 
 import contextlib
-import hashlib
-import json
 import math
-import os
 import shutil
 import time
 import warnings
@@ -22,18 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ka2l.config import FinetuneConfig
-from ka2l.errors import DegenerateError, Ka2lError, ModelError, bad_rows
+from ka2l.errors import DegenerateError, Ka2lError, ModelError
+from ka2l.teaching.checkpoints import fingerprint_of, last_checkpoint, mark_complete, sync
+from ka2l.teaching.tokens import Example, Tokenized, tokenize_examples
 
 _MARK = "ka2l-complete.json"
 _IGNORED = -100  # PyTorch's label for "no loss here"
-
-
-class Example(NamedTuple):
-    """What is asked and what shall be answered; `completion` follows `prompt` without anything between them."""
-
-    prompt: str
-    completion: str
-    id: str = ""
 
 
 class FinetuneResult(NamedTuple):
@@ -46,13 +37,6 @@ class FinetuneResult(NamedTuple):
     tokens: int  # prompt and completion, over all epochs
     trainable_parameters: int
     resumed_from: int | None  # the checkpoint's step
-
-
-class Tokenized(NamedTuple):
-    """One list of token ids and one of labels per example."""
-
-    input_ids: list[list[int]]
-    labels: list[list[int]]
 
 
 def finetune(
@@ -98,7 +82,7 @@ def finetune(
         )
     started = time.monotonic()
     device, dtype = _place(device, dtype)
-    fingerprint = _fingerprint(model_path, revision, examples, config, seed, dtype, special_tokens)
+    fingerprint = fingerprint_of(model_path, revision, examples, config, seed, dtype, special_tokens)
     with _undisturbed(device):
         tokenizer, model = _load(model_path, revision, trust_remote_code, dtype)
         data = tokenize_examples(tokenizer, examples, config.max_length, special_tokens)
@@ -118,107 +102,6 @@ def finetune(
         trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
     )
-
-
-def tokenize_examples(
-    tokenizer: Any, examples: Sequence[Example], max_length: int, special_tokens: bool = True
-) -> Tokenized:
-    """Prompt tokens as at inference, then the completion's, then EOS once; prompt tokens carry no loss.
-
-    The completion is cut out of prompt and completion tokenized together, so it is split as the model would write it.
-    Where a token would straddle the border, the prompt wins: that is what the model is given at inference.
-
-    Raises:
-        DataError: an empty completion, or an example longer than `max_length` tokens.
-        ModelError: the tokenizer has no EOS token.
-    """
-    eos = tokenizer.eos_token_id
-    if eos is None:
-        raise ModelError(
-            "The model's tokenizer has no EOS token, so it could not learn where an answer ends."
-        )
-    data, problems, longest = Tokenized([], []), [], 0
-    for index, example in enumerate(examples):
-        prompt = tokenizer(example.prompt, add_special_tokens=special_tokens)["input_ids"]
-        both = tokenizer(example.prompt + example.completion, add_special_tokens=special_tokens)["input_ids"]
-        joint = both[: len(prompt)] == prompt
-        completion = both[len(prompt) :] if joint else _alone(tokenizer, example.completion)
-        completion = [*_without(completion, eos), eos]
-        length = len(prompt) + len(completion)
-        name = f"example {index + 1}" + (f" (id {example.id})" if example.id else "")
-        if not example.completion.strip():
-            problems.append(f"{name}: its completion is empty")
-        elif length > max_length:
-            longest = max(longest, length)
-            problems.append(f"{name}: {length} tokens, but finetune.max_length is {max_length}")
-        data.input_ids.append(list(prompt) + completion)
-        data.labels.append([_IGNORED] * len(prompt) + completion)
-    if problems:
-        fix = f"set finetune.max_length={longest}, use fewer prompt.teaching_shots, " if longest else ""
-        raise bad_rows(
-            "fine-tuning", problems, fix + "or take these questions out of the selection.", shown=5
-        )
-    return data
-
-
-def last_checkpoint(checkpoints: Path, fingerprint: str) -> Path | None:
-    """The newest complete checkpoint of this very call; every other one is removed."""
-    found: list[tuple[int, Path]] = []
-    for folder in sorted(checkpoints.glob("checkpoint-*")):
-        step = folder.name.rpartition("-")[2]
-        if step.isdigit() and _is_complete(folder, fingerprint):
-            found.append((int(step), folder))
-        else:
-            shutil.rmtree(folder)
-    return max(found)[1] if found else None
-
-
-def _is_complete(folder: Path, fingerprint: str) -> bool:
-    """Whether the mark, written last, is there and every file it names has its size (one may be half removed)."""
-    try:
-        mark = json.loads((folder / _MARK).read_text(encoding="utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in mark["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return bool(mark["fingerprint"] == fingerprint and sizes == mark["files"])
-
-
-def _mark_complete(folder: Path, fingerprint: str) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
-        _sync(path)
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
-    temporary = folder / (_MARK + ".tmp")
-    temporary.write_text(json.dumps({"fingerprint": fingerprint, "files": sizes}), encoding="utf-8")
-    _sync(temporary)
-    temporary.replace(folder / _MARK)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _fingerprint(*parts: Any) -> str:
-    """Of everything that changes the adapter, so that no checkpoint of another call is ever continued."""
-    text = json.dumps([part.model_dump() if isinstance(part, FinetuneConfig) else part for part in parts])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _alone(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
-
-
-def _without(ids: list[int], eos: int) -> list[int]:
-    """The ids without EOS at the end, however often it stands there."""
-    end = len(ids)
-    while end and ids[end - 1] == eos:
-        end -= 1
-    return list(ids[:end])
 
 
 def _place(device: str, dtype: str) -> tuple[str, str]:
@@ -342,7 +225,7 @@ def _watch(config: FinetuneConfig, fingerprint: str, on_step: Callable[[int, int
                     )
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-            _mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", fingerprint)
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", fingerprint)
 
     return Watch()
 
@@ -369,10 +252,10 @@ def _save_adapter(model: Any, out: Path, model_path: str, examples: int) -> None
     card = f"A LoRA adapter for `{model_path}`, trained by KA2L on {examples} examples."
     (temporary / "README.md").write_text(f"---\nlibrary_name: peft\n---\n{card}\n", encoding="utf-8")
     for path in temporary.iterdir():
-        _sync(path)
+        sync(path)
     shutil.rmtree(out, ignore_errors=True)
     temporary.replace(out)
-    _sync(out.parent)
+    sync(out.parent)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,80 @@
+"""What people do with a run besides running it: give answers in a spreadsheet, ask about one question."""
+
+from pathlib import Path
+from typing import Any
+
+from ka2l.errors import DataError
+from ka2l.models.base import Prompt
+from ka2l.pipeline.act import read_labels, selected_questions, write_labels
+from ka2l.pipeline.context import Context
+from ka2l.pipeline.sense import read_probe
+from ka2l.progress import Reporter
+from ka2l.questions import Question
+from ka2l.stages import arms
+from ka2l.store import MAIN, RunDirectory
+from ka2l.teaching.annotators import Label, export_csv, import_csv
+
+
+def export_sheet(run: RunDirectory, path: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write the bought questions that nobody has answered yet to a CSV sheet, most wanted first.
+
+    Raises:
+        DataError: the sheet there holds answers, or nothing waits for one.
+    """
+    with run.locked():
+        bought = _bought(Context(run, Reporter(quiet=True)))
+        labels = read_labels(run.file("labels.json"))
+        waiting = [question for question in bought if question.id not in labels]
+        if not waiting:
+            raise DataError(
+                f"{run.path}: all {len(bought)} bought questions are answered. Go on: ka2l run --out {run.path}"
+            )
+        export_csv(path, waiting, overwrite=overwrite)
+    return {"written": str(path), "questions": len(waiting), "answered before": len(bought) - len(waiting)}
+
+
+def import_sheet(run: RunDirectory, path: Path) -> dict[str, Any]:
+    """Take the answers out of a filled-in sheet; a file with bad rows is refused as a whole."""
+    with run.locked():
+        bought = _bought(Context(run, Reporter(quiet=True)))
+        found = import_csv(path, {question.id: question.question for question in bought})
+        labels = read_labels(run.file("labels.json"))
+        labels.update(found.labels)
+        labels.update({question_id: Label(()) for question_id in found.refused})
+        write_labels(run.file("labels.json"), labels)
+        waiting = sum(question.id not in labels for question in bought)
+    return {"answers": len(found.labels), "refused": len(found.refused), "still waiting": waiting}
+
+
+def check_question(run: RunDirectory, text: str) -> dict[str, Any]:
+    """Whether the run's model knows the answer to a question, by its probe: one forward pass, nothing generated."""
+    if not text.strip():
+        raise DataError("The question is empty.")
+    context = Context(run, Reporter(quiet=True))
+    probe, card = read_probe(context)
+    model = context.prepared_model()
+    prompt = Prompt("check", context.prompts.sensing(text.strip()))
+    state = model.states([prompt], probe.layer, position=card["position"], batch_size=1)
+    p_unknown = float(probe.predict(state)[0])
+    return {
+        "question": text.strip(),
+        "unknown": p_unknown >= 0.5,
+        "p_unknown": p_unknown,
+        "model": context.resolved.name,
+        "layer": probe.layer,
+    }
+
+
+def _bought(context: Context) -> list[Question]:
+    """The bought questions of all arms in the order of their ranks, each once."""
+    found: dict[str, Question] = {}
+    for arm in arms(context.config):
+        context.require("annotate" if arm == MAIN else f"annotate@{arm}")
+        found.update(
+            {
+                question.id: question
+                for question in selected_questions(context, arm)
+                if question.id not in found
+            }
+        )
+    return list(found.values())
