@@ -27,7 +27,7 @@ app = typer.Typer(
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings on top, such as sample.n=5."),
+    typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings on top, such as sample.n=5."),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The run directory.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run directory; made, or continued.")]
@@ -39,7 +39,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, o
 def run(
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="[RECIPE.yaml]", help="The recipe; none: go on with the run in --out."),
+        typer.Argument(metavar="RECIPE.yaml", help="The recipe; none: go on with the run in --out."),
     ] = None,
     overrides: Overrides = None,
     out: OutOption = None,
@@ -126,59 +126,24 @@ def load(
     print(folder)
 
 
-@app.command()
-def sample(
-    directory: RunArgument,
-    overrides: Overrides = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Sample answers and hidden states of the probe questions."""
-    _verb("sample", directory, overrides, as_json, quiet)
+def _add_verb(verb: str, text: str) -> None:
+    """A command that runs one verb on a run directory."""
+
+    @app.command(verb, help=text)
+    def command(
+        directory: RunArgument,
+        overrides: Overrides = None,
+        as_json: JsonOption = False,
+        quiet: QuietOption = False,
+    ) -> None:
+        _verb(verb, directory, overrides, as_json, quiet)
 
 
-@app.command()
-def measure(
-    directory: RunArgument,
-    overrides: Overrides = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Cluster answers by meaning; semantic entropy and the known/unknown threshold."""
-    _verb("measure", directory, overrides, as_json, quiet)
-
-
-@app.command()
-def probe(
-    directory: RunArgument,
-    overrides: Overrides = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Train a probe on every layer and keep the best."""
-    _verb("probe", directory, overrides, as_json, quiet)
-
-
-@app.command("map")
-def map_(
-    directory: RunArgument,
-    overrides: Overrides = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Map the pool into known and unknown."""
-    _verb("map", directory, overrides, as_json, quiet)
-
-
-@app.command()
-def select(
-    directory: RunArgument,
-    overrides: Overrides = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Choose what to buy with the budget."""
-    _verb("select", directory, overrides, as_json, quiet)
+_add_verb("sample", "Sample answers and hidden states of the probe questions.")
+_add_verb("measure", "Cluster answers by meaning; semantic entropy and the known/unknown threshold.")
+_add_verb("probe", "Train a probe on every layer and keep the best.")
+_add_verb("map", "Map the pool into known and unknown.")
+_add_verb("select", "Choose what to buy with the budget.")
 
 
 @app.command()
@@ -212,39 +177,9 @@ def annotate(
         _verb("annotate", directory, overrides, as_json, quiet)
 
 
-@app.command()
-def finetune(
-    directory: RunArgument,
-    overrides: Overrides = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Teach the model what was bought, with LoRA."""
-    _verb("finetune", directory, overrides, as_json, quiet)
-
-
-@app.command()
-def evaluate(
-    directory: RunArgument,
-    overrides: Overrides = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Compare the base with the tuned model: learned and forgotten."""
-    _verb("evaluate", directory, overrides, as_json, quiet)
-
-
-@app.command()
-def report(
-    directory: RunArgument,
-    overrides: Overrides = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Write report.html from what the run has so far."""
-    _verb("report", directory, overrides, as_json, quiet)
-    if not as_json:
-        print(directory / "report.html")
+_add_verb("finetune", "Teach the model what was bought, with LoRA.")
+_add_verb("evaluate", "Compare the base with the tuned model: learned and forgotten.")
+_add_verb("report", "Write report.html from what the run has so far.")
 
 
 @app.command()
@@ -324,6 +259,8 @@ def _verb(verb: str, directory: Path, overrides: list[str] | None, as_json: bool
     stages = run_verb(verb, opened, Reporter(quiet=quiet))
     if as_json:
         _print_json({stage: asdict(opened.stages[stage]) for stage in stages})
+    elif verb == "report":
+        print(opened.file("report.html"))
 
 
 def _print(as_json: bool, values: dict[str, Any]) -> None:

@@ -25,7 +25,8 @@ def cluster_nli(
 
     All questions advance together, so each call of `entails` is one large batch: round r asks every question about
     its r-th cluster. An answer joins the first cluster whose founder it entails and is entailed by; the reverse
-    direction is asked only where the forward one held.
+    direction is asked only where the forward one held. Only founders are compared, so where A and B both match C but
+    not each other, the order decides: C first gives {A, B, C}, A first gives {A, C} and {B}.
 
     Args:
         questions: one text per question.

@@ -34,7 +34,9 @@ def semantic_entropy(cluster_ids: Sequence[Hashable]) -> float:
     n = len(cluster_ids)
     if n == 0:
         raise ValueError("semantic entropy needs at least one answer")
-    shares = np.array([count / n for count in Counter(cluster_ids).values()])
+    # In order of size: the same clusters in another order must not differ in the last bit, or a threshold that is
+    # itself such a value would part equal questions.
+    shares = np.array([count / n for count in sorted(Counter(cluster_ids).values())])
     return max(0.0, float(-(shares * np.log(shares)).sum()))  # -0.0 and rounding below zero
 
 

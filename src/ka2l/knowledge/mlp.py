@@ -51,7 +51,8 @@ def _fit_chunk(
     weights = _initial_weights(layers, width, config.mlp_width, seed)
     best = {name: tensor.detach().clone() for name, tensor in weights.items()}
     best_loss = torch.full((len(layers),), float("inf"))
-    best_epoch = [0] * len(layers)
+    best_epoch = torch.zeros(len(layers), dtype=torch.long)
+    going = torch.ones(len(layers), dtype=torch.bool)
     optimizer = torch.optim.AdamW(weights.values(), lr=config.mlp_lr, weight_decay=config.mlp_weight_decay)
     order = torch.Generator().manual_seed(seed)
     for epoch in range(1, config.mlp_epochs + 1):
@@ -61,20 +62,21 @@ def _fit_chunk(
             optimizer.step()
         with torch.no_grad():
             loss = _losses(_forward(weights, x_val), y_val)
-        better = loss < best_loss
+        better = (loss < best_loss) & going  # a layer that ran out of patience is done, whoever trains on
         best_loss = torch.where(better, loss, best_loss)
+        best_epoch[better] = epoch
         for index in better.nonzero().flatten().tolist():
-            best_epoch[index] = epoch
             for name, tensor in weights.items():  # a copy: a reference would follow the training
                 best[name][index] = tensor.detach()[index]
-        if epoch - max(best_epoch) >= config.mlp_patience:
+        going &= epoch - best_epoch < config.mlp_patience
+        if not going.any():
             break
     return [
         evaluate_fit(
             Probe("mlp", layer, _as_numpy(best, index, *scaling[index])),
             states[validation, layer],
             unknown[validation],
-            best_epoch[index],
+            int(best_epoch[index]),
         )
         for index, layer in enumerate(layers)
     ]
@@ -110,10 +112,12 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def _scaling(
     rows: NDArray[np.floating], standardize: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    mean, scale = standardization(rows)
     if standardize:
-        return standardization(rows)
-    width = rows.shape[1]
-    return np.zeros(width, dtype=np.float32), np.ones(width, dtype=np.float32)
+        return mean, scale
+    # A constant feature becomes 0 all the same: rows that are equal must not differ by a product's rounding.
+    constant = np.ptp(rows, axis=0) == 0
+    return np.where(constant, mean, np.float32(0)), np.ones_like(scale)
 
 
 def _stack(

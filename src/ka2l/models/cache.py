@@ -56,6 +56,14 @@ def new_cache(config: Any) -> DynamicCache:
     return cache
 
 
+def can_share_prefix(config: Any) -> bool:
+    """Whether a computed prefix serves other rows exactly: every layer must keep all tokens where they are.
+
+    A sliding window counts columns, so padding between prefix and question would push tokens out of it.
+    """
+    return all(isinstance(layer, RoomyLayer) for layer in new_cache(config).layers)
+
+
 def copy_rows(cache: DynamicCache, config: Any, rows: int) -> DynamicCache:
     """A new cache with the single row of `cache` repeated; the original stays as it is."""
     copy = new_cache(config)

@@ -52,8 +52,8 @@ def load_causal_lm(
         torch.set_num_threads(config.threads)
     device = pick_device(config)
     arguments: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    if resolved.path == config.name and config.revision:
-        arguments["revision"] = config.revision
+    if not Path(resolved.path).is_dir():
+        arguments["revision"] = resolved.revision  # the commit, so that a moved branch cannot mix two models
     with quiet_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(resolved.path, **arguments)

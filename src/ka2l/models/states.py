@@ -41,8 +41,8 @@ def caught_states(model: Any, position: Position, mask: torch.Tensor) -> Iterato
 
     Args:
         model: the causal model.
-        position: `tbg` (last token) or `mean_prompt` (mean over the tokens of this pass).
-        mask: [rows, tokens] of the tokens fed in this pass, 0 for padding on the left.
+        position: `tbg` (last token) or `mean_prompt` (mean over the question's tokens).
+        mask: [rows, tokens] of the tokens fed in this pass, 0 for padding on the left and for the run's prefix.
 
     Yields:
         a list that fills with [rows, width] tensors in layer order.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ka2l.config import RunConfig
 from ka2l.errors import RunError
-from ka2l.pipeline import act, sense, show
+from ka2l.pipeline import act, judge, sense, show
 from ka2l.pipeline.context import Context, check_chat_template
 from ka2l.progress import Reporter, duration
 from ka2l.questions import load_questions
@@ -23,8 +23,8 @@ __all__ = ["run", "run_verb"]
 _Stage = Callable[[Context, str, str, dict[str, str]], None]
 _WORK: dict[str, _Stage] = {
     "sample": sense.sample,
-    "measure": sense.measure,
-    "probe": sense.probe,
+    "measure": judge.measure,
+    "probe": judge.probe,
     "map": sense.map_pool,
     "signals": sense.next_token_signal,
     "select": act.select_questions,

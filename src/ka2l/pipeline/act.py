@@ -99,7 +99,7 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
                 seed=config.seed,
                 dtype=model.dtype,
                 device=model.device,
-                revision=model.revision,
+                revision=context.resolved.revision,
                 trust_remote_code=model.trust_remote_code,
                 special_tokens=config.prompt.template == "plain",
                 on_step=lambda _step, _steps: advance(1),

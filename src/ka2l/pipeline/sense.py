@@ -1,25 +1,15 @@
-"""Stage 1, what does the model know: load, sample, measure, probe, map."""
+"""Stage 1 where the model is asked: load, sample, and the map over the pool. What lies between is in `judge`."""
 
-from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ka2l import store
 from ka2l.errors import DegenerateError, RunError
-from ka2l.knowledge.clustering import cluster_lexical, cluster_nli
-from ka2l.knowledge.entropy import fit_threshold, semantic_entropy
-from ka2l.knowledge.probe import Probe, ProbeFit, choose, fit_probes
-from ka2l.knowledge.split import TEST, TRAIN, VALIDATION, assign_split
+from ka2l.knowledge.probe import Probe
 from ka2l.models.base import Prompt, SampledQuestion
 from ka2l.pipeline.artifacts import (
     answer_table,
     answered_ids,
-    as_table,
     compact,
-    read_answers,
-    read_states,
     signal_ids,
     write_map,
     write_signals,
@@ -27,9 +17,7 @@ from ka2l.pipeline.artifacts import (
 )
 from ka2l.pipeline.context import Context, add_usage, need_questions
 from ka2l.questions import LoadedQuestions, Question, to_table
-from ka2l.statistics import Interval, auroc_interval
 from ka2l.store import StageRecord
-from ka2l.text import is_correct
 
 
 def load(context: Context, loaded: LoadedQuestions) -> None:
@@ -87,103 +75,6 @@ def sample(context: Context, stage: str, key: str, inputs: dict[str, str]) -> No
                 record.counts["answers"] = record.counts["questions"] * len(temperatures)
                 add_usage(record, model)
                 run.checkpoint(stage)
-
-
-def measure(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
-    """Cluster the answers by meaning, compute semantic entropy, fit the threshold on training rows."""
-    config, run = context.config, context.run
-    questions = {question.id: question for question in context.questions("probe")}
-    answers = read_answers(run.file("answers"))
-    ids = [question_id for question_id in questions if question_id in answers]
-    samples = [answers[question_id][1:] for question_id in ids]
-    texts = [[str(row["text"]) for row in rows] for rows in samples]
-    clusters, pairs = _clusters(context, [questions[i].question for i in ids], texts)
-    entropies = np.array([semantic_entropy(numbers) for numbers in clusters])
-    groups = [questions[question_id].group for question_id in ids]
-    split = assign_split(groups, config.measure.split, config.seed)
-    train = np.array([name == TRAIN for name in split])
-    threshold = fit_threshold(entropies[train], config.measure.threshold)
-    with run.stage(stage, key, inputs) as record:
-        unknown = entropies >= threshold.value
-        rows = []
-        for index, question_id in enumerate(ids):
-            low = answers[question_id][0]
-            gold = questions[question_id].answers
-            rows.append(
-                {
-                    "question_id": question_id,
-                    "group": groups[index],
-                    "split": split[index],
-                    "semantic_entropy": float(entropies[index]),
-                    "unknown": bool(unknown[index]),
-                    "n_clusters": len(set(clusters[index])),
-                    "cluster_ids": clusters[index],
-                    "low_temperature_answer": low["text"],
-                    "correct": is_correct(low["text"], gold, config.measure.correct) if gold else None,
-                    "negative_log_likelihood": -_mean(low["token_logprobs"]),
-                    "predictive_entropy": -_mean([sum(row["token_logprobs"]) for row in samples[index]]),
-                }
-            )
-        store.write_table(run.file("entropy.parquet"), as_table(rows))
-        summary = {
-            **threshold._asdict(),
-            "objective": None if np.isnan(threshold.objective) else threshold.objective,
-            "fitted_on": int(train.sum()),
-            "share_unknown": float(unknown.mean()),
-            "judge": config.measure.judge,
-        }
-        store.write_json(run.file("threshold.json"), summary)
-        record.counts = {"questions": len(ids), "unknown": int(unknown.sum())}
-        if pairs:
-            record.counts["pairs_judged"] = pairs
-
-
-def probe(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
-    """Train a probe per layer and kind, keep the best on validation rows, score it once on test rows."""
-    config, run = context.config, context.run
-    table = store.read_table(run.file("entropy.parquet")).to_pydict()
-    states = read_states(run.file("states"), table["question_id"])
-    unknown = np.array(table["unknown"])
-    split = np.array(table["split"])
-    train, validation, test = (np.flatnonzero(split == name) for name in (TRAIN, VALIDATION, TEST))
-    fits = fit_probes(states, unknown, train, validation, config.probe, config.seed)
-    best = choose(fits)
-    with run.stage(stage, key, inputs) as record:
-        groups = [table["group"][row] for row in test]
-        scores = _test_scores(context, fits, best, states, table, test)
-        layers = [
-            {
-                "layer": fit.probe.layer,
-                "kind": fit.probe.kind,
-                "validation_auroc": fit.validation_auroc,
-                "validation_loss": fit.validation_loss,
-                "epochs": fit.epochs,
-                "test_auroc": auroc_interval(
-                    fit.probe.predict(states[test, fit.probe.layer]), unknown[test], groups, 100, config.seed
-                ).value,
-                "chosen": fit is best,
-            }
-            for fit in fits
-        ]
-        card = {
-            "model": context.resolved.name,
-            "revision": context.resolved.revision,
-            "kind": best.probe.kind,
-            "layer": best.probe.layer,
-            "n_layers": states.shape[1] - 1,
-            "width": states.shape[2],
-            "position": config.probe.position,
-            "sensing_hash": context.prompts.sensing_hash,
-            "threshold": store.read_json(run.file("threshold.json")),
-            "split": {"train": len(train), "validation": len(validation), "test": len(test)},
-            "validation_auroc": _finite(best.validation_auroc),
-            "scores": scores,
-        }
-        folder = run.file("probe")
-        store.write_tensors(folder / "probe.safetensors", best.probe.weights, {"kind": best.probe.kind})
-        store.write_table(folder / "layers.parquet", as_table(layers))
-        store.write_json(folder / "probe.json", card)
-        record.counts = {"probes": len(fits), "layer": best.probe.layer}
 
 
 def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
@@ -277,60 +168,6 @@ def _load_key(context: Context, facts: dict[str, str]) -> str:
             stages["load"] = before
 
 
-def _clusters(context: Context, questions: list[str], texts: list[list[str]]) -> tuple[list[list[int]], int]:
-    config = context.config.measure
-    if config.judge == "lexical":
-        return [cluster_lexical(rows) for rows in texts], 0
-    from ka2l.models.load import pick_device
-    from ka2l.models.nli import EntailmentModel
-
-    context.release()
-    judge = EntailmentModel(
-        config.nli_model, device=pick_device(context.config.model), batch_size=config.nli_batch_size
-    )
-    with context.reporter.bar("measure", 0):
-        clusters = cluster_nli(questions, texts, judge.entails)
-    return clusters, judge.pairs_scored
-
-
-def _test_scores(
-    context: Context,
-    fits: list[ProbeFit],
-    best: ProbeFit,
-    states: NDArray[np.float32],
-    table: dict[str, list[Any]],
-    test: NDArray[np.intp],
-) -> dict[str, dict[str, Any]]:
-    """AUROC on the test rows, read here and only here, of the probes and plain scores against both targets."""
-    config = context.config.probe
-    contenders: dict[str, NDArray[np.floating]] = {
-        "probe": best.probe.predict(states[test, best.probe.layer])
-    }
-    for kind in config.kinds:
-        own = choose([fit for fit in fits if fit.probe.kind == kind])
-        contenders[f"{kind} probe (layer {own.probe.layer})"] = own.probe.predict(
-            states[test, own.probe.layer]
-        )
-    for name in ("semantic_entropy", "predictive_entropy", "negative_log_likelihood"):
-        contenders[name] = np.array(table[name])[test]
-    unknown = np.array(table["unknown"])[test]
-    correct = np.array([np.nan if value is None else float(value) for value in table["correct"]])[test]
-    judged = np.isfinite(correct)
-    groups = np.array(table["group"])[test]
-    result = {}
-    for name, score in contenders.items():
-        against_se = auroc_interval(score, unknown, list(groups), config.bootstrap, context.config.seed)
-        against_wrong = auroc_interval(
-            score[judged], correct[judged] == 0, list(groups[judged]), config.bootstrap, context.config.seed
-        )
-        result[name] = {
-            # Against its own cut semantic entropy is perfect by construction: that says nothing.
-            "se_label": None if name == "semantic_entropy" else _interval(against_se),
-            "wrong_answer": _interval(against_wrong) if judged.any() else None,
-        }
-    return result
-
-
 def _todo_batches(context: Context, done: set[str], size: int) -> Any:
     """Pool questions that are not done, in lists of `size` cut from the todo list: resuming keeps the same cuts."""
     waiting: list[Question] = []
@@ -341,15 +178,3 @@ def _todo_batches(context: Context, done: set[str], size: int) -> Any:
             waiting = waiting[size:]
     if waiting:
         yield waiting
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if len(values) else 0.0
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
-def _interval(interval: Interval) -> dict[str, float | int | None]:
-    return {name: _finite(value) for name, value in interval._asdict().items()}

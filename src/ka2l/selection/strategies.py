@@ -61,13 +61,15 @@ def select(
 
     Raises:
         DegenerateError: the pool is empty.
-        DataError: a signal is missing, has another number of rows, or holds NaN or infinite values.
+        DataError: an id stands twice in the pool; a signal is missing, has another number of rows, or holds NaN or
+            infinite values.
     """
     n = len(signals.ids)
     if n == 0:
         raise DegenerateError(
             "The pool is empty: there is nothing to select from. Give questions the role pool."
         )
+    _check_ids(signals)
     function, needs = STRATEGIES[strategy]
     for name in needs:
         _check_signal(strategy, name, signals)
@@ -173,6 +175,13 @@ def _with_probability(signals: Signals, rows: Rows, sign: int) -> _Pick:
     return _Pick(
         rows, sign * p, [f"{word}: p_unknown {value:.3f}" for word, value in zip(words, p, strict=True)]
     )
+
+
+def _check_ids(signals: Signals) -> None:
+    different, counts = np.unique(signals.ids, return_counts=True)
+    twice = [str(question_id) for question_id in different[counts > 1]]
+    if twice:
+        raise DataError(f"{len(twice)} ids stand more than once in the pool, first: {', '.join(twice[:5])}.")
 
 
 def _check_signal(strategy: str, name: str, signals: Signals) -> None:

@@ -35,6 +35,7 @@ def is_complete(folder: Path, fingerprint: str) -> bool:
 
 
 def mark_complete(folder: Path, fingerprint: str) -> None:
+    """Sync every file of a checkpoint, then write the mark that lists them with their sizes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         sync(path)
@@ -46,6 +47,7 @@ def mark_complete(folder: Path, fingerprint: str) -> None:
 
 
 def sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

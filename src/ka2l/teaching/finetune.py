@@ -23,9 +23,6 @@ from ka2l.errors import DegenerateError, Ka2lError, ModelError
 from ka2l.teaching.checkpoints import fingerprint_of, last_checkpoint, mark_complete, sync
 from ka2l.teaching.tokens import Example, Tokenized, tokenize_examples
 
-_MARK = "ka2l-complete.json"
-_IGNORED = -100  # PyTorch's label for "no loss here"
-
 
 class FinetuneResult(NamedTuple):
     """What a fine-tuning did. All but `seconds` and `resumed_from` are the same after an interruption."""
