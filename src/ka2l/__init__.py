@@ -1,3 +1,84 @@
-"""KA2L: find out what your language model does not know, and teach it just that."""
+"""KA2L: find out what your language model does not know, and teach it just that.
+
+    import ka2l
+    from pathlib import Path
+
+    config = ka2l.load_config(Path("recipes/geo-smollm2.yaml"), ["select.budget=60"])
+    run = ka2l.run(config, Path("runs/geo"))
+
+Each part can be used alone; none of these needs a run directory:
+
+    ka2l.semantic_entropy([0, 0, 0, 1])                     # nats
+    ka2l.cluster_lexical(["Paris", "paris.", "Lyon"])       # [0, 0, 1]
+    ka2l.fit_threshold(entropies, "two_means")
+    ka2l.fit_probes(states, unknown, train, validation, ka2l.ProbeConfig(), seed=0)
+    ka2l.select("unknown", ka2l.Signals(ids, p_unknown=p), budget=100, seed=0)
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ka2l.config import ProbeConfig, RunConfig, load_config
+    from ka2l.errors import Ka2lError
+    from ka2l.knowledge.clustering import cluster_lexical, cluster_nli
+    from ka2l.knowledge.entropy import fit_threshold, semantic_entropy
+    from ka2l.knowledge.probe import Probe, choose, fit_probes
+    from ka2l.pipeline import run, run_verb
+    from ka2l.questions import Question, load_questions
+    from ka2l.selection.strategies import Selection, Signals, select
+    from ka2l.store import RunDirectory
+
+_HOME = {
+    "Ka2lError": "ka2l.errors",
+    "Probe": "ka2l.knowledge.probe",
+    "ProbeConfig": "ka2l.config",
+    "Question": "ka2l.questions",
+    "RunConfig": "ka2l.config",
+    "RunDirectory": "ka2l.store",
+    "Selection": "ka2l.selection.strategies",
+    "Signals": "ka2l.selection.strategies",
+    "choose": "ka2l.knowledge.probe",
+    "cluster_lexical": "ka2l.knowledge.clustering",
+    "cluster_nli": "ka2l.knowledge.clustering",
+    "fit_probes": "ka2l.knowledge.probe",
+    "fit_threshold": "ka2l.knowledge.entropy",
+    "load_config": "ka2l.config",
+    "load_questions": "ka2l.questions",
+    "run": "ka2l.pipeline",
+    "run_verb": "ka2l.pipeline",
+    "select": "ka2l.selection.strategies",
+    "semantic_entropy": "ka2l.knowledge.entropy",
+}
+
+__all__ = [
+    "Ka2lError",
+    "Probe",
+    "ProbeConfig",
+    "Question",
+    "RunConfig",
+    "RunDirectory",
+    "Selection",
+    "Signals",
+    "choose",
+    "cluster_lexical",
+    "cluster_nli",
+    "fit_probes",
+    "fit_threshold",
+    "load_config",
+    "load_questions",
+    "run",
+    "run_verb",
+    "select",
+    "semantic_entropy",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up when first used, so that `import ka2l` costs nothing.
+    if name not in _HOME:
+        raise AttributeError(f"module 'ka2l' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)

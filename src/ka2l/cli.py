@@ -210,6 +210,9 @@ def env(as_json: JsonOption = False) -> None:
     _print(as_json, environment())
 
 
+_INTERRUPTED = 130
+
+
 def demo_recipe() -> Path:
     """The recipe of the demo, as installed with the package."""
     from importlib.resources import files
@@ -228,9 +231,10 @@ def main() -> None:
 
         print(f"{'waiting' if isinstance(error, WaitingForPeople) else 'error'}: {error}", file=sys.stderr)
         sys.exit(3 if isinstance(error, WaitingForPeople) else 2)
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer turns Ctrl-C into this code and says nothing
+            print("\ninterrupted: the same command goes on from here.", file=sys.stderr)
+        raise
 
 
 def _version(value: bool) -> None:

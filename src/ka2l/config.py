@@ -24,7 +24,7 @@ Strategy = Literal["unknown", "known", "combine", "random", "entropy", "coreset"
 class Section(BaseModel):
     """Base of all sections: an unknown key is an error, a value is never changed after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -98,8 +98,12 @@ class GeonamesConfig(Section):
     """Capitals of countries."""
     currencies: Annotated[int, Field(ge=0)] = 240
     """Currencies of countries."""
-    cities: Annotated[int, Field(ge=0)] = 720
-    """Countries of cities, a third each of large, middle and small ones."""
+    large_cities: Annotated[int, Field(ge=0)] = 240
+    """Countries of cities with 500,000 people or more."""
+    middle_cities: Annotated[int, Field(ge=0)] = 240
+    """Countries of cities with 75,000 to 300,000 people."""
+    small_cities: Annotated[int, Field(ge=0)] = 240
+    """Countries of cities with 15,000 to 40,000 people."""
 
 
 class QuestionsConfig(Section):
@@ -395,20 +399,12 @@ def _parse_override(text: str) -> dict[str, Any]:
         value = yaml.safe_load(raw) if raw else ""
     except yaml.YAMLError as error:
         raise ConfigError(f"'{text}': the value is not valid YAML: {error}") from None
-    value = _number_if_scientific(value)
-    for part in reversed(key.strip().split(".")):
+    if isinstance(value, dict) and not raw.lstrip().startswith("{"):
+        value = raw  # a title such as `Rivers: what it knows` is text, not a mapping
+    first, *inner = key.strip().split(".")
+    for part in reversed(inner):
         value = {part: value}
-    return value
-
-
-def _number_if_scientific(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text (it wants 1.0e-4); people mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value) if "e" in value.lower() else value
-        except ValueError:
-            return value
-    return value
+    return {first: value}
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -420,14 +416,33 @@ def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, recipe: Path | None) -> str:
-    lines = [f"{recipe or 'configuration'}: {error.error_count()} wrong value(s)"]
+    wrong: dict[str, list[str]] = {}  # a value that fits none of several types has a message for each
+    got: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        path = ".".join(str(part) for part in item["loc"]) or "(top)"
+        path = _key_path(item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"  {path}: no such key. Allowed here: {', '.join(_siblings(item['loc']))}.")
+            wrong[path] = [f"no such key. Allowed here: {', '.join(_siblings(item['loc']))}"]
         else:
-            lines.append(f"  {path}: {item['msg']} (got {item['input']!r}).")
+            wrong.setdefault(path, []).append(item["msg"])
+            got[path] = f" (got {item['input']!r})"
+    lines = [f"{recipe or 'configuration'}: {len(wrong)} wrong value(s)"]
+    lines += [f"  {path}: {', or: '.join(messages)}{got.get(path, '')}." for path, messages in wrong.items()]
     return "\n".join(lines)
+
+
+def _key_path(location: tuple[int | str, ...]) -> str:
+    """`measure.threshold`, without the names pydantic adds for the types it tried; list places as numbers."""
+    section: Any = RunConfig
+    parts: list[str] = []
+    for part in location:
+        if section is None and isinstance(part, str):
+            break
+        parts.append(str(part))
+        if section is not None:
+            field = section.model_fields.get(str(part))
+            kind = field.annotation if field is not None else None
+            section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return ".".join(parts) or "(top)"
 
 
 def _siblings(location: tuple[int | str, ...]) -> list[str]:

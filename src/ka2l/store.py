@@ -5,12 +5,13 @@ for long writes numbered parts; a part that exists is done. The manifest remembe
 finished: skipped; same key, unfinished: continued from its parts; other key: its artifacts go, and it starts again.
 """
 
+import errno
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,9 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluation.json", "predictions.parquet", "predictions"),
     "report": ("report.html",),
 }
+WORKING = ("checkpoints", "predictions")  # outputs that only an unfinished stage has
+# What a run killed in its very first moments leaves: such a folder may be begun again.
+_LEFTOVERS = {"config.yaml", ".config.yaml.tmp", ".manifest.json.tmp"}
 
 
 @dataclass
@@ -64,6 +68,9 @@ class RunDirectory:
         self.path = path
         self.config = config
         self.stages = stages
+        self._clocks: dict[
+            str, tuple[float, float]
+        ] = {}  # per running stage: seconds before, and when it started
 
     @classmethod
     def open(cls, path: Path, overrides: Sequence[str] = ()) -> "RunDirectory":
@@ -77,7 +84,8 @@ class RunDirectory:
             raise RunError(
                 f"{path}: no run here (manifest.json is missing). Start one: ka2l run RECIPE --out {path}"
             )
-        return cls(path, load_config(path / "config.yaml", overrides), _read_manifest(file))
+        stages = _read_manifest(file)  # first: another version's config would be refused for the wrong reason
+        return cls(path, load_config(path / "config.yaml", overrides), stages)
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> "RunDirectory":
@@ -87,7 +95,7 @@ class RunDirectory:
         file = path / "manifest.json"
         if file.exists():
             return cls(path, config, _read_manifest(file))
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and any(entry.name not in _LEFTOVERS for entry in path.iterdir()):
             raise RunError(f"{path}: the folder is not empty and holds no run. Choose another --out.")
         return cls(path, config, {})
 
@@ -105,7 +113,7 @@ class RunDirectory:
         if record is None or record.state != "done" or record.key != key:
             return False
         name, arm = split_stage(stage)
-        return all(self.file(output, arm).exists() for output in OUTPUTS[name][:1])
+        return all(self.file(output, arm).exists() for output in OUTPUTS[name] if output not in WORKING)
 
     @contextmanager
     def stage(self, stage: str, key: str, inputs: Mapping[str, str]) -> Iterator[StageRecord]:
@@ -116,32 +124,39 @@ class RunDirectory:
         """
         name, arm = split_stage(stage)
         old = self.stages.get(stage)
-        if old is None or old.key != key:
+        if old is not None and old.key != key:
+            # The record goes first: a crash while artifacts are removed must not leave them marked as done.
+            del self.stages[stage]
+            self._save_manifest()
+            old = None
+        if old is None:
             for output in OUTPUTS[name]:
                 remove(self.file(output, arm))
-            old = None
         spent = old.seconds if old is not None else 0.0
         # Counts and tokens of the parts an interrupted attempt finished are kept and added to.
         record = StageRecord("running", key, dict(inputs), seed=self.config.seed, versions=library_versions())
         if old is not None:
             record.counts, record.tokens = dict(old.counts), dict(old.tokens)
+        record.seconds = spent
         self.stages[stage] = record
+        self._clocks[stage] = (spent, time.monotonic())
         self.save_config()
         self._save_manifest()
-        started = time.monotonic()
         try:
             yield record
-        finally:
-            record.seconds = round(spent + time.monotonic() - started, 3)
-            if self.stages.get(stage) is record:
-                self._save_manifest()
+        except BaseException as error:
+            with suppress(RunError, OSError):  # of two errors the first is the one to tell
+                self.checkpoint(stage)
+            if is_disk_full(error):
+                raise _disk_full(self.path) from error
+            raise
         record.state = "done"
-        self._save_manifest()
+        self.checkpoint(stage)
 
-    def checkpoint(self, stage: str, seconds: float | None = None) -> None:
-        """Save the manifest in the middle of a stage, so that a crash keeps its token counts."""
-        if seconds is not None:
-            self.stages[stage].seconds = round(seconds, 3)
+    def checkpoint(self, stage: str) -> None:
+        """Save the manifest in the middle of a stage, so that a crash keeps its token counts and seconds."""
+        before, started = self._clocks[stage]
+        self.stages[stage].seconds = round(before + time.monotonic() - started, 3)
         self._save_manifest()
 
     def _save_manifest(self) -> None:
@@ -170,6 +185,9 @@ class RunDirectory:
                 f"{self.path}: another ka2l process is working on this run. Wait for it, or stop it."
             ) from None
         try:
+            manifest = self.path / "manifest.json"
+            if manifest.exists():  # another process may have worked on it since it was opened
+                self.stages = _read_manifest(manifest)
             yield
         finally:
             Path(lock.lock_file).unlink(missing_ok=True)
@@ -265,15 +283,28 @@ def atomic(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
-    except OSError as error:
-        if error.errno == 28:  # ENOSPC
-            raise RunError(
-                f"{path}: the disk is full. Free some space and run the same command again: the parts written so far "
-                "are whole and will be used."
-            ) from error
+    except Exception as error:
+        if is_disk_full(error):
+            raise _disk_full(path) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether this error means a full disk or quota; not every library raises it as an OSError."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # safetensors says it in words; torch.save only that it could not write where it was.
+    words = ("No space left on device", "PytorchStreamWriter failed writing", "unexpected pos")
+    return not isinstance(error, RunError) and any(word in str(error) for word in words)
+
+
+def _disk_full(path: Path) -> RunError:
+    return RunError(
+        f"{path}: the disk is full. Free some space and run the same command again: the parts written so far are "
+        "whole and will be used."
+    )
 
 
 def remove(path: Path) -> None:
@@ -298,17 +329,21 @@ def library_versions() -> dict[str, str]:
 
 
 def _read_manifest(file: Path) -> dict[str, StageRecord]:
+    damaged = RunError(f"{file}: not a KA2L manifest. Choose another --out, or restore the file.")
     try:
         content = read_json(file)
         found = content["format"]
     except (ValueError, KeyError, TypeError):
-        raise RunError(f"{file}: not a KA2L manifest. Choose another --out, or restore the file.") from None
+        raise damaged from None
     if found != FORMAT:
         raise RunError(
             f"{file.parent}: this run was made by KA2L {content.get('ka2l', '?')} (format {found}); this is KA2L "
             f"{__version__} (format {FORMAT}). Use that version, or start a new run with another --out."
         )
-    return {name: StageRecord(**record) for name, record in content["stages"].items()}
+    try:
+        return {name: StageRecord(**record) for name, record in content["stages"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise damaged from None
 
 
 def _make_folders(folder: Path) -> list[Path]:

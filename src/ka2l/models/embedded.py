@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -58,9 +59,12 @@ def _convert(gguf: Path, folder: Path) -> None:
         import gguf as _gguf  # noqa: F401  (transformers needs it; asking first gives the better error)
     except ImportError:
         raise ModelError(f"The embedded model {NAME} needs the package gguf. Install it: {INSTALL}") from None
+    print(f"Unpacking {NAME} into {folder}, once; this takes up to a minute.", file=sys.stderr, flush=True)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.pad_token = "<|im_end|>"

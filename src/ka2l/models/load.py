@@ -1,6 +1,9 @@
 """Find and load a causal language model: the embedded one, a local folder or a Hub id."""
 
 import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,6 +47,7 @@ def load_causal_lm(
     config: ModelConfig, resolved: ResolvedModel, adapter: Path | None = None
 ) -> tuple[Any, Any]:
     """The model (in eval mode, on its device) and its tokenizer; with `adapter`, the LoRA weights merged in."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if config.threads:
@@ -60,7 +64,7 @@ def load_causal_lm(
             model = AutoModelForCausalLM.from_pretrained(
                 resolved.path, dtype=pick_dtype(config, device), device_map={"": device}, **arguments
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{config.name}: cannot load this model: {_first_line(error)}") from error
         if adapter is not None:
             model = _merge_adapter(model, adapter)
@@ -91,22 +95,22 @@ def pick_dtype(config: ModelConfig, device: str) -> "torch.dtype":
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.dtype]
 
 
-class quiet_transformers:  # noqa: N801  (used as a context manager)
-    """No loading bars and no advice from transformers while our own progress is on screen."""
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No loading bars and no advice from transformers and peft while our own progress is on screen."""
+    from transformers.utils import logging
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self._logging: Any = logging
-        self._verbosity = logging.get_verbosity()
-        self._bars = logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        self._logging.set_verbosity(self._verbosity)
-        if self._bars:
-            self._logging.enable_progress_bar()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what one library says to the other
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _merge_adapter(model: Any, adapter: Path) -> Any:

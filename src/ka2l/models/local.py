@@ -17,17 +17,17 @@ from transformers import DynamicCache
 from ka2l.config import ModelConfig
 from ka2l.errors import ModelError
 from ka2l.models.base import Answer, Position, Prompt, SampledQuestion, Usage
-from ka2l.models.cache import copy_rows, new_cache
+from ka2l.models.cache import can_share_prefix, copy_rows, new_cache
 from ka2l.models.load import ResolvedModel, load_causal_lm
 from ka2l.models.states import caught_states, state_at_layer
 from ka2l.prompts import Message, is_finished, trim_answer
 
 
 class _Batch(NamedTuple):
-    """Prompts ready for a forward pass: their own tokens padded on the left, behind the shared prefix."""
+    """Prompts ready for a forward pass: their tokens padded on the left, behind the prefix if it is shared."""
 
-    tokens: torch.Tensor  # [rows, longest own part]
-    mask: torch.Tensor  # same shape, 1 = token
+    tokens: torch.Tensor  # [rows, longest part to compute]
+    own: torch.Tensor  # same shape, 1 = the question's own token: neither padding nor of the run's prefix
     positions: torch.Tensor  # same shape
     full_mask: torch.Tensor  # [rows, prefix + longest own part]
     cache: DynamicCache
@@ -98,19 +98,20 @@ class LocalModel:
         position: Position | None = None,
     ) -> Iterator[SampledQuestion]:
         """See `LanguageModel.sample`. Yields in an order of its own (by length), each prompt once."""
-        encoded = self._encode(prompts)
+        encoded = self._encode(prompts, answer=max_new_tokens)
         for group in _by_length(encoded, batch_size):
             batch = self._batch([encoded[i] for i in group])
             states: list[torch.Tensor] = []
             if position is None:
                 output = self.model(**batch.inputs(), logits_to_keep=1)
             else:
-                with caught_states(self.model, position, batch.mask) as states:
+                with caught_states(self.model, position, batch.own) as states:
                     output = self.model(**batch.inputs(), logits_to_keep=1)
             layers = _to_numpy(torch.stack(states, dim=1)) if states else None
             ids = [prompts[i].question_id for i in group]
             if layers is not None:
                 _check_finite(layers, ids)
+            _check_logits(output.logits[:, -1], ids)
             uniforms = _uniforms(seed, ids, len(temperatures), max_new_tokens)
             answers = self._decode(output.logits[:, -1], batch, temperatures, uniforms)
             for row, question_id in enumerate(ids):
@@ -125,9 +126,13 @@ class LocalModel:
         rows: list[tuple[int, NDArray[np.float32]]] = []
         for group in _by_length(encoded, batch_size):
             batch = self._batch([encoded[i] for i in group])
-            states = _to_numpy(state_at_layer(self.model, layer, position, batch.mask, batch.inputs()))
+            states = _to_numpy(state_at_layer(self.model, layer, position, batch.own, batch.inputs()))
             _check_finite(states[:, None], [prompts[i].question_id for i in group], first_layer=layer)
             rows += zip(group, states, strict=True)
+        if not rows:
+            return np.empty(
+                (0, self.model.config.get_text_config(decoder=True).hidden_size), dtype=np.float32
+            )
         return np.stack([state for _, state in sorted(rows, key=lambda row: row[0])])
 
     @torch.inference_mode()
@@ -138,10 +143,13 @@ class LocalModel:
         for group in _by_length(encoded, batch_size):
             batch = self._batch([encoded[i] for i in group])
             logits = self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1].float()
-            entropy[group] = _to_numpy(torch.distributions.Categorical(logits=logits).entropy())
+            _check_logits(logits, [prompts[i].question_id for i in group])
+            # Rounding can leave a certain model a hair below zero.
+            entropy[group] = _to_numpy(torch.distributions.Categorical(logits=logits).entropy().clamp(min=0))
         return entropy
 
-    def _encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+    def _encode(self, prompts: Sequence[Prompt], answer: int = 0) -> list[list[int]]:
+        """Token ids; refuses prompts that do not fit the model together with `answer` tokens."""
         texts = [prompt.text for prompt in prompts]
         if not texts:
             return []
@@ -150,29 +158,33 @@ class LocalModel:
         for prompt, tokens in zip(prompts, ids, strict=True):
             if not tokens:
                 raise ModelError(f"question {prompt.question_id}: its prompt has no tokens.")
-            if limit and len(tokens) > limit:
+            if limit and len(tokens) + answer > limit:
+                also = f" and its answer up to {answer}" if answer else ""
                 raise ModelError(
-                    f"question {prompt.question_id}: its prompt has {len(tokens)} tokens, but the model reads {limit}. "
-                    "Shorten the question or use fewer shots."
+                    f"question {prompt.question_id}: its prompt has {len(tokens)} tokens{also}, but the model reads "
+                    f"{limit}. Shorten the question or use fewer shots."
                 )
         return ids
 
     def _batch(self, encoded: list[list[int]]) -> _Batch:
-        """Left-padded own parts behind the shared prefix, which is computed at most once per run."""
-        shared = self._shared_prefix(encoded)
-        own = [tokens[len(shared) :] for tokens in encoded]
-        width = max(len(tokens) for tokens in own)
+        """Left-padded prompts, or what of them comes behind the shared prefix."""
+        known, prefix = self._prefix
+        begins = [len(known) if len(t) > len(known) and t[: len(known)] == known else 0 for t in encoded]
+        shared = len(known) if prefix is not None and all(begins) else 0
+        parts = [tokens[shared:] for tokens in encoded]
+        width = max(len(part) for part in parts)
         pad = self.tokenizer.pad_token_id or 0
-        tokens = torch.tensor([[pad] * (width - len(t)) + t for t in own], device=self.device)
-        mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in own], device=self.device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0) + len(shared)
-        full_mask = torch.cat([mask.new_ones(len(own), len(shared)), mask], dim=1)
+        tokens = torch.tensor([[pad] * (width - len(part)) + part for part in parts], device=self.device)
+        columns = torch.arange(width, device=self.device)
+        padding = torch.tensor([[width - len(part)] for part in parts], device=self.device)
+        before = padding + torch.tensor([[max(begin - shared, 0)] for begin in begins], device=self.device)
+        mask = (columns >= padding).long()
+        positions = (mask.cumsum(1) - 1).clamp(min=0) + shared
+        full_mask = torch.cat([mask.new_ones(len(parts), shared), mask], dim=1)
         config = self.model.config
-        prefix = self._prefix[1]
-        cache = copy_rows(prefix, config, len(own)) if shared and prefix is not None else new_cache(config)
-        computed = int(mask.sum())
-        self.usage += Usage(prompt=computed, prompt_saved=len(shared) * len(own))
-        return _Batch(tokens, mask, positions, full_mask, cache)
+        cache = new_cache(config) if prefix is None or not shared else copy_rows(prefix, config, len(parts))
+        self.usage += Usage(prompt=sum(len(part) for part in parts), prompt_saved=shared * len(parts))
+        return _Batch(tokens, (columns >= before).long(), positions, full_mask, cache)
 
     @torch.inference_mode()
     def share_prefix(self, build: Callable[[str], str]) -> None:
@@ -180,16 +192,12 @@ class LocalModel:
 
         They are found from two questions with nothing in common, never from the prompts at hand: the same split
         between prefix and question in every batch is what makes an interrupted run end like an uninterrupted one.
+        Models whose cache forgets tokens (sliding windows) compute every prompt in full.
         """
         first, second = self._encode([Prompt("", build(text)) for text in ("0", "Who is it?")])
         length = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
-        self._prefix = (first[:length], self._prefill(first[:length])) if length else ([], None)
-
-    def _shared_prefix(self, encoded: list[list[int]]) -> list[int]:
-        """The run's prefix where all of these prompts begin with it, else nothing."""
-        known, _ = self._prefix
-        fits = all(tokens[: len(known)] == known and len(tokens) > len(known) for tokens in encoded)
-        return known if fits else []
+        share = length > 0 and can_share_prefix(self.model.config)
+        self._prefix = (first[:length], self._prefill(first[:length]) if share else None)
 
     def _prefill(self, tokens: list[int]) -> DynamicCache:
         cache = new_cache(self.model.config)
@@ -209,7 +217,7 @@ class LocalModel:
         logits: torch.Tensor,
         batch: _Batch,
         temperatures: Sequence[float],
-        uniforms: NDArray[np.float32],
+        uniforms: NDArray[np.float64],
     ) -> list[list[Answer]]:
         """Sample all rows (questions × temperatures) to their ends; finished rows leave the batch."""
         repeats, questions = len(temperatures), logits.shape[0]
@@ -306,7 +314,7 @@ def _draw(
     return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
 
 
-def _uniforms(seed: int, question_ids: Sequence[str], samples: int, steps: int) -> NDArray[np.float32]:
+def _uniforms(seed: int, question_ids: Sequence[str], samples: int, steps: int) -> NDArray[np.float64]:
     """[questions × samples, steps] numbers in [0, 1), each row a stream of its own."""
     rows = []
     for question_id in question_ids:
@@ -348,4 +356,14 @@ def _check_finite(states: NDArray[np.float32], ids: Sequence[str], first_layer: 
         raise ModelError(
             f"question {ids[row]}: the hidden state at layer {first_layer + layer} holds NaN or infinite values "
             f"({int(bad.sum())} such states in this batch). Load the model in float32 or bfloat16 (model.dtype)."
+        )
+
+
+def _check_logits(logits: torch.Tensor, ids: Sequence[str]) -> None:
+    """Refuse NaN logits [rows, vocabulary], naming the first question."""
+    bad = logits.isnan().any(dim=1)
+    if bool(bad.any()):
+        raise ModelError(
+            f"question {ids[int(bad.nonzero()[0])]}: the model's output holds NaN values ({int(bad.sum())} such "
+            "questions in this batch). Load the model in float32 or bfloat16 (model.dtype)."
         )

@@ -1,6 +1,6 @@
 """Entailment by any sequence-classification model that says which of its labels means it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,13 @@ class EntailmentModel:
         self.entailment = entailment_label(self.model.config.id2label, name)
 
     @torch.inference_mode()
-    def entails(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Whether entailment is the likeliest label of each pair; sorted by length, results in the given order."""
+    def entails(
+        self, pairs: Sequence[tuple[str, str]], on_batch: Callable[[int], None] | None = None
+    ) -> list[bool]:
+        """Whether entailment is the likeliest label of each pair; sorted by length, results in the given order.
+
+        `on_batch` is told the number of pairs after each batch.
+        """
         order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
         held = [False] * len(pairs)
         for start in range(0, len(order), self.batch_size):
@@ -54,6 +59,8 @@ class EntailmentModel:
             ).to(self.model.device)
             for i, label in zip(rows, self.model(**batch).logits.argmax(dim=-1).tolist(), strict=True):
                 held[i] = label == self.entailment
+            if on_batch is not None:
+                on_batch(len(rows))
         self.pairs_scored += len(pairs)
         return held
 

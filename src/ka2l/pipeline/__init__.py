@@ -6,15 +6,15 @@
 Every stage is skipped where its content key says that nothing it depends on has changed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ka2l.config import RunConfig
-from ka2l.errors import RunError
+from ka2l.errors import DataError, DegenerateError, RunError
 from ka2l.pipeline import act, judge, sense, show
 from ka2l.pipeline.context import Context, check_chat_template
 from ka2l.progress import Reporter, duration
-from ka2l.questions import load_questions
+from ka2l.questions import Question, load_questions
 from ka2l.stages import VERBS, all_stages, stages_of
 from ka2l.store import RunDirectory, StageRecord, split_stage
 
@@ -45,10 +45,12 @@ def run(config: RunConfig, out: Path, reporter: Reporter | None = None) -> RunDi
     directory = RunDirectory.create(out, config)
     with directory.locked():
         context = Context(directory, reporter or Reporter())
-        _load(context)
+        worked = _load(context, complete=True)
         for stage in all_stages(config):
             if stage != "load":
-                _do(context, stage)
+                worked = _do(context, stage) or worked
+        if not worked:
+            context.reporter.say(f"Nothing to do: {out} is finished, and nothing it depends on has changed.")
     return directory
 
 
@@ -71,30 +73,55 @@ def run_verb(verb: str, directory: RunDirectory, reporter: Reporter | None = Non
     return stages
 
 
-def _load(context: Context) -> None:
+def _load(context: Context, *, complete: bool = False) -> bool:
+    """Read, check and write the questions; whether there was anything to write. `complete`: the whole run follows."""
     config = context.config
     shots = max(config.prompt.shots, config.prompt.teaching_shots)
     loaded = load_questions(config.questions, config.seed, shots)
+    if complete:
+        _check_roles(config, loaded.questions)
     _ = context.resolved  # an unknown model is refused before anything is written
     check_chat_template(context)
-    sense.load(context, loaded)
-    context.reporter.say(f"load       {_counts(context.run.stages['load'])}")
+    worked = sense.load(context, loaded)
+    done = "" if worked else "  (done before)"
+    context.reporter.say(f"load       {_counts(context.run.stages['load'])}{done}")
+    return worked
 
 
-def _do(context: Context, stage: str) -> None:
-    """One stage, unless its key says it is done; then one line about it."""
+def _check_roles(config: RunConfig, questions: Sequence[Question]) -> None:
+    """Refuse, before anything is written, questions that a later stage could not work with."""
+    for role in ("probe", "pool", "eval"):
+        if not any(question.role == role for question in questions):
+            raise DegenerateError(
+                f"{config.questions.source}: no question has the role {role}{', so the pool is empty' * (role == 'pool')}. "
+                f"Give questions.roles.{role} a size, or check the column of roles."
+            )
+    if config.annotate.annotator == "gold" and not any(q.answers for q in questions if q.role == "pool"):
+        raise DataError(
+            f"{config.questions.source}: no question of the pool has an answer, so there is no gold to teach. Name the "
+            "column of answers (questions.columns.answers), or let people answer: annotate.annotator=file."
+        )
+
+
+def _do(context: Context, stage: str) -> bool:
+    """One stage, unless its key says it is done; then one line about it. Returns whether it worked."""
     name, arm = split_stage(stage)
     title = f"{name:<10} {'' if arm == 'main' else arm + ': '}"
-    if name == "report":
-        inputs, key = show.report_inputs(context), context.keys()[stage]
-    else:
-        inputs, key = context.require(stage), context.keys()[stage]
-    if name != "report" and context.run.is_done(stage, key):
-        context.reporter.say(f"{title}{_counts(context.run.stages[stage])}  (done before)")
-        return
+    if name == "map" and (context.run.file("probe") / "probe.json").exists():
+        sense.read_probe(
+            context
+        )  # the error that says what differs comes before the one that says out of date
+    inputs = show.report_inputs(context) if name == "report" else context.require(stage)
+    key = context.keys()[stage]
+    record = context.run.stages.get(stage)
+    # A page made half-way has the key of the finished one, but not its inputs.
+    if record is not None and record.inputs == inputs and context.run.is_done(stage, key):
+        context.reporter.say(f"{title}{_counts(record)}  (done before)")
+        return False
     _WORK[name](context, stage, key, inputs)
     record = context.run.stages[stage]
     context.reporter.say(f"{title}{_counts(record)}  {duration(record.seconds)}")
+    return True
 
 
 def _counts(record: StageRecord) -> str:

@@ -16,10 +16,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def answered_ids(folder: Path) -> list[str]:
-    """Ids of the questions in the finished parts of answers, in order, each once."""
+def answered_ids(folder: Path, states: Path) -> list[str]:
+    """Ids of the questions in the finished parts of answers, in order, each once.
+
+    A part whose states somebody has deleted is removed: it would be sampled again, and counted twice.
+    """
     ids: dict[str, None] = {}
     for part in store.parts(folder, ".parquet"):
+        if not (states / f"{part.stem}.safetensors").exists():
+            store.remove(part)
+            continue
         ids.update(dict.fromkeys(store.read_table(part, ["question_id"])["question_id"].to_pylist()))
     return list(ids)
 

@@ -13,12 +13,18 @@ from ka2l.knowledge.probe import ProbeFit, choose, fit_probes
 from ka2l.knowledge.split import TEST, TRAIN, VALIDATION, assign_split
 from ka2l.pipeline.artifacts import as_table, read_answers, read_states
 from ka2l.pipeline.context import Context
-from ka2l.statistics import Interval, auroc_interval
+from ka2l.statistics import Interval, auroc, auroc_interval
+from ka2l.store import StageRecord
 from ka2l.text import is_correct
 
 
 def measure(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
     """Cluster the answers by meaning, compute semantic entropy, fit the threshold on training rows."""
+    with context.run.stage(stage, key, inputs) as record:
+        _measure(context, record)
+
+
+def _measure(context: Context, record: StageRecord) -> None:
     config, run = context.config, context.run
     questions = {question.id: question for question in context.questions("probe")}
     answers = read_answers(run.file("answers"))
@@ -31,43 +37,47 @@ def measure(context: Context, stage: str, key: str, inputs: dict[str, str]) -> N
     split = assign_split(groups, config.measure.split, config.seed)
     train = np.array([name == TRAIN for name in split])
     threshold = fit_threshold(entropies[train], config.measure.threshold)
-    with run.stage(stage, key, inputs) as record:
-        unknown = entropies >= threshold.value
-        rows = []
-        for index, question_id in enumerate(ids):
-            low = answers[question_id][0]
-            gold = questions[question_id].answers
-            rows.append(
-                {
-                    "question_id": question_id,
-                    "group": groups[index],
-                    "split": split[index],
-                    "semantic_entropy": float(entropies[index]),
-                    "unknown": bool(unknown[index]),
-                    "n_clusters": len(set(clusters[index])),
-                    "cluster_ids": clusters[index],
-                    "low_temperature_answer": low["text"],
-                    "correct": is_correct(low["text"], gold, config.measure.correct) if gold else None,
-                    "negative_log_likelihood": -_mean(low["token_logprobs"]),
-                    "predictive_entropy": -_mean([sum(row["token_logprobs"]) for row in samples[index]]),
-                }
-            )
-        store.write_table(run.file("entropy.parquet"), as_table(rows))
-        summary = {
-            **threshold._asdict(),
-            "objective": None if np.isnan(threshold.objective) else threshold.objective,
-            "fitted_on": int(train.sum()),
-            "share_unknown": float(unknown.mean()),
-            "judge": config.measure.judge,
-        }
-        store.write_json(run.file("threshold.json"), summary)
-        record.counts = {"questions": len(ids), "unknown": int(unknown.sum())}
-        if pairs:
-            record.counts["pairs_judged"] = pairs
+    unknown = entropies >= threshold.value
+    rows = []
+    for index, question_id in enumerate(ids):
+        low = answers[question_id][0]
+        gold = questions[question_id].answers
+        rows.append(
+            {
+                "question_id": question_id,
+                "group": groups[index],
+                "split": split[index],
+                "semantic_entropy": float(entropies[index]),
+                "unknown": bool(unknown[index]),
+                "n_clusters": len(set(clusters[index])),
+                "cluster_ids": clusters[index],
+                "low_temperature_answer": low["text"],
+                "correct": is_correct(low["text"], gold, config.measure.correct) if gold else None,
+                "negative_log_likelihood": -_mean(low["token_logprobs"]),
+                "predictive_entropy": -_mean([sum(row["token_logprobs"]) for row in samples[index]]),
+            }
+        )
+    store.write_table(run.file("entropy.parquet"), as_table(rows))
+    summary = {
+        **threshold._asdict(),
+        "objective": None if np.isnan(threshold.objective) else threshold.objective,
+        "fitted_on": int(train.sum()),
+        "share_unknown": float(unknown.mean()),
+        "judge": config.measure.judge,
+    }
+    store.write_json(run.file("threshold.json"), summary)
+    record.counts = {"questions": len(ids), "unknown": int(unknown.sum())}
+    if pairs:
+        record.counts["pairs_judged"] = pairs
 
 
 def probe(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
     """Train a probe per layer and kind, keep the best on validation rows, score it once on test rows."""
+    with context.run.stage(stage, key, inputs) as record:
+        _probe(context, record)
+
+
+def _probe(context: Context, record: StageRecord) -> None:
     config, run = context.config, context.run
     table = store.read_table(run.file("entropy.parquet")).to_pydict()
     states = read_states(run.file("states"), table["question_id"])
@@ -76,42 +86,38 @@ def probe(context: Context, stage: str, key: str, inputs: dict[str, str]) -> Non
     train, validation, test = (np.flatnonzero(split == name) for name in (TRAIN, VALIDATION, TEST))
     fits = fit_probes(states, unknown, train, validation, config.probe, config.seed)
     best = choose(fits)
-    with run.stage(stage, key, inputs) as record:
-        groups = [table["group"][row] for row in test]
-        scores = _test_scores(context, fits, best, states, table, test)
-        layers = [
-            {
-                "layer": fit.probe.layer,
-                "kind": fit.probe.kind,
-                "validation_auroc": fit.validation_auroc,
-                "validation_loss": fit.validation_loss,
-                "epochs": fit.epochs,
-                "test_auroc": auroc_interval(
-                    fit.probe.predict(states[test, fit.probe.layer]), unknown[test], groups, 100, config.seed
-                ).value,
-                "chosen": fit is best,
-            }
-            for fit in fits
-        ]
-        card = {
-            "model": context.resolved.name,
-            "revision": context.resolved.revision,
-            "kind": best.probe.kind,
-            "layer": best.probe.layer,
-            "n_layers": states.shape[1] - 1,
-            "width": states.shape[2],
-            "position": config.probe.position,
-            "sensing_hash": context.prompts.sensing_hash,
-            "threshold": store.read_json(run.file("threshold.json")),
-            "split": {"train": len(train), "validation": len(validation), "test": len(test)},
-            "validation_auroc": _finite(best.validation_auroc),
-            "scores": scores,
+    scores = _test_scores(context, fits, best, states, table, test)
+    layers = [
+        {
+            "layer": fit.probe.layer,
+            "kind": fit.probe.kind,
+            "validation_auroc": fit.validation_auroc,
+            "validation_loss": fit.validation_loss,
+            "epochs": fit.epochs,
+            "test_auroc": auroc(fit.probe.predict(states[test, fit.probe.layer]), unknown[test]),
+            "chosen": fit is best,
         }
-        folder = run.file("probe")
-        store.write_tensors(folder / "probe.safetensors", best.probe.weights, {"kind": best.probe.kind})
-        store.write_table(folder / "layers.parquet", as_table(layers))
-        store.write_json(folder / "probe.json", card)
-        record.counts = {"probes": len(fits), "layer": best.probe.layer}
+        for fit in fits
+    ]
+    card = {
+        "model": context.resolved.name,
+        "revision": context.resolved.revision,
+        "kind": best.probe.kind,
+        "layer": best.probe.layer,
+        "n_layers": states.shape[1] - 1,
+        "width": states.shape[2],
+        "position": config.probe.position,
+        "sensing_hash": context.prompts.sensing_hash,
+        "threshold": store.read_json(run.file("threshold.json")),
+        "split": {"train": len(train), "validation": len(validation), "test": len(test)},
+        "validation_auroc": _finite(best.validation_auroc),
+        "scores": scores,
+    }
+    folder = run.file("probe")
+    store.write_tensors(folder / "probe.safetensors", best.probe.weights, {"kind": best.probe.kind})
+    store.write_table(folder / "layers.parquet", as_table(layers))
+    store.write_json(folder / "probe.json", card)
+    record.counts = {"probes": len(fits), "layer": best.probe.layer}
 
 
 def _clusters(context: Context, questions: list[str], texts: list[list[str]]) -> tuple[list[list[int]], int]:
@@ -125,8 +131,12 @@ def _clusters(context: Context, questions: list[str], texts: list[list[str]]) ->
     judge = EntailmentModel(
         config.nli_model, device=pick_device(context.config.model), batch_size=config.nli_batch_size
     )
-    with context.reporter.bar("measure", 0):
-        clusters = cluster_nli(questions, texts, judge.entails)
+
+    def entails(pairs: Sequence[tuple[str, str]]) -> Sequence[bool]:
+        with context.reporter.bar("measure", len(pairs)) as advance:
+            return judge.entails(pairs, advance)
+
+    clusters = cluster_nli(questions, texts, entails)
     return clusters, judge.pairs_scored
 
 

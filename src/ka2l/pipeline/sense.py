@@ -20,13 +20,13 @@ from ka2l.questions import LoadedQuestions, Question, to_table
 from ka2l.store import StageRecord
 
 
-def load(context: Context, loaded: LoadedQuestions) -> None:
-    """Write the questions with their roles; skipped where the same questions are there."""
+def load(context: Context, loaded: LoadedQuestions) -> bool:
+    """Write the questions with their roles; skipped, and False, where the same questions are there."""
     run = context.run
     old = run.stages.get("load")
     same = old is not None and old.facts.get("fingerprint") == loaded.fingerprint
     if same and run.is_done("load", context.keys()["load"]):
-        return
+        return False
     roles: dict[str, int] = {}
     for question in loaded.questions:
         roles[question.role] = roles.get(question.role, 0) + 1
@@ -36,6 +36,7 @@ def load(context: Context, loaded: LoadedQuestions) -> None:
         record.facts = facts
         record.counts = {**dict(sorted(roles.items())), "duplicates_merged": loaded.duplicates}
         store.write_table(run.file("questions.parquet"), to_table(loaded.questions))
+    return True
 
 
 def sample(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
@@ -47,7 +48,7 @@ def sample(context: Context, stage: str, key: str, inputs: dict[str, str]) -> No
     temperatures = [config.sample.low_temperature] + [config.sample.temperature] * config.sample.n
     with run.stage(stage, key, inputs) as record:
         answers, states = run.file("answers"), run.file("states")
-        done = set(answered_ids(answers))
+        done = set(answered_ids(answers, states))
         todo = [question for question in questions if question.id not in done]
         with context.reporter.bar(stage, len(questions), len(done)) as advance:
             for start in range(0, len(todo), config.sample.part_size):
@@ -71,10 +72,9 @@ def sample(context: Context, stage: str, key: str, inputs: dict[str, str]) -> No
                 # The states go first: the part of answers is the mark that both are there.
                 write_states(states / f"{part.stem}.safetensors", rows)
                 store.write_table(part, answer_table(rows))
-                record.counts = {"questions": len(done) + start + len(chunk)}
-                record.counts["answers"] = record.counts["questions"] * len(temperatures)
                 add_usage(record, model)
                 run.checkpoint(stage)
+        record.counts = {"questions": len(questions), "answers": len(questions) * len(temperatures)}
 
 
 def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
@@ -139,16 +139,16 @@ def read_probe(context: Context) -> tuple[Probe, dict[str, Any]]:
         raise RunError(f"{context.run.path}: there is no probe yet. Run `ka2l probe {context.run.path}`.")
     card = store.read_json(folder / "probe.json")
     now = {
-        "model": context.resolved.name,
-        "revision": context.resolved.revision,
-        "sensing_hash": context.prompts.sensing_hash,
-        "position": context.config.probe.position,
+        "model": ("model", context.resolved.name),
+        "revision": ("model revision", context.resolved.revision),
+        "sensing_hash": ("sensing prompt (its hash)", context.prompts.sensing_hash),
+        "position": ("probe.position", context.config.probe.position),
     }
-    for name, value in now.items():
+    for name, (title, value) in now.items():
         if card[name] != value:
             raise RunError(
-                f"{folder}: this probe was trained with {name}={card[name]}, but the run now has {value}. A probe "
-                f"reads the states of one model and one prompt. Train it anew: ka2l run --out {context.run.path}"
+                f"{folder}: this probe was trained with another {title}: {card[name]}, but the run now has {value}. A "
+                f"probe reads the states of one model and one prompt. Train it anew: ka2l run --out {context.run.path}"
             )
     weights, _ = store.read_tensors(folder / "probe.safetensors")
     return Probe(card["kind"], card["layer"], weights), card

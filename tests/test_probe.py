@@ -1,0 +1,333 @@
+"""Probes: they learn what is there and nothing else, choose without the test rows, and train layers independently."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ka2l.config import ProbeConfig
+from ka2l.errors import DegenerateError
+from ka2l.knowledge import mlp
+from ka2l.knowledge.mlp import fit_mlps
+from ka2l.knowledge.probe import Probe, ProbeFit, choose, evaluate_fit, fit_probes, standardization
+from ka2l.statistics import auroc
+
+ROWS, LAYERS, WIDTH = 300, 4, 12
+PLANTED = 2  # the layer in which the labels are written
+TRAIN, VALIDATION, TEST = np.arange(0, 180), np.arange(180, 240), np.arange(240, 300)
+SMALL = ProbeConfig(mlp_width=16, mlp_epochs=30, mlp_lr=1e-2)
+
+Labelled = tuple[NDArray[np.float32], NDArray[np.bool_]]
+
+
+@pytest.fixture
+def planted() -> Labelled:
+    """Labels along one direction of layer 2, weaker at layer 1, noise at layer 3; layer 0 is constant."""
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(ROWS, LAYERS, WIDTH)).astype(np.float32)
+    unknown = rng.random(ROWS) < 0.4
+    direction = rng.normal(size=WIDTH)
+    direction /= np.linalg.norm(direction)
+    for layer, strength in ((1, 1.0), (PLANTED, 4.0)):
+        states[:, layer] += np.where(unknown, strength, 0)[:, None] * direction
+    states[:, 0] = rng.normal(size=WIDTH)
+    # As in real models: widths of very different scales, and a few features far from 0.
+    states *= np.float32(10.0) ** rng.integers(-2, 3, WIDTH)
+    states += np.float32(30.0) * (np.arange(WIDTH) == 3)
+    return states, unknown
+
+
+def fit(data: Labelled, config: ProbeConfig = SMALL, seed: int = 0) -> list[ProbeFit]:
+    return fit_probes(*data, TRAIN, VALIDATION, config, seed)
+
+
+def of(fits: list[ProbeFit], kind: str, layer: int) -> ProbeFit:
+    (found,) = [fit for fit in fits if fit.probe.kind == kind and fit.probe.layer == layer]
+    return found
+
+
+def same(left: Probe, right: Probe) -> bool:
+    return (left.kind, left.layer) == (right.kind, right.layer) and all(
+        np.array_equal(left.weights[name], right.weights[name]) for name in left.weights
+    )
+
+
+def test_both_kinds_learn_a_planted_direction_and_not_noise(planted: Labelled) -> None:
+    states, unknown = planted
+    fits = fit(planted)
+    assert [(f.probe.kind, f.probe.layer) for f in fits] == [
+        (k, i) for k in ("linear", "mlp") for i in range(LAYERS)
+    ]
+    for kind in ("linear", "mlp"):
+        on_test = {
+            layer: auroc(of(fits, kind, layer).probe.predict(states[TEST, layer]), unknown[TEST])
+            for layer in range(LAYERS)
+        }
+        assert on_test[PLANTED] > 0.97
+        assert 0.6 < on_test[1] < on_test[PLANTED]
+        assert 0.3 < on_test[3] < 0.7
+    assert choose(fits).probe.layer == PLANTED
+
+
+def test_p_unknown_is_high_for_unknown_questions(planted: Labelled) -> None:
+    states, unknown = planted
+    for kind in ("linear", "mlp"):
+        p = of(fit(planted), kind, PLANTED).probe.predict(states[TEST, PLANTED])
+        assert p.dtype == np.float32
+        assert ((p >= 0) & (p <= 1)).all()
+        assert p[unknown[TEST]].mean() > 0.8 > 0.3 > p[~unknown[TEST]].mean()
+
+
+def test_the_mlp_learns_what_no_line_parts() -> None:
+    rng = np.random.default_rng(1)
+    states = rng.normal(size=(ROWS, 1, 4)).astype(np.float32)
+    unknown = states[:, 0, 0] * states[:, 0, 1] > 0
+    fits = fit((states, unknown), ProbeConfig(mlp_width=32, mlp_epochs=60, mlp_lr=1e-2, mlp_patience=20))
+    scores = {f.probe.kind: auroc(f.probe.predict(states[TEST, 0]), unknown[TEST]) for f in fits}
+    assert scores["mlp"] > 0.9
+    assert scores["linear"] < 0.7
+
+
+def test_the_test_rows_are_never_read(planted: Labelled) -> None:
+    """SPEC item 2: the best layer was picked on the test rows."""
+    states, unknown = planted
+    blind, flipped = states.copy(), unknown.copy()
+    blind[TEST] = np.nan
+    flipped[TEST] ^= True
+    before, after = fit(planted), fit((blind, flipped))
+    assert all(same(a.probe, b.probe) and a[1:] == b[1:] for a, b in zip(before, after, strict=True))
+    assert same(choose(before).probe, choose(after).probe)
+
+
+def test_validation_rows_do_not_train_the_weights(planted: Labelled) -> None:
+    """They pick among epochs and strengths; scaling and weights come from training rows."""
+    states, unknown = planted
+    moved = states.copy()
+    moved[VALIDATION] = moved[VALIDATION] * 3 + 1
+    before, after = fit(planted), fit((moved, unknown))
+    for kind in ("linear", "mlp"):
+        weights = [of(fits, kind, PLANTED).probe.weights for fits in (before, after)]
+        for name in ("mean", "scale"):
+            np.testing.assert_array_equal(weights[0][name], weights[1][name])
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
+def test_a_constant_layer_has_an_auroc_of_exactly_one_half(scale: float, standardize: bool) -> None:
+    """SPEC item 11: at a fixed prompt position the layer-0 probe must know nothing."""
+    rng = np.random.default_rng(2)
+    states = rng.normal(size=(ROWS, 2, 64)).astype(np.float32)
+    states[:, 0] = (scale * rng.normal(size=64)).astype(np.float32)
+    unknown = rng.random(ROWS) < 0.5
+    config = ProbeConfig(mlp_width=128, mlp_epochs=3, standardize=standardize)
+    for found in fit_probes(states, unknown, TRAIN, VALIDATION, config, 0):
+        if found.probe.layer == 0:
+            assert found.validation_auroc == 0.5
+            assert auroc(found.probe.predict(states[TEST, 0]), unknown[TEST]) == 0.5
+
+
+def test_standardization_of_training_rows(planted: Labelled) -> None:
+    rows = planted[0][TRAIN, PLANTED].astype(np.float64)
+    rows[:, 5] = 7.3
+    mean, scale = standardization(rows)
+    scaled = (rows - mean) / scale
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(np.delete(scaled.std(0), 5), 1, rtol=1e-5)
+    assert scale[5] == 1.0
+
+
+def test_half_precision_states(planted: Labelled) -> None:
+    states, unknown = planted
+    half = (states / 100).astype(np.float16)
+    for found in fit((half, unknown)):
+        assert all(weight.dtype == np.float32 for weight in found.probe.weights.values())
+        if found.probe.layer == PLANTED:
+            assert found.validation_auroc > 0.97
+
+
+def overfitting() -> Labelled:
+    """Few rows of many features and noisy labels: validation loss falls, then rises for many epochs."""
+    rng = np.random.default_rng(3)
+    states = rng.normal(size=(ROWS, 3, 40)).astype(np.float32)
+    unknown = (states[:, :, 0].sum(1) + 1.5 * rng.normal(size=ROWS)) > 0
+    return states, unknown
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch_not_of_the_last() -> None:
+    """SPEC item 2: a reference to the weights went on training, so the best epoch was always the last."""
+    data = overfitting()
+    rows, validation = np.arange(60), VALIDATION
+
+    def train(epochs: int) -> list[ProbeFit]:
+        config = ProbeConfig(mlp_width=32, mlp_epochs=epochs, mlp_patience=100, mlp_lr=5e-3)
+        return fit_mlps(*data, rows, validation, config, 0)
+
+    long = train(25)
+    assert all(0 < found.epochs < 20 for found in long), "the test needs layers that overfit"
+    for layer, found in enumerate(long):
+        # Training that ends at the best epoch gives the same probe; its loss is the least of all epochs.
+        stopped = train(found.epochs)[layer]
+        assert stopped.epochs == found.epochs
+        np.testing.assert_array_equal(
+            stopped.probe.predict(data[0][TEST, layer]), found.probe.predict(data[0][TEST, layer])
+        )
+    assert len({found.epochs for found in long}) > 1
+
+
+def test_the_reported_loss_is_that_of_the_kept_weights(planted: Labelled) -> None:
+    states, unknown = planted
+    for found in fit(planted):
+        rows = states[VALIDATION, found.probe.layer]
+        again = evaluate_fit(found.probe, rows, unknown[VALIDATION], found.epochs)
+        assert again == found
+        p = found.probe.predict(rows).astype(float)
+        expected = -np.log(np.where(unknown[VALIDATION], p, 1 - p)).mean()
+        assert found.validation_loss == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("patience", [1, 2, 5, 100])
+def test_layers_train_as_if_alone(patience: int) -> None:
+    """Also when one layer's patience ends epochs before another's: it must not be revived by the company."""
+    states, unknown = overfitting()
+    rng = np.random.default_rng(4)
+    states[:, 2] = rng.normal(size=states[:, 2].shape)  # noise: best early
+    config = ProbeConfig(mlp_width=16, mlp_epochs=30, mlp_patience=patience, mlp_lr=2e-3)
+    together = fit_mlps(states, unknown, TRAIN, VALIDATION, config, 7)
+    for layer in range(3):
+        (alone,) = mlp._fit_chunk(states, [layer], unknown, TRAIN, VALIDATION, config, 7)
+        assert alone.epochs == together[layer].epochs
+        np.testing.assert_allclose(
+            alone.probe.predict(states[TEST, layer]),
+            together[layer].probe.predict(states[TEST, layer]),
+            atol=1e-4,
+        )
+
+
+def test_chunking_changes_nothing(planted: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit_mlps(*planted, TRAIN, VALIDATION, SMALL, 0)
+    per_layer = 3 * WIDTH * SMALL.mlp_width * 4 * 4
+    for layers_at_once in (0, 1, 3):
+        monkeypatch.setattr(mlp, "_CHUNK_BYTES", layers_at_once * per_layer)
+        chunked = fit_mlps(*planted, TRAIN, VALIDATION, SMALL, 0)
+        assert [f.probe.layer for f in chunked] == list(range(LAYERS))
+        for one, other in zip(whole, chunked, strict=True):
+            assert one.epochs == other.epochs
+            rows = planted[0][TEST, one.probe.layer]
+            np.testing.assert_allclose(one.probe.predict(rows), other.probe.predict(rows), atol=1e-4)
+
+
+def test_training_stops_when_no_layer_improves(planted: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    losses = mlp._losses
+
+    def count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += not logits.requires_grad  # the validation pass, once an epoch
+        return losses(logits, labels)
+
+    monkeypatch.setattr(mlp, "_losses", count)
+    config = ProbeConfig(mlp_width=16, mlp_epochs=500, mlp_patience=2, mlp_lr=1e-2)
+    fits = fit_mlps(*planted, TRAIN, VALIDATION, config, 0)
+    assert calls < 200
+    assert calls >= max(found.epochs for found in fits) + 2
+
+
+def test_seeds(planted: Labelled) -> None:
+    state = torch.random.get_rng_state()
+    first, again, other = fit(planted, seed=1), fit(planted, seed=1), fit(planted, seed=2)
+    assert torch.equal(state, torch.random.get_rng_state()), "the caller's random state is touched"
+    assert all(same(a.probe, b.probe) for a, b in zip(first, again, strict=True))
+    assert not same(of(first, "mlp", 1).probe, of(other, "mlp", 1).probe)
+    # Layers start from weights of their own.
+    gates = [of(first, "mlp", layer).probe.weights["gate"] for layer in range(LAYERS)]
+    assert not np.allclose(gates[1], gates[2])
+
+
+def test_predict_equals_the_torch_forward(planted: Labelled) -> None:
+    states, _ = planted
+    probe = of(fit(planted), "mlp", 1).probe
+    w = {name: torch.from_numpy(array) for name, array in probe.weights.items()}
+    x = (torch.from_numpy(states[:, 1]) - w["mean"]) / w["scale"]
+    stacked = {name: w[name][None] for name in ("gate", "up", "down", "score")} | {
+        "bias": w["bias"][None, None]
+    }
+    expected = torch.softmax(mlp._forward(stacked, x[None])[0], dim=-1)[:, 1]
+    np.testing.assert_allclose(probe.predict(states[:, 1]), expected.numpy(), atol=1e-5)
+    # The printed form: score(down(SiLU(gate x) ⊙ up x)).
+    hidden = torch.nn.functional.silu(x @ w["gate"]) * (x @ w["up"])
+    by_hand = torch.softmax(hidden @ w["down"] @ w["score"] + w["bias"], dim=-1)[:, 1]
+    np.testing.assert_allclose(probe.predict(states[:, 1]), by_hand.numpy(), atol=1e-5)
+
+
+def test_the_linear_probe_is_the_logistic_regression_it_says(planted: Labelled) -> None:
+    states, unknown = planted
+    weights = of(fit(planted), "linear", PLANTED).probe.weights
+    rows = (states[TEST, PLANTED].astype(float) - weights["mean"]) / weights["scale"]
+    p = 1 / (1 + np.exp(-(rows @ weights["weight"] + weights["bias"][0])))
+    predicted = of(fit(planted), "linear", PLANTED).probe.predict(states[TEST, PLANTED])
+    np.testing.assert_allclose(predicted, p, atol=1e-5)
+
+
+def test_extreme_states_give_probabilities_not_warnings(planted: Labelled) -> None:
+    for found in fit(planted):
+        p = found.probe.predict(np.full((3, WIDTH), 1e6, dtype=np.float32))
+        assert ((p >= 0) & (p <= 1)).all()
+
+
+def _fit(kind: str, layer: int, score: float, loss: float) -> ProbeFit:
+    return ProbeFit(Probe(kind, layer, {}), score, loss, 0)
+
+
+def test_choose() -> None:
+    nan = float("nan")
+    assert choose([_fit("linear", 0, 0.7, 0.1), _fit("mlp", 1, 0.8, 9.0)]).probe.layer == 1
+    assert choose([_fit("linear", 0, 0.8, 0.5), _fit("mlp", 1, 0.8, 0.4)]).probe.layer == 1
+    assert choose([_fit("linear", 0, nan, 0.4), _fit("mlp", 1, nan, 0.5)]).probe.layer == 0
+    assert choose([_fit("linear", 0, nan, 0.1), _fit("mlp", 1, 0.4, 0.5)]).probe.layer == 1
+
+
+@pytest.mark.parametrize(("label", "word"), [(True, "unknown"), (False, "known")])
+def test_training_rows_of_one_class(planted: Labelled, label: bool, word: str) -> None:
+    states, unknown = planted
+    labels = unknown.copy()
+    labels[TRAIN] = label
+    with pytest.raises(DegenerateError, match=rf"All 180 training questions are {word} at this threshold"):
+        fit((states, labels))
+
+
+def test_validation_rows_of_one_class_fall_back_to_the_loss(planted: Labelled) -> None:
+    states, unknown = planted
+    labels = unknown.copy()
+    labels[VALIDATION] = False
+    fits = fit((states, labels), ProbeConfig(kinds=["linear"]))
+    assert all(np.isnan(found.validation_auroc) for found in fits)
+    assert choose(fits).validation_loss == min(found.validation_loss for found in fits)
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "message"),
+    [(TRAIN[:0], VALIDATION, "0 training and 60"), (TRAIN, VALIDATION[:0], "180 training and 0")],
+)
+def test_empty_splits(
+    planted: Labelled, train: NDArray[np.intp], validation: NDArray[np.intp], message: str
+) -> None:
+    with pytest.raises(DegenerateError, match=message):
+        fit_probes(*planted, train, validation, SMALL, 0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 7))
+def test_predictions_of_a_row_do_not_depend_on_the_others(seed: int, rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights = {
+        "mean": rng.normal(size=6),
+        "scale": rng.random(6) + 0.5,
+        "weight": rng.normal(size=6),
+        "bias": rng.normal(size=1),
+    }
+    probe = Probe("linear", 1, {name: array.astype(np.float32) for name, array in weights.items()})
+    states = rng.normal(size=(rows, 6)).astype(np.float32)
+    alone = np.concatenate([probe.predict(states[i : i + 1]) for i in range(rows)])
+    np.testing.assert_allclose(probe.predict(states), alone, atol=1e-6)

@@ -1,0 +1,131 @@
+"""`kill -9` at any moment, then the same command: the run ends like one that was never interrupted."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ka2l import store
+from ka2l.config import load_config, to_yaml
+from ka2l.errors import RunError
+from ka2l.pipeline import run
+from ka2l.store import RunDirectory
+from runs import Ear, assert_same, content, copy_of, questions_file, tiny_config
+from tiny import TinyWorld
+
+KILLED, DONE = -9, 0
+SCRIPT = Path(__file__).with_name("killed.py")
+
+
+def run_killed(recipe: Path, out: Path, places: list[str]) -> list[int]:
+    command = [sys.executable, str(SCRIPT), str(recipe), str(out), json.dumps(places)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert made.returncode == 0, made.stderr
+    statuses: list[int] = json.loads(made.stdout.splitlines()[-1])
+    assert 1 not in statuses, made.stderr
+    return statuses
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    path = folder / "recipe.yaml"
+    config = tiny_config(tiny_world, questions_file(tiny_world, folder), "select.strategy=entropy")
+    path.write_text(to_yaml(config), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe: Path) -> dict[str, Any]:
+    out = recipe.parent / "uninterrupted"
+    assert run_killed(recipe, out, [""]) == [DONE]
+    return content(out)
+
+
+def test_killed_at_many_places_ends_like_the_uninterrupted_run(
+    recipe: Path, uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    places = [
+        "after:config.yaml",  # before there is a manifest
+        "before:manifest.json",
+        "before:questions.parquet",
+        "step:sample:5",
+        "before:states/part-00000.safetensors",
+        "after:states/part-00000.safetensors",  # states without their answers
+        "step:sample:17",
+        "before:answers/part-00001.parquet",
+        "after:answers/part-00002.parquet",  # before the manifest knows
+        "after:answers/part-00003.parquet",  # all parts, but not done
+        "after:entropy.parquet",  # without its threshold
+        "after:probe/layers.parquet",
+        "before:pool_signals/states/part-00001.safetensors",
+        "step:map:1",
+        "after:pool_signals/states/part-00003.safetensors",
+        "before:knowledge_map.parquet",
+        "step:signals:2",
+        "after:arms/random/selection.parquet",
+        "step:finetune:1",
+        "step:finetune:5",
+        "step:finetune@random:3",
+        "after:predictions/base-teaching.parquet",
+        "after:predictions.parquet",
+        "before:report.html",
+    ]
+    statuses = run_killed(recipe, tmp_path / "run", [*places, ""])
+    assert statuses == [KILLED] * len(places) + [DONE]  # every place was really reached
+    assert_same(content(tmp_path / "run"), uninterrupted)
+    assert not list((tmp_path / "run").rglob(".*.tmp"))
+
+
+def test_killed_at_random_times_ends_like_the_uninterrupted_run(
+    recipe: Path, uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    seconds = [f"time:{random.uniform(0.1, 2.0):.2f}" for _ in range(5)]
+    print("killed after", seconds)  # shown where the test fails
+    statuses = run_killed(recipe, tmp_path / "run", [*seconds, ""])
+    assert statuses[-1] == DONE
+    assert_same(content(tmp_path / "run"), uninterrupted)
+
+
+def test_full_disk_keeps_the_parts_and_the_run_goes_on(
+    recipe: Path, uninterrupted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, config, replace = tmp_path / "run", load_config(recipe), Path.replace
+
+    def no_space(self: Path, target: Path) -> Path:
+        if str(target).endswith("answers/part-00002.parquet"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", no_space)
+    with pytest.raises(RunError, match=r"answers/part-00002\.parquet: the disk is full"):
+        run(config, out, Ear())
+    monkeypatch.undo()
+    for number in range(2):
+        assert store.read_table(out / f"answers/part-{number:05d}.parquet").num_rows == 12 * 5
+        assert len(store.read_tensors(out / f"states/part-{number:05d}.safetensors")[0]) == 4
+    run(config, out, Ear())
+    assert_same(content(out), uninterrupted)
+
+
+def test_deleted_states_are_made_again(finished: RunDirectory, tmp_path: Path) -> None:
+    """States are by far the largest artifact; whoever deletes them must not get a broken or doubled run."""
+    directory = copy_of(finished, tmp_path)
+    shutil.rmtree(directory.file("states"))
+    run(directory.config, directory.path, Ear())
+    assert_same(content(directory.path), content(finished.path))
+
+
+def test_deleted_artifact_is_made_again(finished: RunDirectory, tmp_path: Path) -> None:
+    directory = copy_of(finished, tmp_path)
+    directory.file("threshold.json").unlink()
+    directory.file("predictions.parquet").unlink()
+    run(directory.config, directory.path, Ear())
+    assert_same(content(directory.path), content(finished.path))
