@@ -1,9 +1,9 @@
-"""Runs the pipeline in children that die at given places, one after the other, on one run directory.
+"""Runs the pipeline in children that die at given places, one after the other, on each of some run directories.
 
-    python tests/killed.py RECIPE.yaml OUT '["after:states/part-00000.safetensors", "step:sample:5", "time:0.5", ""]'
+    python tests/killed.py RECIPE.yaml '{"OUT": ["after:states/part-00000.safetensors", "step:sample:5", "time:0.5", ""]}'
 
 A place is `before:FILE` (written but not yet renamed), `after:FILE`, `step:STAGE:N` (the Nth time the stage's progress
-advances in that child), `time:SECONDS`, or empty: nobody is killed. Prints one exit status per child. Children are
+advances in that child), `time:SECONDS`, or empty: nobody is killed. Prints one exit status per child, by directory. Children are
 forked from this process after it has imported the libraries, which takes longer than the tiny run itself.
 """
 
@@ -61,7 +61,7 @@ class Killer(Reporter):
         yield advance
 
 
-def child(recipe: Path, out: Path, place: str) -> None:
+def child(source: Path, out: Path, place: str) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -72,15 +72,15 @@ def child(recipe: Path, out: Path, place: str) -> None:
     elif kind == "step":
         stage, _, steps = rest.rpartition(":")
         reporter = Killer(stage, int(steps))
-    run(load_config(recipe), out, reporter)
+    run(load_config(source), out, reporter)
 
 
-def attempt(recipe: Path, out: Path, place: str) -> int:
+def attempt(source: Path, out: Path, place: str) -> int:
     """Fork, run, wait; the negative number of the signal that ended the child, or its exit code."""
     pid = os.fork()
     if pid == 0:
         try:
-            child(recipe, out, place)
+            child(source, out, place)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -92,10 +92,11 @@ def attempt(recipe: Path, out: Path, place: str) -> int:
 
 
 if __name__ == "__main__":
-    import ka2l.models.local
-    import ka2l.teaching.finetune  # noqa: F401
     import peft  # noqa: F401
     import trl  # noqa: F401
 
-    where, target, places = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    print(json.dumps([attempt(where, target, place) for place in places]))
+    import ka2l.models.local
+    import ka2l.teaching.finetune  # noqa: F401
+
+    recipe, plan = Path(sys.argv[1]), json.loads(sys.argv[2])
+    print(json.dumps({out: [attempt(recipe, Path(out), place) for place in plan[out]] for out in plan}))

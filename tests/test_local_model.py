@@ -359,6 +359,9 @@ def test_draw_inverts_the_cumulative_distribution() -> None:
     logits = torch.log(torch.tensor([[0.25, 0.5, 0.0, 0.25]])).expand(5, -1)
     uniforms = torch.tensor([0.0, 0.2, 0.3, 0.8, 1 - 2**-53], dtype=torch.float64)
     assert _draw(logits, torch.ones(5), uniforms)[0].tolist() == [0, 0, 1, 3, 3]
+    # The number 0 can come up; a token of probability 0 cannot.
+    never = torch.log(torch.tensor([[0.0, 1.0]]))
+    assert _draw(never, torch.ones(1), torch.zeros(1, dtype=torch.float64))[0].tolist() == [1]
 
 
 def test_temperature_zero_is_argmax_in_a_mixed_batch() -> None:

@@ -17,12 +17,12 @@ from ka2l.statistics import auroc
 ROWS, LAYERS, WIDTH = 300, 4, 12
 PLANTED = 2  # the layer in which the labels are written
 TRAIN, VALIDATION, TEST = np.arange(0, 180), np.arange(180, 240), np.arange(240, 300)
-SMALL = ProbeConfig(mlp_width=16, mlp_epochs=30, mlp_lr=1e-2)
+SMALL = ProbeConfig(mlp_width=16, mlp_epochs=30, mlp_lr=5e-3)
 
-Labelled = tuple[NDArray[np.float32], NDArray[np.bool_]]
+Labelled = tuple[NDArray[np.floating], NDArray[np.bool_]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def planted() -> Labelled:
     """Labels along one direction of layer 2, weaker at layer 1, noise at layer 3; layer 0 is constant."""
     rng = np.random.default_rng(0)
@@ -30,13 +30,18 @@ def planted() -> Labelled:
     unknown = rng.random(ROWS) < 0.4
     direction = rng.normal(size=WIDTH)
     direction /= np.linalg.norm(direction)
-    for layer, strength in ((1, 1.0), (PLANTED, 4.0)):
+    for layer, strength in ((1, 2.0), (PLANTED, 6.0)):
         states[:, layer] += np.where(unknown, strength, 0)[:, None] * direction
     states[:, 0] = rng.normal(size=WIDTH)
     # As in real models: widths of very different scales, and a few features far from 0.
     states *= np.float32(10.0) ** rng.integers(-2, 3, WIDTH)
     states += np.float32(30.0) * (np.arange(WIDTH) == 3)
     return states, unknown
+
+
+@pytest.fixture(scope="module")
+def fits(planted: Labelled) -> list[ProbeFit]:
+    return fit(planted)
 
 
 def fit(data: Labelled, config: ProbeConfig = SMALL, seed: int = 0) -> list[ProbeFit]:
@@ -54,9 +59,8 @@ def same(left: Probe, right: Probe) -> bool:
     )
 
 
-def test_both_kinds_learn_a_planted_direction_and_not_noise(planted: Labelled) -> None:
+def test_both_kinds_learn_a_planted_direction_and_not_noise(planted: Labelled, fits: list[ProbeFit]) -> None:
     states, unknown = planted
-    fits = fit(planted)
     assert [(f.probe.kind, f.probe.layer) for f in fits] == [
         (k, i) for k in ("linear", "mlp") for i in range(LAYERS)
     ]
@@ -71,10 +75,10 @@ def test_both_kinds_learn_a_planted_direction_and_not_noise(planted: Labelled) -
     assert choose(fits).probe.layer == PLANTED
 
 
-def test_p_unknown_is_high_for_unknown_questions(planted: Labelled) -> None:
+def test_p_unknown_is_high_for_unknown_questions(planted: Labelled, fits: list[ProbeFit]) -> None:
     states, unknown = planted
     for kind in ("linear", "mlp"):
-        p = of(fit(planted), kind, PLANTED).probe.predict(states[TEST, PLANTED])
+        p = of(fits, kind, PLANTED).probe.predict(states[TEST, PLANTED])
         assert p.dtype == np.float32
         assert ((p >= 0) & (p <= 1)).all()
         assert p[unknown[TEST]].mean() > 0.8 > 0.3 > p[~unknown[TEST]].mean()
@@ -90,25 +94,25 @@ def test_the_mlp_learns_what_no_line_parts() -> None:
     assert scores["linear"] < 0.7
 
 
-def test_the_test_rows_are_never_read(planted: Labelled) -> None:
+def test_the_test_rows_are_never_read(planted: Labelled, fits: list[ProbeFit]) -> None:
     """SPEC item 2: the best layer was picked on the test rows."""
     states, unknown = planted
     blind, flipped = states.copy(), unknown.copy()
     blind[TEST] = np.nan
     flipped[TEST] ^= True
-    before, after = fit(planted), fit((blind, flipped))
+    before, after = fits, fit((blind, flipped))
     assert all(same(a.probe, b.probe) and a[1:] == b[1:] for a, b in zip(before, after, strict=True))
     assert same(choose(before).probe, choose(after).probe)
 
 
-def test_validation_rows_do_not_train_the_weights(planted: Labelled) -> None:
+def test_validation_rows_do_not_train_the_weights(planted: Labelled, fits: list[ProbeFit]) -> None:
     """They pick among epochs and strengths; scaling and weights come from training rows."""
     states, unknown = planted
     moved = states.copy()
     moved[VALIDATION] = moved[VALIDATION] * 3 + 1
-    before, after = fit(planted), fit((moved, unknown))
+    before, after = fits, fit((moved, unknown))
     for kind in ("linear", "mlp"):
-        weights = [of(fits, kind, PLANTED).probe.weights for fits in (before, after)]
+        weights = [of(each, kind, PLANTED).probe.weights for each in (before, after)]
         for name in ("mean", "scale"):
             np.testing.assert_array_equal(weights[0][name], weights[1][name])
 
@@ -122,10 +126,15 @@ def test_a_constant_layer_has_an_auroc_of_exactly_one_half(scale: float, standar
     states[:, 0] = (scale * rng.normal(size=64)).astype(np.float32)
     unknown = rng.random(ROWS) < 0.5
     config = ProbeConfig(mlp_width=128, mlp_epochs=3, standardize=standardize)
-    for found in fit_probes(states, unknown, TRAIN, VALIDATION, config, 0):
+    # Numbers of rows that no processor's vector width divides: products of equal rows can differ in the last bit.
+    validation, test = VALIDATION[:37], TEST[:53]
+    for found in fit_probes(states, unknown, TRAIN, validation, config, 0):
         if found.probe.layer == 0:
             assert found.validation_auroc == 0.5
-            assert auroc(found.probe.predict(states[TEST, 0]), unknown[TEST]) == 0.5
+            # Exactly 0 goes in, so that no product's rounding can part equal rows.
+            weights = found.probe.weights
+            assert not ((states[0, 0] - weights["mean"]) / weights["scale"]).any()
+            assert auroc(found.probe.predict(states[test, 0]), unknown[test]) == 0.5
 
 
 def test_standardization_of_training_rows(planted: Labelled) -> None:
@@ -176,9 +185,9 @@ def test_the_kept_weights_are_those_of_the_best_epoch_not_of_the_last() -> None:
     assert len({found.epochs for found in long}) > 1
 
 
-def test_the_reported_loss_is_that_of_the_kept_weights(planted: Labelled) -> None:
+def test_the_reported_loss_is_that_of_the_kept_weights(planted: Labelled, fits: list[ProbeFit]) -> None:
     states, unknown = planted
-    for found in fit(planted):
+    for found in fits:
         rows = states[VALIDATION, found.probe.layer]
         again = evaluate_fit(found.probe, rows, unknown[VALIDATION], found.epochs)
         assert again == found
@@ -187,22 +196,37 @@ def test_the_reported_loss_is_that_of_the_kept_weights(planted: Labelled) -> Non
         assert found.validation_loss == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("patience", [1, 2, 5, 100])
-def test_layers_train_as_if_alone(patience: int) -> None:
-    """Also when one layer's patience ends epochs before another's: it must not be revived by the company."""
+def test_layers_train_as_if_alone() -> None:
     states, unknown = overfitting()
-    rng = np.random.default_rng(4)
-    states[:, 2] = rng.normal(size=states[:, 2].shape)  # noise: best early
-    config = ProbeConfig(mlp_width=16, mlp_epochs=30, mlp_patience=patience, mlp_lr=2e-3)
-    together = fit_mlps(states, unknown, TRAIN, VALIDATION, config, 7)
-    for layer in range(3):
-        (alone,) = mlp._fit_chunk(states, [layer], unknown, TRAIN, VALIDATION, config, 7)
-        assert alone.epochs == together[layer].epochs
-        np.testing.assert_allclose(
-            alone.probe.predict(states[TEST, layer]),
-            together[layer].probe.predict(states[TEST, layer]),
-            atol=1e-4,
+    few = VALIDATION[:12]  # so that the validation loss goes up and down
+    for patience in (2, 100):
+        config = ProbeConfig(
+            mlp_width=16, mlp_epochs=20, mlp_patience=patience, mlp_lr=3e-4, mlp_batch_size=16
         )
+        together = fit_mlps(states, unknown, TRAIN, few, config, 0)
+        for layer, found in enumerate(together):
+            (alone,) = mlp._fit_chunk(states, [layer], unknown, TRAIN, few, config, 0)
+            assert alone.epochs == found.epochs
+            rows = states[TEST, layer]
+            np.testing.assert_allclose(alone.probe.predict(rows), found.probe.predict(rows), atol=1e-4)
+
+
+def test_a_layer_out_of_patience_is_not_revived_by_the_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer 0 would be best in epoch 5, but alone it had stopped after 3; layer 1 keeps the training going."""
+    script = iter(
+        [[0.6, 0.9], [0.7, 0.8], [0.8, 0.7], [0.9, 0.6], [0.1, 0.5], [0.1, 0.6], [0.1, 0.7], [0.0, 0.0]]
+    )
+    losses = mlp._losses
+
+    def scripted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return losses(logits, labels) if logits.requires_grad else torch.tensor(next(script))
+
+    monkeypatch.setattr(mlp, "_losses", scripted)
+    states, unknown = overfitting()
+    config = ProbeConfig(mlp_width=4, mlp_epochs=50, mlp_patience=2)
+    fits = fit_mlps(states[:, :2], unknown, TRAIN, VALIDATION, config, 0)
+    assert [found.epochs for found in fits] == [1, 5]
+    assert next(script) == [0.0, 0.0], "training ends when the last layer is out of patience"
 
 
 def test_chunking_changes_nothing(planted: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,9 +269,9 @@ def test_seeds(planted: Labelled) -> None:
     assert not np.allclose(gates[1], gates[2])
 
 
-def test_predict_equals_the_torch_forward(planted: Labelled) -> None:
+def test_predict_equals_the_torch_forward(planted: Labelled, fits: list[ProbeFit]) -> None:
     states, _ = planted
-    probe = of(fit(planted), "mlp", 1).probe
+    probe = of(fits, "mlp", 1).probe
     w = {name: torch.from_numpy(array) for name, array in probe.weights.items()}
     x = (torch.from_numpy(states[:, 1]) - w["mean"]) / w["scale"]
     stacked = {name: w[name][None] for name in ("gate", "up", "down", "score")} | {
@@ -261,17 +285,17 @@ def test_predict_equals_the_torch_forward(planted: Labelled) -> None:
     np.testing.assert_allclose(probe.predict(states[:, 1]), by_hand.numpy(), atol=1e-5)
 
 
-def test_the_linear_probe_is_the_logistic_regression_it_says(planted: Labelled) -> None:
-    states, unknown = planted
-    weights = of(fit(planted), "linear", PLANTED).probe.weights
+def test_the_linear_probe_is_the_logistic_regression_it_says(planted: Labelled, fits: list[ProbeFit]) -> None:
+    states, _ = planted
+    weights = of(fits, "linear", PLANTED).probe.weights
     rows = (states[TEST, PLANTED].astype(float) - weights["mean"]) / weights["scale"]
     p = 1 / (1 + np.exp(-(rows @ weights["weight"] + weights["bias"][0])))
-    predicted = of(fit(planted), "linear", PLANTED).probe.predict(states[TEST, PLANTED])
+    predicted = of(fits, "linear", PLANTED).probe.predict(states[TEST, PLANTED])
     np.testing.assert_allclose(predicted, p, atol=1e-5)
 
 
-def test_extreme_states_give_probabilities_not_warnings(planted: Labelled) -> None:
-    for found in fit(planted):
+def test_extreme_states_give_probabilities_not_warnings(fits: list[ProbeFit]) -> None:
+    for found in fits:
         p = found.probe.predict(np.full((3, WIDTH), 1e6, dtype=np.float32))
         assert ((p >= 0) & (p <= 1)).all()
 

@@ -24,13 +24,28 @@ KILLED, DONE = -9, 0
 SCRIPT = Path(__file__).with_name("killed.py")
 
 
-def run_killed(recipe: Path, out: Path, places: list[str]) -> list[int]:
-    command = [sys.executable, str(SCRIPT), str(recipe), str(out), json.dumps(places)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    assert made.returncode == 0, made.stderr
-    statuses: list[int] = json.loads(made.stdout.splitlines()[-1])
-    assert 1 not in statuses, made.stderr
-    return statuses
+PLACES = [
+    "after:config.yaml",  # before there is a manifest
+    "before:manifest.json",
+    "before:questions.parquet",
+    "before:states/part-00000.safetensors",
+    "after:states/part-00000.safetensors",  # states without their answers
+    "step:sample:17",
+    "before:answers/part-00001.parquet",
+    "after:answers/part-00003.parquet",  # all parts, but the manifest does not know
+    "after:entropy.parquet",  # without its threshold
+    "after:probe/layers.parquet",
+    "step:map:1",
+    "before:pool_signals/states/part-00002.safetensors",
+    "after:pool_signals/states/part-00003.safetensors",
+    "before:knowledge_map.parquet",
+    "step:signals:2",
+    "step:finetune:1",
+    "step:finetune:5",
+    "step:finetune@random:3",
+    "after:predictions/base-teaching.parquet",
+    "after:predictions.parquet",
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,55 +58,37 @@ def recipe(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(recipe: Path) -> dict[str, Any]:
-    out = recipe.parent / "uninterrupted"
-    assert run_killed(recipe, out, [""]) == [DONE]
-    return content(out)
+def statuses(recipe: Path) -> dict[str, list[int]]:
+    """How each child ended, for three runs of the same recipe: never, often and at random times killed."""
+    seconds = [f"time:{random.uniform(0.1, 2.0):.2f}" for _ in range(4)]
+    plan = {"uninterrupted": [""], "places": [*PLACES, ""], "times": [*seconds, ""]}
+    named = json.dumps({str(recipe.parent / name): places for name, places in plan.items()})
+    command = [sys.executable, str(SCRIPT), str(recipe), named]
+    made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert made.returncode == 0, made.stderr
+    print("killed after", seconds, made.stderr)  # shown where a test fails
+    return {Path(out).name: ended for out, ended in json.loads(made.stdout.splitlines()[-1]).items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe: Path, statuses: dict[str, list[int]]) -> dict[str, Any]:
+    assert statuses["uninterrupted"] == [DONE]
+    return content(recipe.parent / "uninterrupted")
 
 
 def test_killed_at_many_places_ends_like_the_uninterrupted_run(
-    recipe: Path, uninterrupted: dict[str, Any], tmp_path: Path
+    recipe: Path, uninterrupted: dict[str, Any], statuses: dict[str, list[int]]
 ) -> None:
-    places = [
-        "after:config.yaml",  # before there is a manifest
-        "before:manifest.json",
-        "before:questions.parquet",
-        "step:sample:5",
-        "before:states/part-00000.safetensors",
-        "after:states/part-00000.safetensors",  # states without their answers
-        "step:sample:17",
-        "before:answers/part-00001.parquet",
-        "after:answers/part-00002.parquet",  # before the manifest knows
-        "after:answers/part-00003.parquet",  # all parts, but not done
-        "after:entropy.parquet",  # without its threshold
-        "after:probe/layers.parquet",
-        "before:pool_signals/states/part-00001.safetensors",
-        "step:map:1",
-        "after:pool_signals/states/part-00003.safetensors",
-        "before:knowledge_map.parquet",
-        "step:signals:2",
-        "after:arms/random/selection.parquet",
-        "step:finetune:1",
-        "step:finetune:5",
-        "step:finetune@random:3",
-        "after:predictions/base-teaching.parquet",
-        "after:predictions.parquet",
-        "before:report.html",
-    ]
-    statuses = run_killed(recipe, tmp_path / "run", [*places, ""])
-    assert statuses == [KILLED] * len(places) + [DONE]  # every place was really reached
-    assert_same(content(tmp_path / "run"), uninterrupted)
-    assert not list((tmp_path / "run").rglob(".*.tmp"))
+    assert statuses["places"] == [KILLED] * len(PLACES) + [DONE]  # every place was really reached
+    assert_same(content(recipe.parent / "places"), uninterrupted)
+    assert not list((recipe.parent / "places").rglob(".*.tmp"))
 
 
 def test_killed_at_random_times_ends_like_the_uninterrupted_run(
-    recipe: Path, uninterrupted: dict[str, Any], tmp_path: Path
+    recipe: Path, uninterrupted: dict[str, Any], statuses: dict[str, list[int]]
 ) -> None:
-    seconds = [f"time:{random.uniform(0.1, 2.0):.2f}" for _ in range(5)]
-    print("killed after", seconds)  # shown where the test fails
-    statuses = run_killed(recipe, tmp_path / "run", [*seconds, ""])
-    assert statuses[-1] == DONE
-    assert_same(content(tmp_path / "run"), uninterrupted)
+    assert statuses["times"][-1] == DONE
+    assert_same(content(recipe.parent / "times"), uninterrupted)
 
 
 def test_full_disk_keeps_the_parts_and_the_run_goes_on(

@@ -88,7 +88,10 @@ def test_tables_tensors_and_json_come_back_as_written(tmp_path: Path) -> None:
     store.write_table(tmp_path / "t.parquet", table)
     assert store.read_table(tmp_path / "t.parquet").equals(table)
     assert store.read_table(tmp_path / "t.parquet", ["id"]).column_names == ["id"]
-    arrays = {"h": np.arange(6, dtype=np.float16).reshape(2, 3), "f": np.array([1e-30], np.float32)}
+    arrays: dict[str, np.ndarray] = {
+        "h": np.arange(6, dtype=np.float16).reshape(2, 3),
+        "f": np.array([1e-30], np.float32),
+    }
     store.write_tensors(tmp_path / "t.safetensors", arrays, {"ids": '["a"]'})
     back, metadata = store.read_tensors(tmp_path / "t.safetensors")
     assert metadata == {"ids": '["a"]'} == store.read_tensors_metadata(tmp_path / "t.safetensors")

@@ -116,13 +116,13 @@ def load(
 ) -> None:
     """Start a run directory: read the questions, check them all, give each its role."""
     from ka2l.config import load_config
-    from ka2l.pipeline import run_verb
+    from ka2l.pipeline import run_verb, with_absolute_source
     from ka2l.progress import Reporter
     from ka2l.store import RunDirectory
 
     config = load_config(recipe, list(overrides or []))
     folder = out or Path("runs") / recipe.stem
-    run_verb("load", RunDirectory.create(folder, config), Reporter(quiet=quiet))
+    run_verb("load", RunDirectory.create(folder, with_absolute_source(config)), Reporter(quiet=quiet))
     print(folder)
 
 
@@ -255,11 +255,16 @@ def _options(
 def _verb(verb: str, directory: Path, overrides: list[str] | None, as_json: bool, quiet: bool) -> None:
     from dataclasses import asdict
 
+    from ka2l.errors import ConfigError
     from ka2l.pipeline import run_verb
     from ka2l.progress import Reporter
     from ka2l.store import RunDirectory
 
     opened = RunDirectory.open(directory, overrides or [])
+    if verb == "report" and any(not override.startswith("report.") for override in overrides or []):
+        raise ConfigError(
+            "`report` shows what the run has: only report.* can be set. For the rest: ka2l run --out DIR"
+        )
     stages = run_verb(verb, opened, Reporter(quiet=quiet))
     if as_json:
         _print_json({stage: asdict(opened.stages[stage]) for stage in stages})

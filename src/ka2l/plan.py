@@ -2,11 +2,12 @@
 
 import math
 import time
+from functools import partial
 from typing import Any
 
 from ka2l.config import RunConfig
 from ka2l.models.load import resolve
-from ka2l.prompts import PromptBuilder, Shot
+from ka2l.prompts import PromptBuilder, Shot, render_chat
 from ka2l.questions import Question, load_questions
 from ka2l.stages import all_stages, arms
 from ka2l.store import split_stage
@@ -28,7 +29,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     tokenizer, parameters = _shape(config, resolved.path)
     render = None
     if config.prompt.template == "chat" and getattr(tokenizer, "chat_template", None):
-        render = lambda m: tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True)  # noqa: E731
+        render = partial(render_chat, tokenizer)
     worked = [Shot(q.question, q.answers[0]) for q in roles.get("shot", [])]
     prompts = PromptBuilder(config.prompt, worked, render)
     example = next(iter(roles.get("probe") or loaded.questions)).question

@@ -16,7 +16,7 @@ line break after some text, or where the model ends its turn.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ka2l.config import PromptConfig
 from ka2l.errors import ModelError
@@ -103,6 +103,15 @@ class PromptBuilder:
         return self._render_chat(messages)
 
 
+def render_chat(tokenizer: Any, messages: list[Message]) -> str:
+    """Text of a conversation under the tokenizer's chat template, ready for the answer."""
+    # Some templates print today's date; tomorrow's prompt would be another one, and the probe void.
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024"
+    )
+    return str(text)
+
+
 def trim_answer(text: str) -> str:
     """The answer inside generated text: its first line that is not blank, without surrounding white space."""
     return text.strip().split("\n", 1)[0].strip()
@@ -119,7 +128,7 @@ def _choose_shots(shots: Sequence[Shot], wanted: int) -> tuple[Shot, ...]:
     if len(chosen) < wanted:
         raise ModelError(
             f"{wanted} shots are asked for, but there are only {len(shots)} answered questions to spare and "
-            f"{len(BUILTIN_SHOTS)} built-in ones. Lower prompt.shots to {len(chosen)}."
+            f"{len(BUILTIN_SHOTS)} built-in ones. Lower prompt.shots (and teaching_shots) to {len(chosen)}."
         )
     return tuple(chosen)
 

@@ -1,7 +1,7 @@
 """Which stage depends on what: the picture of the house as a table, and the content keys that follow from it.
 
 A stage's key hashes the parts of the config it reads and the keys of its inputs. Batch and part sizes are left out:
-they change the order of rounding, not the meaning of a result, and nobody wants to pay twice for a smaller batch.
+they change the order of rounding, not the meaning of a result, and nobody wants to pay twice for a smaller batch. Nor does it matter where the questions lie: their content counts.
 """
 
 import hashlib
@@ -123,7 +123,7 @@ _Settings = Callable[[RunConfig, str, Outside], Any]
 _SETTINGS: dict[str, _Settings] = {
     "load": lambda c, _arm, o: [
         o.source,
-        _dump(c.questions),
+        _dump(c.questions, without=("source",)),
         c.prompt.shots,
         c.prompt.teaching_shots,
         c.seed,

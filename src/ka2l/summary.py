@@ -159,8 +159,8 @@ def _before_after(comparison: dict[str, Any] | None) -> str:
 
 
 def _wrong(probe: dict[str, Any]) -> str:
-    if probe["wrong_answer"] is None:
-        return ""
+    if probe["wrong_answer"] is None or probe["wrong_answer"]["value"] is None:
+        return ""  # no gold answers among the test rows, or all of them right or all wrong
     return f", and wrong from right answers with {_decimal(probe['wrong_answer'])}"
 
 

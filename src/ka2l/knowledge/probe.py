@@ -9,6 +9,7 @@ computation; and a standardised logistic regression run to convergence. Layer, k
 validation rows; test rows are never looked at here.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -130,13 +131,17 @@ def _fit_linear(
     train: NDArray[np.intp],
     validation: NDArray[np.intp],
 ) -> ProbeFit:
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = standardization(states[train])
     x = (states[train] - mean) / scale
     fits = []
     for strength in LINEAR_C:
-        model = LogisticRegression(C=strength, max_iter=5000, tol=1e-6).fit(x, unknown[train])
+        with warnings.catch_warnings():
+            # Where a layer separates the rows perfectly, the search for the last digit ends in a warning.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = LogisticRegression(C=strength, max_iter=5000, tol=1e-6).fit(x, unknown[train])
         weights = {
             "mean": mean,
             "scale": scale,

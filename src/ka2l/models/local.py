@@ -20,7 +20,7 @@ from ka2l.models.base import Answer, Position, Prompt, SampledQuestion, Usage
 from ka2l.models.cache import can_share_prefix, copy_rows, new_cache
 from ka2l.models.load import ResolvedModel, load_causal_lm
 from ka2l.models.states import caught_states, state_at_layer
-from ka2l.prompts import Message, is_finished, trim_answer
+from ka2l.prompts import Message, is_finished, render_chat, trim_answer
 
 
 class _Batch(NamedTuple):
@@ -78,8 +78,7 @@ class LocalModel:
 
     def render_chat(self, messages: list[Message]) -> str:
         """Text of a conversation under the model's chat template, ready for the answer."""
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return str(text)
+        return render_chat(self.tokenizer, messages)
 
     @property
     def has_chat_template(self) -> bool:

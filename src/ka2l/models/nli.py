@@ -23,7 +23,7 @@ class EntailmentModel:
         path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
         with quiet_transformers():
             try:
-                dtype = torch.float32 if device == "cpu" else torch.float16
+                dtype = torch.float32  # DeBERTa overflows in float16, and NaN would pass for label 0
                 self.model: Any = (
                     AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype).to(device).eval()
                 )

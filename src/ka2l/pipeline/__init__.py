@@ -42,7 +42,7 @@ def run(config: RunConfig, out: Path, reporter: Reporter | None = None) -> RunDi
         Ka2lError: something the user can mend; what is finished stays and the same call continues.
         WaitingForPeople: the bought questions need answers from people first.
     """
-    directory = RunDirectory.create(out, config)
+    directory = RunDirectory.create(out, with_absolute_source(config))
     with directory.locked():
         context = Context(directory, reporter or Reporter())
         worked = _load(context, complete=True)
@@ -71,6 +71,15 @@ def run_verb(verb: str, directory: RunDirectory, reporter: Reporter | None = Non
         for stage in stages:
             _do(context, stage)
     return stages
+
+
+def with_absolute_source(config: RunConfig) -> RunConfig:
+    """The config with the path of a questions file spelled out, so that the run can go on from any folder."""
+    path = Path(config.questions.source).expanduser()
+    if not config.questions.source or not path.exists():
+        return config
+    questions = config.questions.model_copy(update={"source": str(path.resolve())})
+    return config.model_copy(update={"questions": questions})
 
 
 def _load(context: Context, *, complete: bool = False) -> bool:

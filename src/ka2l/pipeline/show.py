@@ -124,7 +124,11 @@ def _probed(context: Context) -> dict[str, Any]:
     card = store.read_json(run.file("probe") / "probe.json")
     layers = store.read_table(run.file("probe") / "layers.parquet").to_pylist()
     scores = [
-        ScoreRow(name.replace("_", " "), _interval(row["se_label"]), _interval(row["wrong_answer"]))
+        ScoreRow(
+            "kept probe" if name == "probe" else name.replace("_", " "),
+            _interval(row["se_label"]),
+            _interval(row["wrong_answer"]),
+        )
         for name, row in card["scores"].items()
     ]
     table = store.read_table(run.file("entropy.parquet")).to_pydict()
