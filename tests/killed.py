@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ka2l import store
-from ka2l.config import load_config
 from ka2l.pipeline import run
 from ka2l.progress import Reporter
+from ka2l.recipe import load_config
 
 
 def die() -> None:

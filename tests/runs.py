@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from ka2l.config import RunConfig, load_config
+from ka2l.config import RunConfig
 from ka2l.progress import Reporter
+from ka2l.recipe import load_config
 from ka2l.store import RunDirectory, parts, read_json, read_table, read_tensors
 from tiny import TinyWorld, write_questions
 
@@ -60,8 +61,8 @@ def questions_file(world: TinyWorld, folder: Path) -> Path:
 
 def make_finished_run(world: TinyWorld, folder: Path) -> RunDirectory:
     """The whole loop with enough teaching for the bought facts to stick, and a recipe.yaml beside it."""
-    from ka2l.config import to_yaml
     from ka2l.pipeline import run
+    from ka2l.recipe import to_yaml
 
     teach = ("epochs=15", "learning_rate=5e-3", "lora_rank=32", "lora_alpha=32", "save_steps=100")
     overrides = [f"finetune.{setting}" for setting in teach]

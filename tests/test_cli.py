@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from ka2l import __version__, cli
-from ka2l.config import to_yaml
 from ka2l.models import embedded
+from ka2l.recipe import to_yaml
 from ka2l.store import RunDirectory, read_table
 from runs import BUDGET, copy_of, questions_file, times, tiny_config
 from tiny import TinyWorld

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ka2l.config import RunConfig, load_config, to_yaml
+from ka2l.config import RunConfig
 from ka2l.errors import ConfigError
+from ka2l.recipe import load_config, to_yaml
 
 
 def recipe(folder: Path, text: str) -> Path:

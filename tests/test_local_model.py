@@ -30,8 +30,9 @@ from ka2l.config import ModelConfig, PromptConfig
 from ka2l.errors import ModelError
 from ka2l.models.base import Position, Prompt, SampledQuestion
 from ka2l.models.cache import can_share_prefix
+from ka2l.models.decoding import Rows, draw, uniforms
 from ka2l.models.load import ResolvedModel, resolve
-from ka2l.models.local import LocalModel, _draw, _Rows, _uniforms
+from ka2l.models.local import LocalModel
 from ka2l.prompts import PromptBuilder, Shot, is_finished, trim_answer
 from tiny import TinyWorld
 
@@ -311,7 +312,7 @@ def test_a_row_that_stops_early_does_not_truncate_the_others(
 
 def test_rows_stop_alone() -> None:
     texts = {1: "a", 2: "\n", 3: "b\nc", 9: ""}
-    rows = _Rows(
+    rows = Rows(
         4, {9}, lambda tokens: "".join(texts[token] for token in tokens), lambda token: "\n" in texts[token]
     )
     # A break before any text does not end an answer; the end-of-turn token is not kept.
@@ -343,7 +344,7 @@ def test_drawn_tokens_follow_the_distribution(temperature: float) -> None:
     logits = torch.tensor([1.0, 0.5, -0.5, 0.0, -float("inf"), 0.9])
     n = 20_000
     uniforms = torch.from_numpy(np.random.default_rng(5).random(n))
-    tokens, logprobs = _draw(logits.expand(n, -1), torch.full((n,), temperature), uniforms)
+    tokens, logprobs = draw(logits.expand(n, -1), torch.full((n,), temperature), uniforms)
     exact = torch.softmax(logits.double() / temperature, dim=-1).numpy()
     counts = np.bincount(tokens.numpy(), minlength=len(exact))
     assert counts[exact == 0].sum() == 0
@@ -358,16 +359,16 @@ def test_drawn_tokens_follow_the_distribution(temperature: float) -> None:
 def test_draw_inverts_the_cumulative_distribution() -> None:
     logits = torch.log(torch.tensor([[0.25, 0.5, 0.0, 0.25]])).expand(5, -1)
     uniforms = torch.tensor([0.0, 0.2, 0.3, 0.8, 1 - 2**-53], dtype=torch.float64)
-    assert _draw(logits, torch.ones(5), uniforms)[0].tolist() == [0, 0, 1, 3, 3]
+    assert draw(logits, torch.ones(5), uniforms)[0].tolist() == [0, 0, 1, 3, 3]
     # The number 0 can come up; a token of probability 0 cannot.
     never = torch.log(torch.tensor([[0.0, 1.0]]))
-    assert _draw(never, torch.ones(1), torch.zeros(1, dtype=torch.float64))[0].tolist() == [1]
+    assert draw(never, torch.ones(1), torch.zeros(1, dtype=torch.float64))[0].tolist() == [1]
 
 
 def test_temperature_zero_is_argmax_in_a_mixed_batch() -> None:
     logits = torch.randn(64, 11, generator=torch.Generator().manual_seed(0))
     heat = torch.arange(64) % 2 * 1.0
-    tokens, logprobs = _draw(logits, heat, torch.full((64,), 0.999, dtype=torch.float64))
+    tokens, logprobs = draw(logits, heat, torch.full((64,), 0.999, dtype=torch.float64))
     cold = heat == 0
     assert torch.equal(tokens[cold], logits.argmax(1)[cold])
     assert not torch.equal(tokens[~cold], logits.argmax(1)[~cold])
@@ -375,15 +376,15 @@ def test_temperature_zero_is_argmax_in_a_mixed_batch() -> None:
 
 
 def test_uniforms_depend_on_seed_question_and_sample_only() -> None:
-    alone = _uniforms(3, ["b"], 5, 8)
+    alone = uniforms(3, ["b"], 5, 8)
     assert alone.dtype == np.float64
-    together = _uniforms(3, ["a", "b", "c"], 5, 8)
+    together = uniforms(3, ["a", "b", "c"], 5, 8)
     np.testing.assert_array_equal(together[5:10], alone)
-    np.testing.assert_array_equal(_uniforms(3, ["b"], 10, 8)[:5], alone)
-    np.testing.assert_array_equal(_uniforms(3, ["b"], 5, 20)[:, :8], alone)
+    np.testing.assert_array_equal(uniforms(3, ["b"], 10, 8)[:5], alone)
+    np.testing.assert_array_equal(uniforms(3, ["b"], 5, 20)[:, :8], alone)
     assert len(np.unique(together)) == together.size
-    assert not np.isin(_uniforms(4, ["b"], 5, 8), alone).any()
-    many = _uniforms(0, [str(i) for i in range(100)], 2, 50)
+    assert not np.isin(uniforms(4, ["b"], 5, 8), alone).any()
+    many = uniforms(0, [str(i) for i in range(100)], 2, 50)
     assert ((many >= 0) & (many < 1)).all()
     assert abs(many.mean() - 0.5) < 0.01
 
@@ -413,14 +414,14 @@ def test_sampled_logprobs_equal_a_rescoring_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Rows leave the batch at different steps and two temperatures stand side by side; every number stays right."""
-    kept: list[_Rows] = []
-    start = _Rows.__init__
+    kept: list[Rows] = []
+    start = Rows.__init__
 
-    def remember(self: _Rows, *args: Any) -> None:
+    def remember(self: Rows, *args: Any) -> None:
         start(self, *args)
         kept.append(self)
 
-    monkeypatch.setattr(_Rows, "__init__", remember)
+    monkeypatch.setattr(Rows, "__init__", remember)
     model = wrap(models["trained"], tokenizer, builder.sensing)
     (group,) = [prompts[:6]]
     temperatures = (0.1, 1.0, 1.0, 2.0)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from ka2l import store
-from ka2l.config import load_config, to_yaml
 from ka2l.errors import RunError
 from ka2l.pipeline import run
+from ka2l.recipe import load_config, to_yaml
 from ka2l.store import RunDirectory
 from runs import Ear, assert_same, content, copy_of, questions_file, tiny_config
 from tiny import TinyWorld

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ka2l.config import load_config
 from ka2l.pipeline import run
+from ka2l.recipe import load_config
 from ka2l.stages import Outside, all_stages, keys
 from ka2l.store import OUTPUTS, WORKING, RunDirectory, split_stage
 from runs import Ear, copy_of, times

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ka2l.config import ProbeConfig, RunConfig, load_config
+    from ka2l.config import ProbeConfig, RunConfig
     from ka2l.errors import Ka2lError
     from ka2l.knowledge.clustering import cluster_lexical, cluster_nli
     from ka2l.knowledge.entropy import fit_threshold, semantic_entropy
     from ka2l.knowledge.probe import Probe, choose, fit_probes
     from ka2l.pipeline import run, run_verb
     from ka2l.questions import Question, load_questions
+    from ka2l.recipe import load_config
     from ka2l.selection.strategies import Selection, Signals, select
     from ka2l.store import RunDirectory
 
@@ -44,7 +45,7 @@ _HOME = {
     "cluster_nli": "ka2l.knowledge.clustering",
     "fit_probes": "ka2l.knowledge.probe",
     "fit_threshold": "ka2l.knowledge.entropy",
-    "load_config": "ka2l.config",
+    "load_config": "ka2l.recipe",
     "load_questions": "ka2l.questions",
     "run": "ka2l.pipeline",
     "run_verb": "ka2l.pipeline",

@@ -55,10 +55,10 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Do everything that is not done yet, from the questions to the report."""
-    from ka2l.config import load_config
     from ka2l.errors import ConfigError
     from ka2l.pipeline import run as run_pipeline
     from ka2l.progress import Reporter
+    from ka2l.recipe import load_config
     from ka2l.store import RunDirectory
     from ka2l.summary import print_plan, print_summary, summary
 
@@ -92,9 +92,9 @@ def run(
 @app.command()
 def demo(out: OutOption = None, quiet: QuietOption = False) -> None:
     """What SmolLM2-135M does not know about real places, and what teaching it just that buys (some 8 minutes)."""
-    from ka2l.config import load_config
     from ka2l.pipeline import run as run_pipeline
     from ka2l.progress import Reporter
+    from ka2l.recipe import load_config
     from ka2l.summary import print_summary
 
     reporter = Reporter(quiet=quiet)
@@ -115,9 +115,9 @@ def load(
     quiet: QuietOption = False,
 ) -> None:
     """Start a run directory: read the questions, check them all, give each its role."""
-    from ka2l.config import load_config
     from ka2l.pipeline import run_verb, with_absolute_source
     from ka2l.progress import Reporter
+    from ka2l.recipe import load_config
     from ka2l.store import RunDirectory
 
     config = load_config(recipe, list(overrides or []))

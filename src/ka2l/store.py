@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ka2l import __version__
-from ka2l.config import RunConfig, load_config, to_yaml
+from ka2l.config import RunConfig
 from ka2l.errors import RunError
+from ka2l.recipe import load_config, to_yaml
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,6 @@ prefilled once; its answers decode together from that cache; finished rows leave
 random stream, derived from (seed, question id, index), so the batch around it changes nothing but rounding.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,9 +17,10 @@ from ka2l.config import ModelConfig
 from ka2l.errors import ModelError
 from ka2l.models.base import Answer, Position, Prompt, SampledQuestion, Usage
 from ka2l.models.cache import can_share_prefix, copy_rows, new_cache
+from ka2l.models.decoding import Rows, draw, uniforms
 from ka2l.models.load import ResolvedModel, load_causal_lm
 from ka2l.models.states import caught_states, state_at_layer
-from ka2l.prompts import Message, is_finished, render_chat, trim_answer
+from ka2l.prompts import Message, render_chat
 
 
 class _Batch(NamedTuple):
@@ -111,8 +111,8 @@ class LocalModel:
             if layers is not None:
                 _check_finite(layers, ids)
             _check_logits(output.logits[:, -1], ids)
-            uniforms = _uniforms(seed, ids, len(temperatures), max_new_tokens)
-            answers = self._decode(output.logits[:, -1], batch, temperatures, uniforms)
+            streams = uniforms(seed, ids, len(temperatures), max_new_tokens)
+            answers = self._decode(output.logits[:, -1], batch, temperatures, streams)
             for row, question_id in enumerate(ids):
                 yield SampledQuestion(question_id, answers[row], None if layers is None else layers[row])
 
@@ -216,20 +216,20 @@ class LocalModel:
         logits: torch.Tensor,
         batch: _Batch,
         temperatures: Sequence[float],
-        uniforms: NDArray[np.float64],
+        streams: NDArray[np.float64],
     ) -> list[list[Answer]]:
         """Sample all rows (questions × temperatures) to their ends; finished rows leave the batch."""
         repeats, questions = len(temperatures), logits.shape[0]
-        rows = _Rows(questions * repeats, self._stop_ids, self._text_after, self._breaks)
+        rows = Rows(questions * repeats, self._stop_ids, self._text_after, self._breaks)
         cache, mask = batch.cache, batch.full_mask.repeat_interleave(repeats, dim=0)
         cache.batch_repeat_interleave(repeats)
         logits = logits.repeat_interleave(repeats, dim=0)
         positions = batch.positions[:, -1:].repeat_interleave(repeats, dim=0)
         heat = torch.tensor(temperatures, device=logits.device).repeat(questions)
-        draws = torch.from_numpy(uniforms).to(logits.device)
+        draws = torch.from_numpy(streams).to(logits.device)
         alive = torch.arange(questions * repeats, device=logits.device)
         for step in range(draws.shape[1]):
-            tokens, logprobs = _draw(logits, heat[alive], draws[alive, step])
+            tokens, logprobs = draw(logits, heat[alive], draws[alive, step])
             going = rows.take(alive.tolist(), tokens.tolist(), logprobs.tolist())
             if step + 1 == draws.shape[1] or not any(going):
                 break
@@ -261,72 +261,6 @@ class LocalModel:
         if known is None:
             known = self._has_break[token] = "\n" in self.tokenizer.decode([token])
         return known
-
-
-class _Rows:
-    """What each row has generated so far, and when it is done."""
-
-    def __init__(self, count: int, stop_ids: set[int], text_of: Any, breaks: Any):
-        self.tokens: list[list[int]] = [[] for _ in range(count)]
-        self.logprobs: list[list[float]] = [[] for _ in range(count)]
-        self.done = [False] * count
-        self._stop_ids, self._text_of, self._breaks = stop_ids, text_of, breaks
-
-    def take(self, rows: list[int], tokens: list[int], logprobs: list[float]) -> list[bool]:
-        """Append one token to each of these rows; returns which go on. The stop token itself is not kept."""
-        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
-            if self.done[row]:
-                continue
-            if token in self._stop_ids:
-                self.done[row] = True
-                continue
-            self.tokens[row].append(token)
-            self.logprobs[row].append(logprob)
-            if self._breaks(token) and is_finished(self._text_of(self.tokens[row])):
-                self.done[row] = True
-        return [not self.done[row] for row in rows]
-
-    def answers(self) -> list[Answer]:
-        return [
-            Answer(trim_answer(self._text_of(tokens)), logprobs, "stop" if done else "length")
-            for tokens, logprobs, done in zip(self.tokens, self.logprobs, self.done, strict=True)
-        ]
-
-
-def _draw(
-    logits: torch.Tensor, temperatures: torch.Tensor, uniforms: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token per row by inverting the cumulative distribution at its uniform number; temperature 0 is greedy.
-
-    Returns tokens and their log-probabilities at temperature 1.
-    """
-    logits = logits.float()
-    logprobs = torch.log_softmax(logits, dim=-1)
-    tokens = logits.argmax(dim=-1)
-    hot = temperatures > 0
-    if bool(hot.any()):
-        scaled = torch.softmax(logits[hot] / temperatures[hot, None], dim=-1)
-        cumulative = scaled.cumsum(dim=-1, dtype=torch.float64)
-        target = uniforms[hot, None].double() * cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, target, right=True)
-        tokens[hot] = drawn.squeeze(1).clamp(max=logits.shape[-1] - 1)
-    return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
-
-
-def _uniforms(seed: int, question_ids: Sequence[str], samples: int, steps: int) -> NDArray[np.float64]:
-    """[questions × samples, steps] numbers in [0, 1), each row a stream of its own."""
-    rows = []
-    for question_id in question_ids:
-        name = int.from_bytes(hashlib.sha256(question_id.encode()).digest()[:8], "big")
-        rows += [
-            np.random.Generator(np.random.Philox(key=_key(seed, name, i))).random(steps)
-            for i in range(samples)
-        ]
-    return np.asarray(rows, dtype=np.float64)
-
-
-def _key(seed: int, name: int, sample: int) -> NDArray[np.uint64]:
-    return np.random.SeedSequence([seed, name, sample]).generate_state(2, np.uint64).astype(np.uint64)
 
 
 def _by_length(encoded: Sequence[Sequence[int]], size: int) -> list[list[int]]:

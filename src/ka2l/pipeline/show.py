@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from ka2l import __version__, store
-from ka2l.config import to_yaml
 from ka2l.evaluation.serialize import interval_from
 from ka2l.models.load import pick_device
 from ka2l.pipeline.artifacts import read_answers, read_states
 from ka2l.pipeline.context import Context
+from ka2l.recipe import to_yaml
 from ka2l.report.data import Case, LayerScore, ReportData, ScoreRow, StageCost
 from ka2l.stages import all_stages, arms, strategy_of
 from ka2l.statistics import Interval, mean_interval
