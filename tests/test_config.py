@@ -154,3 +154,17 @@ def test_people_label_one_arm_unless_a_baseline_is_asked_for() -> None:
     assert load_config(None, ["annotate.annotator=file", "select.budget=3"]).select.baseline is None
     both = load_config(None, ["annotate.annotator=file", "select.baseline=random"])
     assert both.select.baseline == "random"
+
+
+@pytest.mark.parametrize("override", ["select.budget=yes", "measure.threshold=true", "sample.n='10'"])
+def test_a_value_of_the_wrong_type_is_refused_not_converted(override: str) -> None:
+    with pytest.raises(ConfigError, match=override.split("=")[0].replace(".", r"\.")):
+        load_config(None, [override])
+
+
+def test_text_stays_what_was_typed() -> None:
+    typed = ["questions.source=my #1 file.jsonl", "model.revision=123", "report.title=Rivers: what it knows"]
+    config = load_config(None, typed)
+    assert config.questions.source == "my #1 file.jsonl"
+    assert config.model.revision == "123"
+    assert config.report.title == "Rivers: what it knows"

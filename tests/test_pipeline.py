@@ -15,6 +15,7 @@ from ka2l.pipeline.people import check_question, export_sheet, import_sheet
 from ka2l.recipe import load_config
 from ka2l.store import RunDirectory, parts, read_json, read_table, read_tensors
 from ka2l.summary import summary
+from ka2l.text import normalize_question
 from runs import BUDGET, Ear, copy_of, questions_file, times, tiny_config, tiny_values
 from tiny import TinyWorld
 
@@ -273,7 +274,8 @@ def test_people_answer_and_their_answers_survive(tiny_world: TinyWorld, tmp_path
     changed = RunDirectory.open(out, ["measure.threshold=0.6", "select.budget=4", "sample.max_new_tokens=7"])
     with suppress(WaitingForPeople):  # another probe may want another question or two: only those are asked
         run(changed.config, out, Ear())
-    labels = read_json(out / "labels.json")
+    id_of = {normalize_question(fact["question"]): fact["id"] for fact in tiny_world.facts}
+    labels = {id_of[asked]: label for asked, label in read_json(out / "labels.json").items()}
     assert {i: label["answers"][:1] for i, label in labels.items()} == {
         i: [gold[i]] if i != wanted[0] else [] for i in wanted
     }

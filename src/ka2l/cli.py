@@ -18,7 +18,7 @@ import typer
 from ka2l import __version__
 
 app = typer.Typer(
-    help="Find out what your language model does not know, and teach it just that.",
+    help="Find out what your language model does not know, and teach it just that.\n\nStart with: ka2l demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,7 +54,7 @@ def run(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Do everything that is not done yet, from the questions to the report."""
+    """Do all that is not done yet, from questions to report."""
     from ka2l.errors import ConfigError
     from ka2l.pipeline import run as run_pipeline
     from ka2l.progress import Reporter
@@ -81,7 +81,7 @@ def run(
     if dry_run:
         print_plan(config, as_json=as_json)
         return
-    folder = out or Path("runs") / (Path(recipe).stem if recipe else "run")
+    folder = out or _default_out(config, recipe)
     directory = run_pipeline(config, folder, Reporter(quiet=quiet))
     if as_json:
         _print_json(summary(directory))
@@ -91,7 +91,7 @@ def run(
 
 @app.command()
 def demo(out: OutOption = None, quiet: QuietOption = False) -> None:
-    """What SmolLM2-135M does not know about real places, and what teaching it just that buys (some 8 minutes)."""
+    """See it work: a small real model and real places."""
     from ka2l.pipeline import run as run_pipeline
     from ka2l.progress import Reporter
     from ka2l.recipe import load_config
@@ -100,7 +100,7 @@ def demo(out: OutOption = None, quiet: QuietOption = False) -> None:
     reporter = Reporter(quiet=quiet)
     reporter.say(
         "Asking SmolLM2-135M-Instruct about places of the world, ten times each, to see what it does not know;\n"
-        "then teaching it 120 answers, once chosen by KA2L and once at random. The whole takes about 8 minutes\n"
+        "then teaching it 100 answers, once chosen by KA2L and once at random. The whole takes about 8 minutes\n"
         "on 2 cores; interrupt it whenever you like, the same command goes on.\n"
     )
     config = load_config(demo_recipe())
@@ -114,15 +114,15 @@ def load(
     out: OutOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Start a run directory: read the questions, check them all, give each its role."""
-    from ka2l.pipeline import run_verb, with_absolute_source
+    """Start a run: read, check and divide the questions."""
+    from ka2l.pipeline import run_verb, with_absolute_paths
     from ka2l.progress import Reporter
     from ka2l.recipe import load_config
     from ka2l.store import RunDirectory
 
     config = load_config(recipe, list(overrides or []))
     folder = out or Path("runs") / recipe.stem
-    run_verb("load", RunDirectory.create(folder, with_absolute_source(config)), Reporter(quiet=quiet))
+    run_verb("load", RunDirectory.create(folder, with_absolute_paths(config)), Reporter(quiet=quiet))
     print(folder)
 
 
@@ -139,8 +139,8 @@ def _add_verb(verb: str, text: str) -> None:
         _verb(verb, directory, overrides, as_json, quiet)
 
 
-_add_verb("sample", "Sample answers and hidden states of the probe questions.")
-_add_verb("measure", "Cluster answers by meaning; semantic entropy and the known/unknown threshold.")
+_add_verb("sample", "Sample answers and hidden states.")
+_add_verb("measure", "Semantic entropy and the known/unknown threshold.")
 _add_verb("probe", "Train a probe on every layer and keep the best.")
 _add_verb("map", "Map the pool into known and unknown.")
 _add_verb("select", "Choose what to buy with the budget.")
@@ -160,7 +160,7 @@ def annotate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Get the answers to the bought questions, from gold answers or from people."""
+    """Get the answers: gold ones, or from people."""
     from ka2l.errors import ConfigError
     from ka2l.pipeline.people import export_sheet, import_sheet
     from ka2l.store import RunDirectory
@@ -178,7 +178,7 @@ def annotate(
 
 
 _add_verb("finetune", "Teach the model what was bought, with LoRA.")
-_add_verb("evaluate", "Compare the base with the tuned model: learned and forgotten.")
+_add_verb("evaluate", "Base against tuned: what was learned and forgotten.")
 _add_verb("report", "Write report.html from what the run has so far.")
 
 
@@ -188,7 +188,7 @@ def check(
     directory: Annotated[Path, typer.Option("--run", help="A run with a probe.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether the model knows the answer to a question, with the probability, without generating one."""
+    """Does the model know the answer to a question?"""
     from ka2l.pipeline.people import check_question
     from ka2l.store import RunDirectory
 
@@ -211,6 +211,12 @@ def env(as_json: JsonOption = False) -> None:
 
 
 _INTERRUPTED = 130
+
+
+def _default_out(config: Any, recipe: str | None) -> Path:
+    """Where a run without --out goes; another model or other questions never land in an older run's folder."""
+    source = Path(config.questions.source).stem
+    return Path("runs") / (Path(recipe).stem if recipe else f"{source}-{Path(config.model.name).name}")
 
 
 def demo_recipe() -> Path:

@@ -15,7 +15,9 @@ Strategy = Literal["unknown", "known", "combine", "random", "entropy", "coreset"
 class Section(BaseModel):
     """Base of all sections: an unknown key is an error, a value is never changed after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class ModelConfig(Section):
@@ -146,7 +148,7 @@ class MeasureConfig(Section):
     """Semantic entropy from which a question is unknown: a rule, or a number in nats."""
     correct: Literal["exact_match", "f1"] = "exact_match"
     """When an answer counts as right: exact match, or token F1 of 0.5 and more, against the best alias."""
-    split: tuple[Fraction, Fraction, Fraction] = (0.6, 0.2, 0.2)
+    split: Annotated[tuple[Fraction, Fraction, Fraction], Field(strict=False)] = (0.6, 0.2, 0.2)
     """Train, validation and test share of the probe questions, by group."""
 
     @model_validator(mode="after")

@@ -172,12 +172,14 @@ def _cities(
     country_names = {
         normalize_answer(n) for code, row in countries.items() for n in _country_names(code, row)
     }
+    # A capital's country is the answer to another question turned round: one fact must not stand in two roles.
+    capitals = {(q.id.split(":")[1], normalize_answer(a)) for q in _capitals(countries) for a in q.answers}
     for key, city in largest.items():
         code, people = city["countrycode"], city["population"]
         tier = next((tier for tier, (least, most) in _CITY_TIERS.items() if least <= people < most), None)
         skipped = code in _GONE_OR_DISPUTED or code in _DEPENDENT or city["timezone"] == "Europe/Simferopol"
         plain = len(homes[key]) == 1 and _plain_name(city["name"], country_names)
-        if tier and plain and not skipped and not _in_shadow(city, crowd):
+        if tier and plain and not skipped and (code, key) not in capitals and not _in_shadow(city, crowd):
             names = _country_names(code, countries[code])
             if code == "GB" and city["admin1code"] in _BRITISH:
                 names.append(_BRITISH[city["admin1code"]])

@@ -7,6 +7,7 @@ A recipe is a YAML file of the config's sections; `section.key=value` on the com
 Later wins: defaults, preset, recipe, overrides.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,18 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 wants 1.0e-4 and reads 1e-4 as text; people mean the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")
+)
+
+
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the recipe ({error.strerror or error}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -89,16 +99,33 @@ def _parse_override(text: str) -> dict[str, Any]:
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"'{text}': an override reads section.key=value, for example sample.n=5.")
-    try:
-        value = yaml.safe_load(raw) if raw else ""
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{text}': the value is not valid YAML: {error}") from None
-    if isinstance(value, dict) and not raw.lstrip().startswith("{"):
-        value = raw  # a title such as `Rivers: what it knows` is text, not a mapping
+    if _is_text(key.strip()):
+        # `my #1 file.jsonl` and `Rivers: what it knows` are text, whatever YAML makes of them.
+        value: Any = None if raw.strip() in ("null", "none", "~") else raw
+    else:
+        value = _yaml_value(text, raw)
     first, *inner = key.strip().split(".")
     for part in reversed(inner):
         value = {part: value}
     return {first: value}
+
+
+def _yaml_value(text: str, raw: str) -> Any:
+    try:
+        return yaml.load(raw, _Loader) if raw else ""
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{text}': the value is not valid YAML: {error}") from None
+
+
+def _is_text(key: str) -> bool:
+    """Whether the setting at this path is text."""
+    section: Any = RunConfig
+    for part in key.split("."):
+        field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
+        if field is None:
+            return False
+        section = field.annotation
+    return section in (str, str | None)
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Try it on a file of your own:
 
-    ka2l check questions.source=my.csv questions.columns.question=stem
+    ka2l run --questions my.csv questions.columns.question=stem --dry-run
 
 A broken row never stops the reading: it is added to a list, and the caller reports all of them together.
 """

@@ -115,15 +115,32 @@ def _dump(section: Any, *, without: tuple[str, ...] = ()) -> Mapping[str, Any]:
     return dumped
 
 
+def _unused_questions(config: RunConfig) -> tuple[str, ...]:
+    return ("source",) if config.questions.source == "geonames" else ("source", "geonames")
+
+
+def _unused_measure(config: RunConfig) -> tuple[str, ...]:
+    return ("nli_batch_size",) if config.measure.judge == "nli" else ("nli_batch_size", "nli_model")
+
+
+def _unused_select(config: RunConfig, arm: str) -> tuple[str, ...]:
+    """Settings only some strategies read."""
+    strategy = strategy_of(config, arm)
+    unused = ["strategy", "baseline"]
+    unused += [] if strategy == "combine" else ["known_fraction"]
+    unused += [] if strategy in ("unknown", "known") else ["draw"]
+    return tuple(unused)
+
+
 def _model(config: RunConfig, outside: Outside) -> list[Any]:
-    return [outside.model, config.model.dtype, _dump(config.prompt)]
+    return [outside.model, _dump(config.prompt)]
 
 
 _Settings = Callable[[RunConfig, str, Outside], Any]
 _SETTINGS: dict[str, _Settings] = {
     "load": lambda c, _arm, o: [
         o.source,
-        _dump(c.questions, without=("source",)),
+        _dump(c.questions, without=_unused_questions(c)),
         c.prompt.shots,
         c.prompt.teaching_shots,
         c.seed,
@@ -134,13 +151,13 @@ _SETTINGS: dict[str, _Settings] = {
         c.probe.position,
         c.seed,
     ],
-    "measure": lambda c, _arm, _o: [_dump(c.measure, without=("nli_batch_size",)), c.seed],
+    "measure": lambda c, _arm, _o: [_dump(c.measure, without=_unused_measure(c)), c.seed],
     "probe": lambda c, _arm, _o: [_dump(c.probe), c.seed],
     "map": lambda c, _arm, o: [_model(c, o)],
     "signals": lambda c, _arm, o: [_model(c, o)],
     "select": lambda c, arm, _o: [
         strategy_of(c, arm),
-        _dump(c.select, without=("strategy", "baseline")),
+        _dump(c.select, without=_unused_select(c, arm)),
         c.seed,
     ],
     "annotate": lambda c, _arm, o: [_dump(c.annotate), o.labels if c.annotate.annotator == "file" else ""],

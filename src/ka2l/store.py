@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ka2l import __version__
 from ka2l.config import RunConfig
-from ka2l.errors import RunError
+from ka2l.errors import ConfigError, RunError
 from ka2l.recipe import load_config, to_yaml
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ class RunDirectory:
         if not file.exists():
             raise RunError(
                 f"{path}: no run here (manifest.json is missing). Start one: ka2l run RECIPE --out {path}"
+            )
+        if any(override.startswith("preset=") for override in overrides):
+            raise ConfigError(
+                f"{path}: a preset is where a run starts from; this one has every setting spelled out in config.yaml. "
+                "Start a new run with another --out."
             )
         stages = _read_manifest(file)  # first: another version's config would be refused for the wrong reason
         return cls(path, load_config(path / "config.yaml", overrides), stages)

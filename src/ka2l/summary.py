@@ -9,6 +9,7 @@ from ka2l import store
 from ka2l.config import RunConfig
 from ka2l.evaluation.serialize import interval_from
 from ka2l.progress import duration
+from ka2l.stages import all_stages
 from ka2l.statistics import Interval
 from ka2l.store import RunDirectory
 
@@ -28,7 +29,8 @@ def summary(run: RunDirectory) -> dict[str, Any]:
         evaluation = store.read_json(run.file("evaluation.json"))
         result["evaluation"] = evaluation["arms"]
         result["base_prompt"] = evaluation["base_prompt"]
-    result["seconds"] = round(sum(record.seconds for record in run.stages.values()), 1)
+    current = set(all_stages(run.config))
+    result["seconds"] = round(sum(r.seconds for name, r in run.stages.items() if name in current), 1)
     result["report"] = str(run.file("report.html"))
     return result
 
@@ -36,10 +38,11 @@ def summary(run: RunDirectory) -> dict[str, Any]:
 def print_summary(run: RunDirectory) -> None:
     """The closing screen."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     values = summary(run)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print()
     if "pool" in values:
         share = values["pool_unknown"] / values["pool"]
@@ -51,17 +54,18 @@ def print_summary(run: RunDirectory) -> None:
         probe = values["probe"]
         console.print(
             f"The probe ({probe['kind']}, layer {probe['layer']} of {probe['n_layers']}) tells unknown from known with "
-            f"AUROC {_decimal(probe['se_label'])}{_wrong(probe)}."
+            f"AUROC {_decimal(probe['se_label'])}{_wrong(probe)}.\n[dim]AUROC: 0.5 is guessing, 1 is perfect.[/]"
         )
     if "evaluation" in values:
         console.print()
         console.print(_arms_table(Table, values["evaluation"]))
+        console.print(_conclusion(values["evaluation"]))
         console.print(
             "[dim]Brackets: 95 % bootstrap intervals. Learned: bought questions that were wrong before and are right now.\n"
             "Forgotten: held-out questions that were right before and are wrong now.[/]"
         )
     console.print(
-        f"\n{duration(values['seconds'])} in all. Everything is on one page: [bold]{values['report']}[/]"
+        f"\n{duration(values['seconds'])} in all. Everything is on one page: [bold]{escape(values['report'])}[/]"
     )
 
 
@@ -121,17 +125,17 @@ def _arms_table(table_class: Any, evaluated: dict[str, Any]) -> Any:
         "of them wrong before": [],
         "learned": [],
         "learned per label": [],
-        "right, bought": [],
-        "right, bought, other words": [],
-        "right, not bought": [],
-        "right, held out": [],
-        "forgotten of held out": [],
+        "right, of the bought": [],
+        "  asked in other words": [],
+        "right, of those nobody bought": [],
+        "right, of the held-out": [],
+        "forgotten, of the held-out": [],
     }
     sets = {
-        "right, bought": "bought",
-        "right, bought, other words": "bought_reworded",
-        "right, not bought": "unbought",
-        "right, held out": "held_out",
+        "right, of the bought": "bought",
+        "  asked in other words": "bought_reworded",
+        "right, of those nobody bought": "unbought",
+        "right, of the held-out": "held_out",
     }
     for name, arm in evaluated.items():
         table.add_column("KA2L" if name == "unknown" else name, justify="right")
@@ -142,13 +146,27 @@ def _arms_table(table_class: Any, evaluated: dict[str, Any]) -> Any:
         rows["learned per label"].append(_decimal(learned["per_label"]))
         for title, key in sets.items():
             rows[title].append(_before_after(arm["sets"].get(key)))
-        rows["forgotten of held out"].append(
+        rows["forgotten, of the held-out"].append(
             f"{forgotten['forgotten']} of {forgotten['right_before']} {_bracket(interval_from(forgotten['share']), 100, ' %')}"
         )
     for title, cells in rows.items():
         if any(cell != "–" for cell in cells):
             table.add_row(title, *cells)
     return table
+
+
+def _conclusion(evaluated: dict[str, Any]) -> str:
+    """One sentence: what a label was worth in the first arm against the second, and whether that is clear."""
+    if len(evaluated) < 2:
+        return ""
+    (first, a), (second, b) = list(evaluated.items())[:2]
+    one, two = (interval_from(arm["learned"]["per_label"]) for arm in (a, b))
+    name = "KA2L" if first == "unknown" else first
+    if one.low > two.high or two.low > one.high:
+        verb = "more" if one.value > two.value else "less"
+        ratio = f", {one.value / two.value:.1f} times as much" if two.value > 0 else ""
+        return f"\nA label bought by {name} taught {verb} than one bought by {second}{ratio}.\n"
+    return f"\nNo clear difference between what a label bought by {name} and by {second} taught.\n"
 
 
 def _before_after(comparison: dict[str, Any] | None) -> str:
@@ -166,6 +184,8 @@ def _wrong(probe: dict[str, Any]) -> str:
 
 def _decimal(value: Any) -> str:
     interval = interval_from(value)
+    if interval.value != interval.value:
+        return "unknown (the test rows are of one kind)"
     return f"{interval.value:.2f} {_bracket(interval)}".strip()
 
 

@@ -8,7 +8,7 @@ in pairs. Intervals are bootstrapped by question group. `ka2l evaluate` runs it.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -111,6 +111,7 @@ def evaluation_sets(
     config: EvaluateConfig,
     seed: int,
     answers: Answers | None = None,
+    bought_elsewhere: Collection[str] = (),
 ) -> dict[str, list[Item]]:
     """The questions to ask, by set: held_out, bought, bought_reworded, unbought (a set may be empty).
 
@@ -123,13 +124,15 @@ def evaluation_sets(
         config: `unbought` and `rewordings` say how many of each are asked.
         seed: seed of that draw.
         answers: questions that are not named here keep their gold answers.
+        bought_elsewhere: ids other arms have bought; `unbought` leaves them out too, so that all arms are asked the
+            same questions there.
 
     Raises:
         ValueError: a bought id is unknown, repeated, or held out.
     """
     _check_bought(questions, bought)
     answered = [q for q in questions.values() if _answers_of(q, answers)]
-    taught_groups = {_group(questions[id_]) for id_ in bought}
+    taught_groups = {_group(questions[id_]) for id_ in (*bought, *bought_elsewhere)}
     taught = [questions[id_] for id_ in bought if _answers_of(questions[id_], answers)]
     unbought = [q for q in answered if q.role == "pool" and _group(q) not in taught_groups]
     unbought.sort(key=lambda q: hashlib.sha256(f"{seed}:{q.id}".encode()).digest())
@@ -182,7 +185,10 @@ def evaluate(
     held_out = _held_out_rows(judge)
     base_prompt = _best_prompt(held_out)
     base = {prompt: judge.summarize(rows) for prompt, rows in held_out.items() if rows}
-    after = {name: _evaluate_arm(judge, base_prompt, name, arm, config) for name, arm in arms.items()}
+    all_bought = {id_ for arm in arms.values() for id_ in arm.bought}
+    after = {
+        name: _evaluate_arm(judge, base_prompt, name, arm, config, all_bought) for name, arm in arms.items()
+    }
     return Evaluation(correct=correct, base_prompt=base_prompt, base=base, arms=after)
 
 
@@ -237,9 +243,9 @@ class _Judge:
 
 
 def _evaluate_arm(
-    judge: _Judge, prompt: str, name: str, arm: ArmSelection, config: EvaluateConfig
+    judge: _Judge, prompt: str, name: str, arm: ArmSelection, config: EvaluateConfig, all_bought: set[str]
 ) -> ArmEvaluation:
-    sets = evaluation_sets(judge.questions, arm.bought, config, judge.seed, judge.answers)
+    sets = evaluation_sets(judge.questions, arm.bought, config, judge.seed, judge.answers, all_bought)
     base_name = f"base:{prompt}"
     pairs = {key: (judge.rows(base_name, items), judge.rows(name, items)) for key, items in sets.items()}
     learned = _learned(judge, *pairs["bought"])

@@ -4,6 +4,8 @@ The layers share nothing but the order of the rows: the loss is a sum over layer
 Adam's state, are what training it alone would give.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ def fit_mlps(
     validation: NDArray[np.intp],
     config: ProbeConfig,
     seed: int,
+    on_fitted: Callable[[int], None] = lambda _count: None,
 ) -> list[ProbeFit]:
     """One network per layer; arguments as in `ka2l.knowledge.probe.fit_probes`."""
     n_layers, width = states.shape[1:]
@@ -30,6 +33,7 @@ def fit_mlps(
     for start in range(0, n_layers, chunk):
         layers = list(range(start, min(start + chunk, n_layers)))
         fits += _fit_chunk(states, layers, unknown, train, validation, config, seed)
+        on_fitted(len(layers))
     return fits
 
 

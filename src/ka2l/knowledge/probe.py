@@ -10,7 +10,7 @@ validation rows; test rows are never looked at here.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,6 +66,7 @@ def fit_probes(
     validation: NDArray[np.intp],
     config: ProbeConfig,
     seed: int,
+    on_fitted: Callable[[int], None] = lambda _count: None,
 ) -> list[ProbeFit]:
     """Fit every kind at every layer.
 
@@ -75,6 +76,7 @@ def fit_probes(
         train, validation: row numbers; rows in neither are not read.
         config: kinds and hyper-parameters.
         seed: of initial weights and batch order.
+        on_fitted: told how many probes have been fitted since the last call.
 
     Raises:
         DegenerateError: the training rows are all known or all unknown, or a split is empty.
@@ -92,12 +94,13 @@ def fit_probes(
         )
     fits: list[ProbeFit] = []
     if "linear" in config.kinds:
-        layers = range(states.shape[1])
-        fits += [_fit_linear(states[:, layer], layer, unknown, train, validation) for layer in layers]
+        for layer in range(states.shape[1]):
+            fits.append(_fit_linear(states[:, layer], layer, unknown, train, validation))
+            on_fitted(1)
     if "mlp" in config.kinds:
         from ka2l.knowledge.mlp import fit_mlps
 
-        fits += fit_mlps(states, unknown, train, validation, config, seed)
+        fits += fit_mlps(states, unknown, train, validation, config, seed, on_fitted)
     return fits
 
 

@@ -65,7 +65,7 @@ def load_causal_lm(
                 resolved.path, dtype=pick_dtype(config, device), device_map={"": device}, **arguments
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"{config.name}: cannot load this model: {_first_line(error)}") from error
+            raise ModelError(f"{config.name}: cannot load this model: {first_line(error)}") from error
         if adapter is not None:
             model = _merge_adapter(model, adapter)
     if tokenizer.pad_token_id is None:
@@ -119,7 +119,7 @@ def _merge_adapter(model: Any, adapter: Path) -> Any:
     try:
         return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{adapter}: this adapter does not fit the model: {_first_line(error)}") from error
+        raise ModelError(f"{adapter}: this adapter does not fit the model: {first_line(error)}") from error
 
 
 def _folder_revision(folder: Path) -> str:
@@ -148,10 +148,11 @@ def _hub_revision(config: ModelConfig) -> str:
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{config.name}: no such model. It is not '{embedded.NAME}', not a folder here, and the Hub says: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     return extract_commit_hash(file, None) or config.revision or "main"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that may follow."""
     return str(error).strip().split("\n", 1)[0][:300]

@@ -1,13 +1,13 @@
 """Entailment by any sequence-classification model that says which of its labels means it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ka2l.errors import ModelError
-from ka2l.models.load import quiet_transformers
+from ka2l.models.load import first_line, quiet_transformers
 
 
 class EntailmentModel:
@@ -65,12 +65,14 @@ class EntailmentModel:
         return held
 
 
-def entailment_label(id2label: dict[Any, str], name: str) -> int:
-    """The index whose label says entailment; `not_entailment` does not."""
+def entailment_label(id2label: Mapping[Any, str], name: str) -> int:
+    """The index whose label says entailment; `not_entailment` does not.
+
+    Raises:
+        ModelError: none of the labels does, or more than one.
+    """
     found = [
-        int(index)
-        for index, label in id2label.items()
-        if str(label).strip().lower() in ("entailment", "entail")
+        int(i) for i, label in id2label.items() if str(label).strip().lower() in ("entailment", "entail")
     ]
     if len(found) != 1:
         raise ModelError(
@@ -78,3 +80,19 @@ def entailment_label(id2label: dict[Any, str], name: str) -> int:
             "Use a model trained on natural language inference, or set id2label in its config.json."
         )
     return found[0]
+
+
+def check_nli_model(name: str) -> None:
+    """Refuse, from its config alone, an NLI model that is not there or has no label for entailment."""
+    from transformers import AutoConfig
+
+    folder = Path(name).expanduser()
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else name)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"measure.nli_model={name}: cannot load this model ({first_line(error)}). Give a folder or Hub id of a "
+                "sequence-classification model, or use measure.judge=lexical."
+            ) from error
+    entailment_label(config.id2label, name)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ka2l.config import RunConfig
 from ka2l.errors import DataError, DegenerateError, RunError
+from ka2l.models import embedded
 from ka2l.pipeline import act, judge, sense, show
-from ka2l.pipeline.context import Context, check_chat_template
+from ka2l.pipeline.context import Context, check_means
 from ka2l.progress import Reporter, duration
 from ka2l.questions import Question, load_questions
 from ka2l.stages import VERBS, all_stages, stages_of
@@ -42,7 +43,7 @@ def run(config: RunConfig, out: Path, reporter: Reporter | None = None) -> RunDi
         Ka2lError: something the user can mend; what is finished stays and the same call continues.
         WaitingForPeople: the bought questions need answers from people first.
     """
-    directory = RunDirectory.create(out, with_absolute_source(config))
+    directory = RunDirectory.create(out, with_absolute_paths(config))
     with directory.locked():
         context = Context(directory, reporter or Reporter())
         worked = _load(context, complete=True)
@@ -73,13 +74,16 @@ def run_verb(verb: str, directory: RunDirectory, reporter: Reporter | None = Non
     return stages
 
 
-def with_absolute_source(config: RunConfig) -> RunConfig:
-    """The config with the path of a questions file spelled out, so that the run can go on from any folder."""
-    path = Path(config.questions.source).expanduser()
-    if not config.questions.source or not path.exists():
-        return config
-    questions = config.questions.model_copy(update={"source": str(path.resolve())})
-    return config.model_copy(update={"questions": questions})
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The config with paths of files and folders spelled out, so that the run can go on from any folder."""
+    named = {"questions": "source", "model": "name", "measure": "nli_model"}
+    updates = {}
+    for section, key in named.items():
+        value = getattr(getattr(config, section), key)
+        path = Path(value).expanduser()
+        if value not in ("", "geonames", embedded.NAME) and path.exists():
+            updates[section] = getattr(config, section).model_copy(update={key: str(path.resolve())})
+    return config.model_copy(update=updates)
 
 
 def _load(context: Context, *, complete: bool = False) -> bool:
@@ -89,8 +93,7 @@ def _load(context: Context, *, complete: bool = False) -> bool:
     loaded = load_questions(config.questions, config.seed, shots)
     if complete:
         _check_roles(config, loaded.questions)
-    _ = context.resolved  # an unknown model is refused before anything is written
-    check_chat_template(context)
+    check_means(context, loaded.questions)
     worked = sense.load(context, loaded)
     done = "" if worked else "  (done before)"
     context.reporter.say(f"load       {_counts(context.run.stages['load'])}{done}")

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ka2l.selection.strategies import STRATEGIES, Options, Signals, select
 from ka2l.stages import arms, strategy_of
 from ka2l.store import split_stage
 from ka2l.teaching.annotators import AnnotationResult, Label, annotate_from_labels, annotate_gold
+from ka2l.text import normalize_question
 
 Item = tuple[str, int, str]  # question id, wording, text
 
@@ -90,6 +91,13 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
     model: ModelConfig = config.model
     with run.stage(stage, key, inputs) as record:
         with context.reporter.bar(stage, training_steps(len(examples), config.finetune)) as advance:
+            last = 0
+
+            def on_step(step: int, _steps: int) -> None:
+                nonlocal last  # the first step of a continued training is not step 1
+                advance(step - last)
+                last = step
+
             result = train(
                 context.resolved.path,
                 examples,
@@ -102,7 +110,7 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
                 revision=context.resolved.revision,
                 trust_remote_code=model.trust_remote_code,
                 special_tokens=config.prompt.template == "plain",
-                on_step=lambda _step, _steps: advance(1),
+                on_step=on_step,
             )
         record.counts = {"examples": len(examples), "steps": result.steps}
         record.counts["trainable_parameters"] = result.trainable_parameters
@@ -118,8 +126,9 @@ def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, st
     questions = context.questions_by_id()
     answers = {i: tuple(dict.fromkeys((*own, *questions[i].answers))) for i, own in given.items()}
     selections = {strategy_of(config, arm): _arm_selection(context, arm) for arm in arms(config)}
+    all_bought = {i for arm in selections.values() for i in arm.bought}
     sets = {
-        name: evaluation_sets(questions, arm.bought, config.evaluate, config.seed, answers)
+        name: evaluation_sets(questions, arm.bought, config.evaluate, config.seed, answers, all_bought)
         for name, arm in selections.items()
     }
     with run.stage(stage, key, inputs) as record:
@@ -165,22 +174,30 @@ def read_annotations(context: Context, arm: str) -> dict[str, list[str]]:
     return dict(zip(table.get("question_id", []), table.get("answers", []), strict=True))
 
 
-def read_labels(path: Path) -> dict[str, Label]:
-    """Answers people have given, by question id; an empty list of answers is a refusal."""
+def read_labels(path: Path, questions: Sequence[Question]) -> dict[str, Label]:
+    """Answers people have given to these questions, by question id; an empty list of answers is a refusal."""
     if not path.exists():
         return {}
+    kept = store.read_json(path)
+    found = ((question.id, kept.get(normalize_question(question.question))) for question in questions)
     return {
         i: Label(tuple(row["answers"]), row["confidence"], row["annotator"])
-        for i, row in store.read_json(path).items()
+        for i, row in found
+        if row is not None
     }
 
 
-def write_labels(path: Path, labels: dict[str, Label]) -> None:
-    """Keep the answers people have given; this file outlives every change of the config."""
-    content: dict[str, Any] = {
-        i: {**label._asdict(), "answers": list(label.answers)} for i, label in labels.items()
-    }
-    store.write_json(path, content)
+def write_labels(path: Path, labels: Mapping[str, Label], questions: Sequence[Question]) -> None:
+    """Add the answers people have given, by question id, to those kept; this file outlives every change of the config.
+
+    It is keyed by the question's normalised text: ids such as 1, 2, 3 mean something else in another file.
+    """
+    kept: dict[str, Any] = store.read_json(path) if path.exists() else {}
+    for question in questions:
+        if question.id in labels:
+            label = labels[question.id]
+            kept[normalize_question(question.question)] = {**label._asdict(), "answers": list(label.answers)}
+    store.write_json(path, kept)
 
 
 def _signals(context: Context, strategy: str) -> Signals:
@@ -205,7 +222,7 @@ def _signals(context: Context, strategy: str) -> Signals:
 
 def _from_people(context: Context, bought: Sequence[Question]) -> tuple[AnnotationResult, int]:
     run = context.run
-    labels = read_labels(run.file("labels.json"))
+    labels = read_labels(run.file("labels.json"), bought)
     refused = {i for i, label in labels.items() if not label.answers}
     asked = [question for question in bought if question.id not in refused]
     result = annotate_from_labels(asked, labels, context.config.annotate.cost_per_label)

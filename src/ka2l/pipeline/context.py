@@ -1,7 +1,7 @@
 """What the stages of one run share: the run directory, the model in memory, the prompts, the questions."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ka2l import store
 from ka2l.config import RunConfig
 from ka2l.errors import DegenerateError, ModelError, RunError
-from ka2l.models.load import ResolvedModel, resolve
+from ka2l.models.load import ResolvedModel, pick_device, pick_dtype, resolve
 from ka2l.progress import Reporter
 from ka2l.prompts import PromptBuilder, Shot
 from ka2l.questions import Question, from_table
@@ -43,8 +43,15 @@ class Context:
         """The content key every stage has, or would have, with this config and what is loaded."""
         loaded = self.run.stages.get("load")
         source = str(loaded.facts.get("fingerprint", "")) if loaded else ""
-        model = f"{self.resolved.name}@{self.resolved.revision}"
-        return keys(self.config, Outside(source, model, self.labels_fingerprint()))
+        return keys(self.config, Outside(source, self._model_key, self.labels_fingerprint()))
+
+    @cached_property
+    def _model_key(self) -> str:
+        """What the model computes: a folder counts by its content, and `auto` by the type it stands for here."""
+        name = "" if Path(self.resolved.path).is_dir() else self.resolved.name
+        return (
+            f"{name}@{self.resolved.revision}:{pick_dtype(self.config.model, pick_device(self.config.model))}"
+        )
 
     def labels_fingerprint(self) -> str:
         """Hash of the answers people have given so far; empty where there are none."""
@@ -147,10 +154,18 @@ def need_questions(questions: list[Question], role: str, stage: str) -> None:
         )
 
 
-def check_chat_template(context: Context) -> None:
-    """Refuse template `chat` for a model that has none, before anything is written."""
-    if context.config.prompt.template == "chat" and not context.model().has_chat_template:
+def check_means(context: Context, questions: Sequence[Question]) -> None:
+    """Refuse, before anything is written, a model, device, prompt or judge that later stages could not use."""
+    config = context.config
+    name = context.resolved.name  # an unknown model ends here
+    pick_device(config.model)
+    shots = [Shot(q.question, q.answers[0]) for q in questions if q.role == "shot" and q.answers]
+    PromptBuilder(config.prompt.model_copy(update={"template": "plain"}), shots)
+    if config.prompt.template == "chat" and not context.model().has_chat_template:
         raise ModelError(
-            f"prompt.template is 'chat', but {context.resolved.name} carries no chat template. "
-            "Use prompt.template=plain, or a chat model."
+            f"prompt.template is 'chat', but {name} carries no chat template. Use prompt.template=plain, or a chat model."
         )
+    if config.measure.judge == "nli":
+        from ka2l.models.nli import check_nli_model
+
+        check_nli_model(config.measure.nli_model)

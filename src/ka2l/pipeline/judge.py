@@ -84,7 +84,8 @@ def _probe(context: Context, record: StageRecord) -> None:
     unknown = np.array(table["unknown"])
     split = np.array(table["split"])
     train, validation, test = (np.flatnonzero(split == name) for name in (TRAIN, VALIDATION, TEST))
-    fits = fit_probes(states, unknown, train, validation, config.probe, config.seed)
+    with context.reporter.bar("probe", len(config.probe.kinds) * states.shape[1]) as advance:
+        fits = fit_probes(states, unknown, train, validation, config.probe, config.seed, advance)
     best = choose(fits)
     scores = _test_scores(context, fits, best, states, table, test)
     layers = [

@@ -23,7 +23,7 @@ def export_sheet(run: RunDirectory, path: Path, *, overwrite: bool = False) -> d
     """
     with run.locked():
         bought = _bought(Context(run, Reporter(quiet=True)))
-        labels = read_labels(run.file("labels.json"))
+        labels = read_labels(run.file("labels.json"), bought)
         waiting = [question for question in bought if question.id not in labels]
         if not waiting:
             raise DataError(
@@ -38,10 +38,9 @@ def import_sheet(run: RunDirectory, path: Path) -> dict[str, Any]:
     with run.locked():
         bought = _bought(Context(run, Reporter(quiet=True)))
         found = import_csv(path, {question.id: question.question for question in bought})
-        labels = read_labels(run.file("labels.json"))
-        labels.update(found.labels)
-        labels.update({question_id: Label(()) for question_id in found.refused})
-        write_labels(run.file("labels.json"), labels)
+        given = {**found.labels, **{question_id: Label(()) for question_id in found.refused}}
+        write_labels(run.file("labels.json"), given, bought)
+        labels = read_labels(run.file("labels.json"), bought)
         waiting = sum(question.id not in labels for question in bought)
     return {"answers": len(found.labels), "refused": len(found.refused), "still waiting": waiting}
 
