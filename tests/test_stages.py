@@ -21,7 +21,6 @@ ALL = SENSE + BOTH_ARMS + END
 # What is changed, and what is redone: everything else stays.
 TABLE: list[tuple[str, list[str]]] = [
     ("seed=1", ALL),
-    ("questions.source=other.jsonl", ALL),
     ("questions.limit=50", ALL),
     ("questions.roles.pool=0.4", ALL),
     ("questions.columns.answers=[gold]", ALL),
@@ -29,7 +28,6 @@ TABLE: list[tuple[str, list[str]]] = [
     ("prompt.teaching_shots=1", ALL),
     ("prompt.instruction=Answer.", ALL[1:]),
     ("prompt.template=chat", ALL[1:]),
-    ("model.dtype=bfloat16", ALL[1:]),
     ("sample.n=5", ALL[1:]),
     ("sample.temperature=0.9", ALL[1:]),
     ("sample.low_temperature=0", ALL[1:]),
@@ -37,15 +35,13 @@ TABLE: list[tuple[str, list[str]]] = [
     ("probe.position=mean_prompt", ALL[1:]),
     ("measure.threshold=0.5", ALL[2:]),
     ("measure.judge=nli", ALL[2:]),
-    ("measure.nli_model=mine", ALL[2:]),
     ("measure.correct=f1", ALL[2:]),
     ("measure.split=[0.5, 0.25, 0.25]", ALL[2:]),
     ("probe.kinds=[linear]", ALL[3:]),
     ("probe.mlp_width=16", ALL[3:]),
     ("probe.bootstrap=200", ALL[3:]),
     ("select.budget=9", BOTH_ARMS + END),
-    ("select.draw=random", BOTH_ARMS + END),
-    ("select.known_fraction=0.4", BOTH_ARMS + END),
+    ("select.draw=random", MAIN_ARM + END),  # a random arm draws anyway
     ("select.strategy=known", MAIN_ARM + END),
     ("select.baseline=null", END),
     ("annotate.cost_per_label=2", ["annotate", "annotate@random", "finetune", "finetune@random", *END]),
@@ -59,6 +55,11 @@ TABLE: list[tuple[str, list[str]]] = [
     ("evaluate.unbought=3", END),
     ("report.title=New", ["report"]),
     ("report.cases=2", ["report"]),
+    # What the chosen source, judge or strategy does not read; where the questions lie.
+    ("questions.source=other.jsonl", []),
+    ("questions.geonames.capitals=1", []),
+    ("measure.nli_model=mine", []),
+    ("select.known_fraction=0.4", []),
     # Nothing is paid for twice because of a smaller batch or another device.
     ("sample.batch_size=3", []),
     ("sample.part_size=3", []),
@@ -80,9 +81,23 @@ def test_a_changed_setting_redoes_what_depends_on_it(change: str, redone: list[s
     assert sorted(changed) == sorted(redone)
 
 
+@pytest.mark.parametrize(
+    ("base", "change", "redone"),
+    [
+        ("questions.source=geonames", "questions.geonames.capitals=1", ALL),
+        ("measure.judge=nli", "measure.nli_model=mine", ALL[2:]),
+        ("select.strategy=combine", "select.known_fraction=0.4", MAIN_ARM + END),
+        ("select.strategy=combine", "select.draw=random", []),
+    ],
+)
+def test_a_setting_counts_where_it_is_read(base: str, change: str, redone: list[str]) -> None:
+    before, after = keys(load_config(None, [base]), OUTSIDE), keys(load_config(None, [base, change]), OUTSIDE)
+    assert sorted(stage for stage in after if after[stage] != before[stage]) == sorted(redone)
+
+
 def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
     """A new setting must not be forgotten in the keys."""
-    listed = {change.partition("=")[0] for change, _ in TABLE}
+    listed = {change.partition("=")[0] for change, _ in TABLE} | {"questions.geonames"}
     unlisted = []
     for section, field in type(load_config(None)).model_fields.items():
         names = getattr(field.annotation, "model_fields", {})
@@ -91,7 +106,6 @@ def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
     examples = {
         "probe.standardize": "false",
         "questions.columns": "{question: q}",
-        "questions.geonames": "{capitals: 1}",
         "questions.roles": "{pool: 0.1}",
         "questions.subset": "x",
         "questions.split": "x",
@@ -100,7 +114,8 @@ def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
         "finetune.warmup_ratio": "0.5",
         "select.budget": "3",
     }
-    outside = {"model.name", "model.revision", "model.trust_remote_code"}  # in the model's name and revision
+    # In `Outside.model`: name, revision and the type the weights have here.
+    outside = {"model.name", "model.revision", "model.trust_remote_code", "model.dtype"}
     for name in unlisted:
         if name in outside:
             continue
