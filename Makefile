@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
 	@touch $@
 
-demo: setup  ## what SmolLM2-135M does not know about real places, and what teaching it buys (about 8 minutes on 2 cores)
+demo: setup  ## what SmolLM2-135M does not know about real places, and what teaching it buys (about 10 minutes on 2 cores)
 	$(BIN)/ka2l demo --out runs/demo
 
 test: setup  ## the test suite, offline

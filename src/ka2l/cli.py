@@ -100,7 +100,7 @@ def demo(out: OutOption = None, quiet: QuietOption = False) -> None:
     reporter = Reporter(quiet=quiet)
     reporter.say(
         "Asking SmolLM2-135M-Instruct about places of the world, ten times each, to see what it does not know;\n"
-        "then teaching it 100 answers, once chosen by KA2L and once at random. The whole takes about 8 minutes\n"
+        "then teaching it 100 answers, once chosen by KA2L and once at random. The whole takes about 10 minutes\n"
         "on 2 cores; interrupt it whenever you like, the same command goes on.\n"
     )
     config = load_config(demo_recipe())
