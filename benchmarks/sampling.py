@@ -27,7 +27,7 @@ from ka2l.prompts import PromptBuilder
 SAMPLES, NEW_TOKENS = 10, 24
 
 
-def main(n_questions: int = 16, repeats: int = 3) -> None:
+def main(n_questions: int = 4, repeats: int = 3) -> None:
     """Time the three on the same questions, in turns."""
     config = ModelConfig()
     model = LocalModel.load(config, resolve(config))
