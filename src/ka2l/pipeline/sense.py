@@ -1,6 +1,11 @@
 """Stage 1 where the model is asked: load, sample, and the map over the pool. What lies between is in `judge`."""
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ka2l import store
 from ka2l.errors import DegenerateError, RunError
@@ -18,6 +23,11 @@ from ka2l.pipeline.artifacts import (
 from ka2l.pipeline.context import Context, add_usage, need_questions
 from ka2l.questions import LoadedQuestions, Question, to_table
 from ka2l.store import StageRecord
+
+if TYPE_CHECKING:
+    from ka2l.models.local import LocalModel
+
+Arrays = dict[str, NDArray[np.generic]]
 
 
 def load(context: Context, loaded: LoadedQuestions) -> bool:
@@ -87,22 +97,16 @@ def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
             "The pool is empty: no question has the role pool. Give questions.roles.pool a size."
         )
     model = context.prepared_model()
+
+    def signals(prompts: list[Prompt]) -> Arrays:
+        states = model.states(
+            prompts, fitted.layer, position=card["position"], batch_size=config.map.batch_size
+        )
+        return {"p_unknown": fitted.predict(states), "embedding": compact(states)}
+
     with run.stage(stage, key, inputs) as record:
         folder = run.file("pool_signals/states")
-        done = signal_ids(folder)
-        with context.reporter.bar(stage, total, len(done)) as advance:
-            for chunk in _todo_batches(context, done, config.map.part_size):
-                prompts = [
-                    Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk
-                ]
-                embedding = model.states(
-                    prompts, fitted.layer, position=card["position"], batch_size=config.map.batch_size
-                )
-                arrays = {"p_unknown": fitted.predict(embedding), "embedding": compact(embedding)}
-                write_signals(store.next_part(folder, ".safetensors"), chunk, arrays)
-                add_usage(record, model)
-                run.checkpoint(stage)
-                advance(len(chunk))
+        _over_pool(context, stage, model, folder, signals)
         n_unknown = write_map(folder, run.file("knowledge_map.parquet"))
         record.counts = {"questions": total, "unknown": n_unknown}
 
@@ -110,22 +114,29 @@ def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
 def next_token_signal(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
     """Entropy of the next-token distribution over the pool: only for strategies that ask for it."""
     config, run = context.config, context.run
-    total = run.stages["load"].counts.get("pool", 0)
     model = context.prepared_model()
+
+    def signals(prompts: list[Prompt]) -> Arrays:
+        return {"next_token_entropy": model.next_token_entropy(prompts, batch_size=config.map.batch_size)}
+
     with run.stage(stage, key, inputs) as record:
-        folder = run.file("pool_signals/next_token")
-        done = signal_ids(folder)
-        with context.reporter.bar(stage, total, len(done)) as advance:
-            for chunk in _todo_batches(context, done, config.map.part_size):
-                prompts = [
-                    Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk
-                ]
-                entropy = model.next_token_entropy(prompts, batch_size=config.map.batch_size)
-                write_signals(store.next_part(folder, ".safetensors"), chunk, {"next_token_entropy": entropy})
-                add_usage(record, model)
-                run.checkpoint(stage)
-                advance(len(chunk))
-        record.counts = {"questions": total}
+        _over_pool(context, stage, model, run.file("pool_signals/next_token"), signals)
+        record.counts = {"questions": run.stages["load"].counts.get("pool", 0)}
+
+
+def _over_pool(
+    context: Context, stage: str, model: "LocalModel", folder: Path, signals: Callable[[list[Prompt]], Arrays]
+) -> None:
+    """Compute signals for every pool question that has none yet, part by part, so that a crash costs one part."""
+    run = context.run
+    done = signal_ids(folder)
+    with context.reporter.bar(stage, run.stages["load"].counts.get("pool", 0), len(done)) as advance:
+        for chunk in _todo_batches(context, done, context.config.map.part_size):
+            prompts = [Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk]
+            write_signals(store.next_part(folder, ".safetensors"), chunk, signals(prompts))
+            add_usage(run.stages[stage], model)
+            run.checkpoint(stage)
+            advance(len(chunk))
 
 
 def read_probe(context: Context) -> tuple[Probe, dict[str, Any]]:
