@@ -32,8 +32,8 @@ def tiny_values(world: TinyWorld, source: Path) -> dict[str, Any]:
         "model": {"name": str(world.folder), "device": "cpu", "threads": 1},
         "prompt": {"shots": 2},
         "questions": {"source": str(source), "roles": {"probe": 0.45, "pool": 0.35, "eval": 0.2}},
-        "sample": {"n": 4, "max_new_tokens": 8, "batch_size": 6, "part_size": 12},
-        "map": {"batch_size": 5, "part_size": 9},
+        "sample": {"n": 4, "max_new_tokens": 8, "part_size": 12},
+        "map": {"part_size": 9},
         "probe": {"mlp_width": 8, "mlp_epochs": 3, "bootstrap": 100},
         "select": {"budget": BUDGET},
         "finetune": {

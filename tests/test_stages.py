@@ -61,12 +61,9 @@ TABLE: list[tuple[str, list[str]]] = [
     ("measure.nli_model=mine", []),
     ("select.known_fraction=0.4", []),
     # Nothing is paid for twice because of a smaller batch or another device.
-    ("sample.batch_size=3", []),
     ("sample.part_size=3", []),
     ("measure.nli_batch_size=3", []),
-    ("map.batch_size=3", []),
     ("map.part_size=3", []),
-    ("evaluate.batch_size=3", []),
     ("finetune.save_steps=3", []),
     ("model.threads=2", []),
     ("model.device=cpu", []),
@@ -163,7 +160,7 @@ def _by_verb(stages: list[str]) -> list[str]:
         (["evaluate.unbought=3"], {"evaluate", "report"}),
         (["select.budget=4", "finetune.epochs=1"], {*BOTH_ARMS, *END}),
         (["measure.threshold=0.4", "finetune.epochs=1"], set(ALL) - {"load", "sample"}),
-        (["sample.batch_size=5", "map.part_size=3"], set()),
+        (["sample.part_size=5", "map.part_size=3"], set()),
     ],
     ids=["title", "evaluate", "budget", "threshold", "batch"],
 )

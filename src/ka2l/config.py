@@ -35,6 +35,8 @@ class ModelConfig(Section):
     """Run code that comes with the model. Off unless you say so."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 leaves the choice to PyTorch."""
+    batch_tokens: Positive | Literal["auto"] = "auto"
+    """Tokens computed together; `auto` fits them to the device's free memory. Halved where memory runs out."""
 
 
 class PromptConfig(Section):
@@ -118,9 +120,38 @@ class QuestionsConfig(Section):
     """Only for source `geonames`."""
 
 
+class ServerConfig(Section):
+    """An OpenAI-compatible server that answers, for `sample.engine=server`."""
+
+    url: str = ""
+    """Base URL, up to and with `/v1`."""
+    model: str = ""
+    """The model's name there."""
+    endpoint: Literal["chat", "completions"] = "chat"
+    """`completions` sends the prompt as text, `chat` as messages."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key; where it is not set, none is sent."""
+    concurrency: Positive = 8
+    """Requests under way at once."""
+    requests_per_minute: Annotated[int, Field(ge=0)] = 0
+    """Highest rate of requests; 0: as fast as the server answers."""
+    retries: Annotated[int, Field(ge=0)] = 6
+    """Further attempts after a busy or failing server, with growing pauses."""
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds to wait for one response."""
+    logprobs: bool = True
+    """Ask for token log-probabilities (some servers refuse)."""
+    many: bool = True
+    """Ask for all answers to a question in one request where the server can."""
+
+
 class SampleConfig(Section):
     """Sampling of answers and hidden states (paper, Section 3.2.1)."""
 
+    engine: Literal["local", "server", "imported"] = "local"
+    """Who answers: the model in this process, the `server`, or somebody before (`ka2l import`)."""
+    states: Literal["same", "surrogate", "none"] = "same"
+    """What `model.name` is to the model that answers: the same one, one whose states stand in for it, or not there."""
     n: Annotated[int, Field(ge=2, le=100)] = 10
     """Answers per question at `temperature`."""
     temperature: Annotated[float, Field(gt=0.0, le=5.0)] = 1.0
@@ -129,9 +160,7 @@ class SampleConfig(Section):
     """Temperature of the one answer that is judged right or wrong (sample 0)."""
     max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 24
     """Longest answer."""
-    batch_size: Positive = 16
-    """Questions decoded together, n + 1 rows each."""
-    part_size: Positive = 32
+    part_size: Positive = 64
     """Questions in one part file: what a crash can cost at most."""
 
 
@@ -192,8 +221,6 @@ class ProbeConfig(Section):
 class MapConfig(Section):
     """The probe over the whole pool."""
 
-    batch_size: Positive = 32
-    """Prompts per forward pass."""
     part_size: Positive = 512
     """Questions in one part file."""
 
@@ -254,8 +281,6 @@ class EvaluateConfig(Section):
     """Temperature of the evaluated answer; 0 is greedy (paper: 0.1)."""
     max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 24
     """Longest answer."""
-    batch_size: Positive = 32
-    """Questions decoded together."""
     rewordings: Annotated[int, Field(ge=0)] = 1
     """How many other wordings of each bought question are asked too."""
     unbought: Annotated[int, Field(ge=0)] = 200
@@ -284,6 +309,8 @@ class RunConfig(Section):
     """The language model."""
     prompt: PromptConfig = PromptConfig()
     """The two prompts."""
+    server: ServerConfig = ServerConfig()
+    """Where answers come from with `sample.engine=server`."""
     questions: QuestionsConfig = QuestionsConfig()
     """(load)"""
     sample: SampleConfig = SampleConfig()

@@ -147,7 +147,7 @@ _SETTINGS: dict[str, _Settings] = {
     ],
     "sample": lambda c, _arm, o: [
         _model(c, o),
-        _dump(c.sample, without=("batch_size", "part_size")),
+        _dump(c.sample, without=("part_size",)),
         c.probe.position,
         c.seed,
     ],
@@ -164,7 +164,7 @@ _SETTINGS: dict[str, _Settings] = {
     "finetune": lambda c, _arm, o: [_model(c, o), _dump(c.finetune, without=("save_steps",)), c.seed],
     "evaluate": lambda c, _arm, o: [
         _model(c, o),
-        _dump(c.evaluate, without=("batch_size",)),
+        _dump(c.evaluate),
         c.measure.correct,
         c.seed,
     ],

@@ -5,7 +5,7 @@ states      the prompt's hidden state at one layer
 next_token  how undecided the model is about its first token
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ class Prompt(NamedTuple):
 
     question_id: str
     text: str
+    messages: tuple[dict[str, str], ...] = ()  # the same as a conversation, for servers that take one
 
 
 class Answer(NamedTuple):
@@ -30,7 +31,7 @@ class Answer(NamedTuple):
 
 
 class SampledQuestion(NamedTuple):
-    """All answers to one question (in the order of the temperatures asked for) and the prompt's states."""
+    """The answers to one question (in the order of the samples asked for) and the prompt's states."""
 
     question_id: str
     answers: list[Answer]
@@ -38,11 +39,13 @@ class SampledQuestion(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Tokens a call has cost. `prompt_saved` were not computed because a prefix is shared."""
+    """Tokens a call has cost, and tokens it did not have to compute: those of a shared prefix, and those of answers
+    that agree so far."""
 
     prompt: int = 0
     prompt_saved: int = 0
     decoded: int = 0
+    decoded_saved: int = 0
 
     def __add__(self, other: object) -> "Usage":
         if not isinstance(other, Usage):
@@ -50,34 +53,49 @@ class Usage(NamedTuple):
         return Usage(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-class LanguageModel(Protocol):
-    """What the pipeline needs from a model, wherever it runs."""
+class Sampler(Protocol):
+    """What can answer questions: a model in this process, or a server."""
 
     usage: Usage
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        temperatures: Mapping[int, float],
+        *,
+        seed: int,
+        max_new_tokens: int,
+        position: Position | None = None,
+    ) -> Iterator[SampledQuestion]:
+        """Answers to every prompt, each prompt yielded once, in any order.
+
+        Args:
+            prompts: the questions.
+            temperatures: sample number → temperature (0 = greedy). An answer depends on (seed, question id, sample
+                number) and nothing else, so samples 6 to 10 can be drawn long after 0 to 5.
+            seed: of the run.
+            max_new_tokens: longest answer.
+            position: also return the states of all layers at this position; only where the states are at hand.
+        """
+        ...
+
+
+class LanguageModel(Sampler, Protocol):
+    """A model whose inside can be read."""
 
     def share_prefix(self, build: Callable[[str], str]) -> None:
         """Say how the coming prompts are built, so that what they share is computed once."""
         ...
 
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        temperatures: Sequence[float],
-        *,
-        seed: int,
-        max_new_tokens: int,
-        batch_size: int,
-        position: Position | None = None,
-    ) -> Iterator[SampledQuestion]:
-        """One answer per temperature (0 = greedy) for every prompt; states of all layers where `position` is given."""
-        ...
-
     def states(
-        self, prompts: Sequence[Prompt], layer: int, *, position: Position, batch_size: int
+        self, prompts: Sequence[Prompt], layer: int | None, *, position: Position
     ) -> NDArray[np.float32]:
-        """Hidden states at one layer, [prompts, width]; nothing above that layer is computed."""
+        """Hidden states at one layer, [prompts, width], where nothing above it is computed.
+
+        With `layer` None those of all layers, [prompts, layers + 1, width].
+        """
         ...
 
-    def next_token_entropy(self, prompts: Sequence[Prompt], *, batch_size: int) -> NDArray[np.float32]:
+    def next_token_entropy(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Entropy in nats of the distribution of the first answer token, [prompts] (Section 4.5)."""
         ...

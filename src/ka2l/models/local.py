@@ -5,7 +5,7 @@ prefilled once; its answers decode together from that cache; finished rows leave
 random stream, derived from (seed, question id, index), so the batch around it changes nothing but rounding.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,16 +89,15 @@ class LocalModel:
     def sample(
         self,
         prompts: Sequence[Prompt],
-        temperatures: Sequence[float],
+        temperatures: Mapping[int, float],
         *,
         seed: int,
         max_new_tokens: int,
-        batch_size: int,
         position: Position | None = None,
     ) -> Iterator[SampledQuestion]:
         """See `LanguageModel.sample`. Yields in an order of its own (by length), each prompt once."""
         encoded = self._encode(prompts, answer=max_new_tokens)
-        for group in _by_length(encoded, batch_size):
+        for group in _by_length(encoded, 16):
             batch = self._batch([encoded[i] for i in group])
             states: list[torch.Tensor] = []
             if position is None:
@@ -112,21 +111,27 @@ class LocalModel:
                 _check_finite(layers, ids)
             _check_logits(output.logits[:, -1], ids)
             streams = uniforms(seed, ids, len(temperatures), max_new_tokens)
-            answers = self._decode(output.logits[:, -1], batch, temperatures, streams)
+            answers = self._decode(output.logits[:, -1], batch, list(temperatures.values()), streams)
             for row, question_id in enumerate(ids):
                 yield SampledQuestion(question_id, answers[row], None if layers is None else layers[row])
 
     @torch.inference_mode()
     def states(
-        self, prompts: Sequence[Prompt], layer: int, *, position: Position, batch_size: int
+        self, prompts: Sequence[Prompt], layer: int | None, *, position: Position
     ) -> NDArray[np.float32]:
         """See `LanguageModel.states`."""
         encoded = self._encode(prompts)
         rows: list[tuple[int, NDArray[np.float32]]] = []
-        for group in _by_length(encoded, batch_size):
+        for group in _by_length(encoded, 16):
             batch = self._batch([encoded[i] for i in group])
-            states = _to_numpy(state_at_layer(self.model, layer, position, batch.own, batch.inputs()))
-            _check_finite(states[:, None], [prompts[i].question_id for i in group], first_layer=layer)
+            if layer is None:
+                with caught_states(self.model, position, batch.own) as caught:
+                    self.model.base_model(**batch.inputs())
+                states = _to_numpy(torch.stack(caught, dim=1))
+                _check_finite(states, [prompts[i].question_id for i in group])
+            else:
+                states = _to_numpy(state_at_layer(self.model, layer, position, batch.own, batch.inputs()))
+                _check_finite(states[:, None], [prompts[i].question_id for i in group], first_layer=layer)
             rows += zip(group, states, strict=True)
         if not rows:
             return np.empty(
@@ -135,11 +140,11 @@ class LocalModel:
         return np.stack([state for _, state in sorted(rows, key=lambda row: row[0])])
 
     @torch.inference_mode()
-    def next_token_entropy(self, prompts: Sequence[Prompt], *, batch_size: int) -> NDArray[np.float32]:
+    def next_token_entropy(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """See `LanguageModel.next_token_entropy`."""
         encoded = self._encode(prompts)
         entropy = np.empty(len(prompts), dtype=np.float32)
-        for group in _by_length(encoded, batch_size):
+        for group in _by_length(encoded, 16):
             batch = self._batch([encoded[i] for i in group])
             logits = self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1].float()
             _check_logits(logits, [prompts[i].question_id for i in group])

@@ -267,10 +267,9 @@ def _ask(
     with context.reporter.bar(name[:9], len(items)) as advance:
         for result in model.sample(
             prompts,
-            [settings.temperature],
+            {0: settings.temperature},
             seed=context.config.seed,
             max_new_tokens=settings.max_new_tokens,
-            batch_size=settings.batch_size,
         ):
             item = by_key[result.question_id]
             predictions[item] = Prediction(name, *item, result.answers[0].text)

@@ -55,7 +55,8 @@ def sample(context: Context, stage: str, key: str, inputs: dict[str, str]) -> No
     questions = context.questions("probe")
     need_questions(questions, "probe", stage)
     model = context.prepared_model()
-    temperatures = [config.sample.low_temperature] + [config.sample.temperature] * config.sample.n
+    temperatures = {0: config.sample.low_temperature}
+    temperatures |= dict.fromkeys(range(1, config.sample.n + 1), config.sample.temperature)
     with run.stage(stage, key, inputs) as record:
         answers, states = run.file("answers"), run.file("states")
         done = set(answered_ids(answers, states))
@@ -72,7 +73,6 @@ def sample(context: Context, stage: str, key: str, inputs: dict[str, str]) -> No
                     temperatures,
                     seed=config.seed,
                     max_new_tokens=config.sample.max_new_tokens,
-                    batch_size=config.sample.batch_size,
                     position=config.probe.position,
                 ):
                     sampled[result.question_id] = result
@@ -99,9 +99,7 @@ def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
     model = context.prepared_model()
 
     def signals(prompts: list[Prompt]) -> Arrays:
-        states = model.states(
-            prompts, fitted.layer, position=card["position"], batch_size=config.map.batch_size
-        )
+        states = model.states(prompts, fitted.layer, position=card["position"])
         return {"p_unknown": fitted.predict(states), "embedding": compact(states)}
 
     with run.stage(stage, key, inputs) as record:
@@ -117,7 +115,7 @@ def next_token_signal(context: Context, stage: str, key: str, inputs: dict[str, 
     model = context.prepared_model()
 
     def signals(prompts: list[Prompt]) -> Arrays:
-        return {"next_token_entropy": model.next_token_entropy(prompts, batch_size=config.map.batch_size)}
+        return {"next_token_entropy": model.next_token_entropy(prompts)}
 
     with run.stage(stage, key, inputs) as record:
         _over_pool(context, stage, model, run.file("pool_signals/next_token"), signals)
