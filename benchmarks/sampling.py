@@ -1,9 +1,12 @@
-"""Sampling with one prefill a question against the two usual ways, on the embedded model.
+"""The sensing engine against the two usual ways of sampling answers, on the embedded model.
 
     python benchmarks/sampling.py [questions] [repeats]
 
 (a) `loop`: one `generate` call per answer, batch 1, all hidden states kept: the pattern of public code for semantic
-entropy. (b) `generate`: one batched call with `num_return_sequences`. Interleaved; medians; one JSON line last.
+entropy. (b) `generate`: `num_return_sequences=11` for four questions at once, all hidden states kept. Both stop at
+the first line break, as we do. Interleaved; medians; (a) and (b) on a part of the questions, times per question.
+`over_floor` is our time over the time the tokens computed would take at the matrix rate measured in the same run.
+One JSON line last.
 """
 
 import json
@@ -12,86 +15,126 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ka2l.config import GeonamesConfig, ModelConfig, PromptConfig
 from ka2l.geonames import geonames_rows
-from ka2l.models.base import Prompt
+from ka2l.models.base import Prompt, Usage
 from ka2l.models.load import resolve
 from ka2l.models.local import LocalModel
 from ka2l.prompts import PromptBuilder
 
 SAMPLES, NEW_TOKENS = 10, 24
+TEMPERATURES = {0: 0.1} | dict.fromkeys(range(1, SAMPLES + 1), 1.0)
 
 
-def main(n_questions: int = 4, repeats: int = 3) -> None:
+def main(n_questions: int = 64, repeats: int = 3) -> None:
     """Time the three on the same questions, in turns."""
     config = ModelConfig()
     model = LocalModel.load(config, resolve(config))
     builder = PromptBuilder(PromptConfig())
-    model.share_prefix(builder.sensing)
-    rows = geonames_rows(GeonamesConfig(capitals=n_questions), seed=0)[:n_questions]
-    prompts = [Prompt(row.id, builder.sensing(row.question)) for row in rows]
+    prompts = _prompts(builder, n_questions)
+    stops = StoppingCriteriaList([_LineBreak(model)])
+    part, few = prompts[: max(4, n_questions // 4)], prompts[:: max(1, n_questions // 4)][:4]
     contenders: dict[str, Callable[[], int]] = {
-        "ours": lambda: _ours(model, prompts),
-        "generate": lambda: _generate(model, prompts),
-        "loop": lambda: _loop(model, prompts[: max(2, n_questions // 8)]),
+        "ours": lambda: _ours(model, builder, prompts),
+        "generate": lambda: _generate(model, part, stops),
+        "loop": lambda: _loop(model, few, stops),
     }
     per_question: dict[str, list[float]] = {name: [] for name in contenders}
+    rates = []
+    _ours(model, builder, prompts[:4])  # the first call looks the model over
     for _ in range(repeats):
         for name, work in contenders.items():
+            model.usage = Usage()
+            rates.append(_matrix_rate())
             started = time.perf_counter()
             done = work()
             per_question[name].append((time.perf_counter() - started) / done)
+            if name == "ours":
+                usage = model.usage
+            rates.append(_matrix_rate())
     medians = {name: statistics.median(times) for name, times in per_question.items()}
+    n_parameters = model.model.num_parameters()
+    rate = statistics.median(rates)
+    floor = (usage.prompt + usage.decoded) * 2 * n_parameters / rate / n_questions
     result = {f"seconds_{name}": round(value, 4) for name, value in medians.items()}
     result |= {f"ratio_vs_{name}": round(medians[name] / medians["ours"], 2) for name in ("loop", "generate")}
+    result |= {"over_floor": round(medians["ours"] / floor, 2), "gflops": round(rate / 1e9)}
+    result |= {f"tokens_{name}": round(n / n_questions, 1) for name, n in usage._asdict().items()}
     print(json.dumps({"benchmark": "sampling", "questions": n_questions, "repeats": repeats, **result}))
 
 
-def _ours(model: LocalModel, prompts: list[Prompt]) -> int:
-    temperatures = [0.1] + [1.0] * SAMPLES
-    done = model.sample(
-        prompts, temperatures, seed=0, max_new_tokens=NEW_TOKENS, batch_size=16, position="tbg"
-    )
-    return len(list(done))
+def _prompts(builder: PromptBuilder, count: int) -> list[Prompt]:
+    """GeoNames questions of every kind, known and unknown."""
+    each = -(-count // 5)
+    kinds = ("capitals", "currencies", "large_cities", "middle_cities", "small_cities")
+    rows = geonames_rows(GeonamesConfig(**dict.fromkeys(kinds, each)), seed=0)
+    return [Prompt(row.id, builder.sensing(row.question)) for row in rows[:: max(1, len(rows) // count)][:count]]
 
 
-def _generate(model: LocalModel, prompts: list[Prompt]) -> int:
+def _matrix_rate() -> float:
+    """Floating-point operations a second in a large matrix product, the best of a few."""
+    a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 2 * 1536**3 / best
+
+
+def _ours(model: LocalModel, builder: PromptBuilder, prompts: list[Prompt]) -> int:
+    model.share_prefix(builder.sensing)
+    made = model.sample(prompts, TEMPERATURES, seed=0, max_new_tokens=NEW_TOKENS, position="tbg")
+    return len(list(made))
+
+
+def _generate(model: LocalModel, prompts: list[Prompt], stops: StoppingCriteriaList) -> int:
     tokenizer = model.tokenizer
     tokenizer.padding_side = "left"
     for start in range(0, len(prompts), 4):
         batch = tokenizer([p.text for p in prompts[start : start + 4]], return_tensors="pt", padding=True)
-        model.model.generate(
-            **batch,
-            do_sample=True,
-            num_return_sequences=SAMPLES + 1,
-            max_new_tokens=NEW_TOKENS,
-            **_options(tokenizer),
-        )
+        _call_generate(model, batch, stops, num_return_sequences=SAMPLES + 1)
     return len(prompts)
 
 
-def _loop(model: LocalModel, prompts: list[Prompt]) -> int:
+def _loop(model: LocalModel, prompts: list[Prompt], stops: StoppingCriteriaList) -> int:
     for prompt in prompts:
         batch = model.tokenizer(prompt.text, return_tensors="pt")
         for _ in range(SAMPLES + 1):
-            model.model.generate(
-                **batch, do_sample=True, max_new_tokens=NEW_TOKENS, **_options(model.tokenizer)
-            )
+            _call_generate(model, batch, stops)
     return len(prompts)
 
 
-def _options(tokenizer: object) -> dict[str, object]:
-    return {
-        "output_hidden_states": True,
-        "return_dict_in_generate": True,
-        "stop_strings": ["\n"],
-        "tokenizer": tokenizer,
-    }
+def _call_generate(model: LocalModel, batch: Any, stops: StoppingCriteriaList, **more: Any) -> None:
+    model.model.generate(
+        **batch,
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=NEW_TOKENS,
+        output_hidden_states=True,
+        return_dict_in_generate=True,
+        stopping_criteria=stops,
+        pad_token_id=model.tokenizer.pad_token_id,
+        **more,
+    )
+
+
+class _LineBreak(StoppingCriteria):
+    """Each row stops at its first token with a line break: cheaper than transformers' own stop strings."""
+
+    def __init__(self, model: LocalModel):
+        texts = model.tokenizer.batch_decode([[i] for i in range(len(model.tokenizer))])
+        self._breaks = torch.tensor([i for i, text in enumerate(texts) if "\n" in text])
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # noqa: ARG002
+        return torch.isin(input_ids[:, -1], self._breaks)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Find and load a causal language model: the embedded one, a local folder or a Hub id."""
 
 import hashlib
+import importlib.util
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +64,11 @@ def load_causal_lm(
         try:
             tokenizer = AutoTokenizer.from_pretrained(resolved.path, **arguments)
             model = AutoModelForCausalLM.from_pretrained(
-                resolved.path, dtype=pick_dtype(config, device), device_map={"": device}, **arguments
+                resolved.path,
+                dtype=pick_dtype(config, device),
+                device_map=_placement(config, device),
+                quantization_config=_quantization(config, device),
+                **arguments,
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{config.name}: cannot load this model: {first_line(error)}") from error
@@ -71,6 +77,38 @@ def load_causal_lm(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer
+
+
+def _placement(config: ModelConfig, device: str) -> Any:
+    """All on one device; with `auto` and several GPUs, spread over them."""
+    import torch
+
+    several = config.device == "auto" and torch.cuda.device_count() > 1
+    return "auto" if several else {"": device}
+
+
+def _quantization(config: ModelConfig, device: str) -> Any:
+    """What transformers needs to know to load the weights in fewer bits; none for whole ones."""
+    if config.quantization == "none":
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"model.quantization is {config.quantization}, and bitsandbytes is not installed. "
+            "Run `pip install bitsandbytes`, or set model.quantization=none."
+        )
+    from transformers import BitsAndBytesConfig
+
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # it tells of a cast at every layer of every pass
+    if config.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=pick_dtype(config, device),
+    )
 
 
 def pick_device(config: ModelConfig) -> str:
@@ -98,19 +136,19 @@ def pick_dtype(config: ModelConfig, device: str) -> "torch.dtype":
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No loading bars and no advice from transformers and peft while our own progress is on screen."""
-    from transformers.utils import logging
+    from transformers.utils import logging as its_logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    verbosity, bars = its_logging.get_verbosity(), its_logging.is_progress_bar_enabled()
+    its_logging.set_verbosity_error()
+    its_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # what one library says to the other
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        its_logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            its_logging.enable_progress_bar()
 
 
 def _merge_adapter(model: Any, adapter: Path) -> Any:

@@ -1,45 +1,38 @@
 """A model that runs in this process: one prefill a question gives the states of every layer and all answers.
 
-The tokens all prompts begin with (instruction and shots) are computed once a run. Each question's own tokens are
-prefilled once; its answers decode together from that cache; finished rows leave the batch. Every answer has its own
-random stream, derived from (seed, question id, index), so the batch around it changes nothing but rounding.
+The tokens all prompts begin with (instruction and shots) are computed once a run, each question's own tokens once,
+and its answers grow from there as a tree (`engine`). Every answer has its own random stream, derived from (seed,
+question id, sample number), so the batch around it changes nothing but the rounding of the last digits.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache
 
 from ka2l.config import ModelConfig
 from ka2l.errors import ModelError
-from ka2l.models.base import Answer, Position, Prompt, SampledQuestion, Usage
-from ka2l.models.cache import can_share_prefix, copy_rows, new_cache
-from ka2l.models.decoding import Rows, draw, uniforms
+from ka2l.models.attention import two_part
+from ka2l.models.base import Position, Prompt, SampledQuestion, Usage
+from ka2l.models.budget import find_budget, is_out_of_memory
+from ka2l.models.decoding import StopRule, uniforms
+from ka2l.models.engine import Engine
 from ka2l.models.load import ResolvedModel, load_causal_lm
-from ka2l.models.states import caught_states, state_at_layer
+from ka2l.models.plain import PlainPasses
+from ka2l.models.shared import SharedPrefix, exact_length
+from ka2l.models.states import check_logits, check_states, to_numpy
+from ka2l.models.tree import Question
 from ka2l.prompts import Message, render_chat
 
+Passes = SharedPrefix | PlainPasses
+T = TypeVar("T")
 
-class _Batch(NamedTuple):
-    """Prompts ready for a forward pass: their tokens padded on the left, behind the prefix if it is shared."""
-
-    tokens: torch.Tensor  # [rows, longest part to compute]
-    own: torch.Tensor  # same shape, 1 = the question's own token: neither padding nor of the run's prefix
-    positions: torch.Tensor  # same shape
-    full_mask: torch.Tensor  # [rows, prefix + longest own part]
-    cache: DynamicCache
-
-    def inputs(self) -> dict[str, Any]:
-        return {
-            "input_ids": self.tokens,
-            "attention_mask": self.full_mask,
-            "position_ids": self.positions,
-            "past_key_values": self.cache,
-            "use_cache": True,
-        }
+# Two made-up questions with nothing in common: what their prompts share, all prompts share.
+_UNLIKE = ("0", "Who is it?")
 
 
 class LocalModel:
@@ -50,31 +43,56 @@ class LocalModel:
         tokenizer: its tokenizer, with a padding token.
         resolved: name and revision, for cards and content keys.
         special_tokens: whether the tokenizer adds its own (off for chat prompts: their template has them).
+        batch_tokens: tokens computed together; `auto` fits them to the free memory.
+        say: where to tell the user what they should know.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, resolved: ResolvedModel, special_tokens: bool = True):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        resolved: ResolvedModel,
+        *,
+        special_tokens: bool = True,
+        batch_tokens: int | str = "auto",
+        say: Callable[[str], None] = lambda _text: None,
+    ):
         self.model = model
         self.tokenizer = tokenizer
         self.resolved = resolved
         self.special_tokens = special_tokens
         self.usage = Usage()
+        self.say = say
         self.n_layers: int = model.config.get_text_config(decoder=True).num_hidden_layers
-        self._stop_ids = _stop_ids(model, tokenizer)
-        self._has_break: dict[int, bool] = {}
-        self._prefix: tuple[list[int], DynamicCache | None] = ([], None)
+        self.budget = find_budget(model, batch_tokens)
+        self._rule = StopRule(tokenizer, _stop_ids(model, tokenizer))
+        self._filler: int = tokenizer.pad_token_id or 0
+        self._known: list[int] = []
+        self._shared: dict[bool, SharedPrefix] = {}  # with the run's prefix, and without any
+        self._exact_up_to: int | None = None  # tokens; none: not yet looked at
 
     @classmethod
     def load(
-        cls, config: ModelConfig, resolved: ResolvedModel, *, template: str = "plain", adapter: Any = None
+        cls,
+        config: ModelConfig,
+        resolved: ResolvedModel,
+        *,
+        template: str = "plain",
+        adapter: Any = None,
+        say: Callable[[str], None] = lambda _text: None,
     ) -> "LocalModel":
         """Load weights and tokenizer; `adapter` is a folder of LoRA weights to merge in."""
         model, tokenizer = load_causal_lm(config, resolved, adapter)
-        return cls(model, tokenizer, resolved, special_tokens=template == "plain")
+        special = template == "plain"
+        return cls(
+            model, tokenizer, resolved, special_tokens=special, batch_tokens=config.batch_tokens, say=say
+        )
 
     @property
     def device(self) -> torch.device:
         """Where the inputs go."""
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     def render_chat(self, messages: list[Message]) -> str:
         """Text of a conversation under the model's chat template, ready for the answer."""
@@ -86,6 +104,21 @@ class LocalModel:
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     @torch.inference_mode()
+    def share_prefix(self, build: Callable[[str], str]) -> None:
+        """Compute once the tokens that every prompt of `build` begins with.
+
+        They are found from two made-up questions, never from the prompts at hand: the same split between prefix and
+        question in every batch is what makes an interrupted run end like an uninterrupted one.
+        """
+        first, second = self._encode([Prompt("", build(text)) for text in _UNLIKE])
+        length = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
+        self._known = first[:length]
+        self._shared.pop(True, None)
+        if length and length < self._exact_length():
+            self._shared[True] = SharedPrefix(self.model, self._known, self._filler)
+            self.usage += Usage(prompt=length)
+
+    @torch.inference_mode()
     def sample(
         self,
         prompts: Sequence[Prompt],
@@ -95,62 +128,148 @@ class LocalModel:
         max_new_tokens: int,
         position: Position | None = None,
     ) -> Iterator[SampledQuestion]:
-        """See `LanguageModel.sample`. Yields in an order of its own (by length), each prompt once."""
-        encoded = self._encode(prompts, answer=max_new_tokens)
-        for group in _by_length(encoded, 16):
-            batch = self._batch([encoded[i] for i in group])
-            states: list[torch.Tensor] = []
-            if position is None:
-                output = self.model(**batch.inputs(), logits_to_keep=1)
-            else:
-                with caught_states(self.model, position, batch.own) as states:
-                    output = self.model(**batch.inputs(), logits_to_keep=1)
-            layers = _to_numpy(torch.stack(states, dim=1)) if states else None
-            ids = [prompts[i].question_id for i in group]
-            if layers is not None:
-                _check_finite(layers, ids)
-            _check_logits(output.logits[:, -1], ids)
-            streams = uniforms(seed, ids, len(temperatures), max_new_tokens)
-            answers = self._decode(output.logits[:, -1], batch, list(temperatures.values()), streams)
-            for row, question_id in enumerate(ids):
-                yield SampledQuestion(question_id, answers[row], None if layers is None else layers[row])
+        """See `Sampler.sample`. Yields as questions finish."""
+        names = [prompt.question_id for prompt in prompts]
+        for passes, indices, parts in self._by_passes(
+            self._encode(prompts, answer=max_new_tokens), max_new_tokens
+        ):
+            numbers = list(temperatures)
+            questions = [
+                Question(i, part, temperatures, partial(uniforms, seed, names[i], numbers, max_new_tokens))
+                for i, part in zip(indices, parts, strict=True)
+            ]
+            how: Any = {"max_new_tokens": max_new_tokens, "position": position}
+            for done in self._answer(passes, questions, names, how):
+                answers = [done.answers[number] for number in temperatures]
+                yield SampledQuestion(names[done.index], answers, done.states)
+
+    def _answer(
+        self, passes: Passes, questions: list[Question], names: list[str], how: dict[str, Any]
+    ) -> Iterator[Question]:
+        if isinstance(passes, SharedPrefix):
+            engine = Engine(passes, questions, names, self._rule, budget=self.budget, **how)
+            yield from engine.run()
+            self.usage += engine.usage
+            return
+
+        def work(group: list[int]) -> None:
+            batch = [questions[i] for i in group]
+            ids = [names[question.index] for question in batch]
+            self.usage += passes.sample(batch, ids, self._rule, **how)
+
+        samples = len(questions[0].temperatures) if questions else 1
+        for group, _ in self._in_groups([question.part for question in questions], work, samples):
+            yield from (questions[i] for i in group)
 
     @torch.inference_mode()
     def states(
         self, prompts: Sequence[Prompt], layer: int | None, *, position: Position
     ) -> NDArray[np.float32]:
         """See `LanguageModel.states`."""
-        encoded = self._encode(prompts)
-        rows: list[tuple[int, NDArray[np.float32]]] = []
-        for group in _by_length(encoded, 16):
-            batch = self._batch([encoded[i] for i in group])
-            if layer is None:
-                with caught_states(self.model, position, batch.own) as caught:
-                    self.model.base_model(**batch.inputs())
-                states = _to_numpy(torch.stack(caught, dim=1))
-                _check_finite(states, [prompts[i].question_id for i in group])
-            else:
-                states = _to_numpy(state_at_layer(self.model, layer, position, batch.own, batch.inputs()))
-                _check_finite(states[:, None], [prompts[i].question_id for i in group], first_layer=layer)
-            rows += zip(group, states, strict=True)
-        if not rows:
-            return np.empty(
-                (0, self.model.config.get_text_config(decoder=True).hidden_size), dtype=np.float32
-            )
-        return np.stack([state for _, state in sorted(rows, key=lambda row: row[0])])
+        shape = (self.n_layers + 1,) if layer is None else ()
+        width = self.model.config.get_text_config(decoder=True).hidden_size
+        states = np.empty((len(prompts), *shape, width), dtype=np.float32)
+
+        def work(passes: Passes, parts: list[list[int]], names: list[str]) -> NDArray[np.float32]:
+            found = to_numpy(passes.states(parts, layer, position))
+            check_states(found if layer is None else found[:, None], names, layer or 0)
+            return found
+
+        for rows, found in self._over_prompts(prompts, work):
+            states[rows] = found
+        return states
 
     @torch.inference_mode()
     def next_token_entropy(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """See `LanguageModel.next_token_entropy`."""
-        encoded = self._encode(prompts)
         entropy = np.empty(len(prompts), dtype=np.float32)
-        for group in _by_length(encoded, 16):
-            batch = self._batch([encoded[i] for i in group])
-            logits = self.model(**batch.inputs(), logits_to_keep=1).logits[:, -1].float()
-            _check_logits(logits, [prompts[i].question_id for i in group])
+
+        def work(passes: Passes, parts: list[list[int]], names: list[str]) -> NDArray[np.float32]:
+            logits = passes.prefill(parts).logits.float()
+            check_logits(logits, names)
             # Rounding can leave a certain model a hair below zero.
-            entropy[group] = _to_numpy(torch.distributions.Categorical(logits=logits).entropy().clamp(min=0))
+            return to_numpy(torch.distributions.Categorical(logits=logits).entropy().clamp(min=0))
+
+        for rows, found in self._over_prompts(prompts, work):
+            entropy[rows] = found
         return entropy
+
+    def _over_prompts(
+        self,
+        prompts: Sequence[Prompt],
+        work: Callable[[Passes, list[list[int]], list[str]], NDArray[np.float32]],
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Work on all prompts, pass by pass; yields which rows, and what came of them."""
+        for passes, indices, parts in self._by_passes(self._encode(prompts)):
+
+            def one(
+                group: list[int],
+                passes: Passes = passes,
+                indices: list[int] = indices,
+                parts: list[list[int]] = parts,
+            ) -> NDArray[np.float32]:
+                names = [prompts[indices[i]].question_id for i in group]
+                return work(passes, [parts[i] for i in group], names)
+
+            with two_part(self.model) if isinstance(passes, SharedPrefix) else nullcontext():
+                for group, found in self._in_groups(parts, one):
+                    yield [indices[i] for i in group], found
+            shared = len(passes.tokens) if isinstance(passes, SharedPrefix) else 0
+            self.usage += Usage(prompt=sum(map(len, parts)), prompt_saved=shared * len(parts))
+
+    def _in_groups(
+        self, parts: Sequence[Sequence[int]], work: Callable[[list[int]], T], rows_each: int = 1
+    ) -> Iterator[tuple[list[int], T]]:
+        """Work on rows of similar length, as many as the budget allows; fewer where memory runs out."""
+        order = sorted(range(len(parts)), key=lambda i: (len(parts[i]), i))
+        while order:
+            widths = [len(parts[i]) for i in order]
+            size = 1
+            while (
+                size < len(order)
+                and (size + 1) * widths[size] <= self.budget.tokens
+                and (size + 1) * rows_each <= self.budget.rows
+            ):
+                size += 1
+            group = order[:size]
+            try:
+                found = work(group)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.budget.halve(error.with_traceback(None))  # its frames hold what must be freed
+                continue
+            order = order[size:]
+            yield group, found
+
+    def _by_passes(
+        self, encoded: list[list[int]], answer: int = 0
+    ) -> Iterator[tuple[Passes, list[int], list[list[int]]]]:
+        """Which prompts are computed how: behind the run's prefix, without one, or the model's own way."""
+        known, exact = self._known, self._exact_length() if encoded else 0
+        behind = [len(t) > len(known) and t[: len(known)] == known and True in self._shared for t in encoded]
+        for prefixed in (True, False):
+            mine = [i for i, t in enumerate(encoded) if behind[i] == prefixed and len(t) + answer <= exact]
+            if mine:
+                if prefixed not in self._shared:
+                    self._shared[False] = SharedPrefix(self.model, [], self._filler)
+                yield self._shared[prefixed], mine, [encoded[i][len(known) * prefixed :] for i in mine]
+        rest = [i for i, t in enumerate(encoded) if len(t) + answer > exact]
+        if rest:
+            yield PlainPasses(self.model, known, self._filler), rest, [encoded[i] for i in rest]
+
+    def _exact_length(self) -> int:
+        """Up to how many tokens prompts can be computed in parts and stay exact; looked at once."""
+        if self._exact_up_to is None:
+            text = "Question: Which of these is it, and who says so?"
+            tokens: list[int] = self.tokenizer(text, add_special_tokens=self.special_tokens)["input_ids"]
+            self._exact_up_to, why = exact_length(self.model, tokens, self._filler)
+            if why:
+                self.say(
+                    f"{self.resolved.name}: {why}, so every prompt is computed in full and nothing is shared: slower, "
+                    "and as exact."
+                )
+        return self._exact_up_to
 
     def _encode(self, prompts: Sequence[Prompt], answer: int = 0) -> list[list[int]]:
         """Token ids; refuses prompts that do not fit the model together with `answer` tokens."""
@@ -170,108 +289,6 @@ class LocalModel:
                 )
         return ids
 
-    def _batch(self, encoded: list[list[int]]) -> _Batch:
-        """Left-padded prompts, or what of them comes behind the shared prefix."""
-        known, prefix = self._prefix
-        begins = [len(known) if len(t) > len(known) and t[: len(known)] == known else 0 for t in encoded]
-        shared = len(known) if prefix is not None and all(begins) else 0
-        parts = [tokens[shared:] for tokens in encoded]
-        width = max(len(part) for part in parts)
-        pad = self.tokenizer.pad_token_id or 0
-        tokens = torch.tensor([[pad] * (width - len(part)) + part for part in parts], device=self.device)
-        columns = torch.arange(width, device=self.device)
-        padding = torch.tensor([[width - len(part)] for part in parts], device=self.device)
-        before = padding + torch.tensor([[max(begin - shared, 0)] for begin in begins], device=self.device)
-        mask = (columns >= padding).long()
-        positions = (mask.cumsum(1) - 1).clamp(min=0) + shared
-        full_mask = torch.cat([mask.new_ones(len(parts), shared), mask], dim=1)
-        config = self.model.config
-        cache = new_cache(config) if prefix is None or not shared else copy_rows(prefix, config, len(parts))
-        self.usage += Usage(prompt=sum(len(part) for part in parts), prompt_saved=shared * len(parts))
-        return _Batch(tokens, (columns >= before).long(), positions, full_mask, cache)
-
-    @torch.inference_mode()
-    def share_prefix(self, build: Callable[[str], str]) -> None:
-        """Compute once the tokens that every prompt of `build` begins with.
-
-        They are found from two questions with nothing in common, never from the prompts at hand: the same split
-        between prefix and question in every batch is what makes an interrupted run end like an uninterrupted one.
-        Models whose cache forgets tokens (sliding windows) compute every prompt in full.
-        """
-        first, second = self._encode([Prompt("", build(text)) for text in ("0", "Who is it?")])
-        length = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
-        share = length > 0 and can_share_prefix(self.model.config)
-        self._prefix = (first[:length], self._prefill(first[:length]) if share else None)
-
-    def _prefill(self, tokens: list[int]) -> DynamicCache:
-        cache = new_cache(self.model.config)
-        ids = torch.tensor([tokens], device=self.device)
-        self.model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.usage += Usage(prompt=len(tokens))
-        return cache
-
-    def _decode(
-        self,
-        logits: torch.Tensor,
-        batch: _Batch,
-        temperatures: Sequence[float],
-        streams: NDArray[np.float64],
-    ) -> list[list[Answer]]:
-        """Sample all rows (questions × temperatures) to their ends; finished rows leave the batch."""
-        repeats, questions = len(temperatures), logits.shape[0]
-        rows = Rows(questions * repeats, self._stop_ids, self._text_after, self._breaks)
-        cache, mask = batch.cache, batch.full_mask.repeat_interleave(repeats, dim=0)
-        cache.batch_repeat_interleave(repeats)
-        logits = logits.repeat_interleave(repeats, dim=0)
-        positions = batch.positions[:, -1:].repeat_interleave(repeats, dim=0)
-        heat = torch.tensor(temperatures, device=logits.device).repeat(questions)
-        draws = torch.from_numpy(streams).to(logits.device)
-        alive = torch.arange(questions * repeats, device=logits.device)
-        for step in range(draws.shape[1]):
-            tokens, logprobs = draw(logits, heat[alive], draws[alive, step])
-            going = rows.take(alive.tolist(), tokens.tolist(), logprobs.tolist())
-            if step + 1 == draws.shape[1] or not any(going):
-                break
-            if sum(going) <= 0.8 * len(going):  # dropping rows copies the cache: not for every single one
-                keep = torch.tensor([i for i, on in enumerate(going) if on], device=logits.device)
-                cache.batch_select_indices(keep)
-                alive, tokens, mask, positions = alive[keep], tokens[keep], mask[keep], positions[keep]
-            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-            positions = positions + 1
-            output = self.model(
-                input_ids=tokens[:, None],
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            self.usage += Usage(decoded=len(alive))
-            logits = output.logits[:, -1]
-        answers = rows.answers()
-        return [answers[i * repeats : (i + 1) * repeats] for i in range(questions)]
-
-    def _text_after(self, tokens: list[int]) -> str:
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-
-    def _breaks(self, token: int) -> bool:
-        """Whether this token can hold a line break (asked once per token, then remembered)."""
-        known = self._has_break.get(token)
-        if known is None:
-            known = self._has_break[token] = "\n" in self.tokenizer.decode([token])
-        return known
-
-
-def _by_length(encoded: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
 
 def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
     ids: set[int] = set()
@@ -279,29 +296,3 @@ def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
         eos = getattr(source, "eos_token_id", None)
         ids |= set(eos if isinstance(eos, list) else [eos] if eos is not None else [])
     return ids
-
-
-def _to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = tensor.float().cpu().numpy()
-    return array
-
-
-def _check_finite(states: NDArray[np.float32], ids: Sequence[str], first_layer: int = 0) -> None:
-    """Refuse NaN and infinite states [rows, layers, width], naming the first layer and question."""
-    bad = ~np.isfinite(states).all(axis=2)
-    if bad.any():
-        row, layer = (int(i) for i in np.argwhere(bad)[0])
-        raise ModelError(
-            f"question {ids[row]}: the hidden state at layer {first_layer + layer} holds NaN or infinite values "
-            f"({int(bad.sum())} such states in this batch). Load the model in float32 or bfloat16 (model.dtype)."
-        )
-
-
-def _check_logits(logits: torch.Tensor, ids: Sequence[str]) -> None:
-    """Refuse NaN logits [rows, vocabulary], naming the first question."""
-    bad = logits.isnan().any(dim=1)
-    if bool(bad.any()):
-        raise ModelError(
-            f"question {ids[int(bad.nonzero()[0])]}: the model's output holds NaN values ({int(bad.sum())} such "
-            "questions in this batch). Load the model in float32 or bfloat16 (model.dtype)."
-        )

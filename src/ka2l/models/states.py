@@ -5,11 +5,13 @@ transformers. What enters block i+1 is what left block i, so one hook before eac
 backbone see them all, in every architecture.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ka2l.errors import ModelError
 from ka2l.models.base import Position
@@ -64,10 +66,17 @@ def caught_states(model: Any, position: Position, mask: torch.Tensor) -> Iterato
             handle.remove()
 
 
-def state_at_layer(
-    model: Any, layer: int, position: Position, mask: torch.Tensor, inputs: dict[str, Any]
+def read_states(
+    model: Any, layer: int | None, position: Position, mask: torch.Tensor, inputs: dict[str, Any]
 ) -> torch.Tensor:
-    """States at one layer, [rows, width]; blocks above it and the head are not run."""
+    """States at one layer, [rows, width], or with None of all, [rows, layers + 1, width].
+
+    Blocks above the layer and the head are not run.
+    """
+    if layer is None:
+        with caught_states(model, position, mask) as states:
+            backbone(model)(**inputs)
+        return stacked(states)
     all_blocks = blocks(model)
     if layer == len(all_blocks):
         return _reduce(backbone(model)(**inputs)[0], position, mask)
@@ -86,6 +95,38 @@ def state_at_layer(
     finally:
         handle.remove()
     return caught[0]
+
+
+def stacked(states: list[torch.Tensor]) -> torch.Tensor:
+    """States of all layers, [rows, layers + 1, width], wherever the layers lie."""
+    return torch.stack([state.to(states[0].device) for state in states], dim=1)
+
+
+def to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
+    """As float32 in main memory."""
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array
+
+
+def check_states(states: NDArray[np.float32], ids: Sequence[str], first_layer: int = 0) -> None:
+    """Refuse NaN and infinite states [rows, layers, width], naming the first layer and question."""
+    bad = ~np.isfinite(states).all(axis=2)
+    if bad.any():
+        row, layer = (int(i) for i in np.argwhere(bad)[0])
+        raise ModelError(
+            f"question {ids[row]}: the hidden state at layer {first_layer + layer} holds NaN or infinite values "
+            f"({int(bad.sum())} such states in this batch). Load the model in float32 or bfloat16 (model.dtype)."
+        )
+
+
+def check_logits(logits: torch.Tensor, ids: Sequence[str]) -> None:
+    """Refuse NaN logits [rows, vocabulary], naming the first question."""
+    bad = logits.isnan().any(dim=1)
+    if bool(bad.any()):
+        raise ModelError(
+            f"question {ids[int(bad.nonzero()[0])]}: the model's output holds NaN values ({int(bad.sum())} such "
+            "questions in this batch). Load the model in float32 or bfloat16 (model.dtype)."
+        )
 
 
 def _before_block(caught: list[torch.Tensor], position: Position, mask: torch.Tensor) -> Any:

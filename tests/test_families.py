@@ -1,0 +1,191 @@
+"""Every model family users bring, as a tiny random model: the engine equals plain transformers to the last digits.
+
+Families whose attention can be computed in two parts share the prompt's beginning; the others are found out by the
+engine itself, say so once and give the same results.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from transformers import AutoTokenizer
+
+from ka2l.config import PromptConfig
+from ka2l.models.base import Prompt, SampledQuestion
+from ka2l.models.budget import Budget
+from ka2l.models.load import ResolvedModel
+from ka2l.models.local import LocalModel
+from ka2l.prompts import PromptBuilder, Shot
+from reference import Reference, assert_close
+from tiny import TinyWorld
+
+SIZE: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,  # far from uniform, so that greedy choices are not ties
+}
+BIG, SMALL = 400, 24  # windows: longer than any prompt, and shorter than all
+ROPE = {"short_factor": [1.0] * 4, "long_factor": [1.5] * 4, "rope_type": "longrope", "rope_theta": 1e4}
+GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512, "initializer_range": 0.3}
+
+# Name → config, model, settings on top of SIZE, whether the beginning can be shared. Who stands for what: SPEC.md.
+FAMILIES: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "Llama": ("Llama", {}, True),  # Llama 2 and 3.1, SmolLM2
+    "Llama3-rope": (
+        "Llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 1e4,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+        True,
+    ),
+    "Mistral-v0.3": ("Mistral", {"sliding_window": None}, True),
+    "Mistral-v0.1": ("Mistral", {"sliding_window": BIG}, True),
+    "Mistral-left": ("Mistral", {"sliding_window": SMALL}, False),
+    "Qwen2": ("Qwen2", {}, True),  # Qwen 1.5 and 2.5, R1-Distill
+    "Qwen2-sliding": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": SMALL, "max_window_layers": 2},
+        False,
+    ),
+    "Qwen3": ("Qwen3", {}, True),
+    "Phi3": ("Phi3", {"pad_token_id": 2, "sliding_window": BIG}, True),
+    "Phi3.5-longrope": (
+        "Phi3",
+        {"pad_token_id": 2, "rope_parameters": ROPE, "original_max_position_embeddings": 300},
+        True,
+    ),
+    "Glm": ("Glm", {"pad_token_id": 2, "attention_bias": True}, True),  # glm4-9b-chat
+    "Glm4": ("Glm4", {"pad_token_id": 2}, True),
+    "Gemma2": ("Gemma2", {"sliding_window": BIG, "attn_logit_softcapping": 5.0}, True),
+    "Gemma2-left": ("Gemma2", {"sliding_window": SMALL}, False),
+    "Gemma3": ("Gemma3Text", {"sliding_window": BIG}, True),
+    "GPT-NeoX": ("GPTNeoX", {}, True),
+    "GPT-2": ("GPT2", GPT2, True),
+    # Neither attends through the interface: positions as a bias of the scores, and an attention of its own.
+    "Bloom": ("Bloom", {"n_layer": 3, "n_head": 4, "initializer_range": 0.3}, False),
+    "GPT-J": ("GPTJ", GPT2 | {"rotary_dim": 4}, False),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_world: TinyWorld) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_world.folder)
+
+
+@pytest.fixture(scope="module")
+def builder(tiny_world: TinyWorld) -> PromptBuilder:
+    shots = [Shot(fact["question"], fact["answers"][0]) for fact in tiny_world.known[:3]]
+    return PromptBuilder(PromptConfig(shots=3), shots)
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_world: TinyWorld, builder: PromptBuilder) -> list[Prompt]:
+    """Mixed lengths, and one that does not begin like the others."""
+    asked = [(fact["id"], fact["question"]) for fact in tiny_world.known[5:9]]
+    asked += [("long", "What is the capital of " + "Kalobe and of " * 4 + "Kalobe?"), ("short", "Who?")]
+    made = [Prompt(name, builder.sensing(question)) for name, question in asked]
+    return [*made, Prompt("odd", "Something else entirely: " + asked[0][1] * 2)]
+
+
+def make(family: str, tokenizer: Any) -> Any:
+    """A random model of the family."""
+    name, settings, _ = FAMILIES[family]
+    ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": 2}
+    config_class = getattr(hf, f"{name}Config")
+    size = {} if name in ("GPT2", "GPTJ") else SIZE
+    model_class = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}.get(
+        name, f"{name}ForCausalLM"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        config = config_class(vocab_size=len(tokenizer), **(size | ids | settings))
+        return getattr(hf, model_class)(config).eval()
+
+
+def sample(
+    model: LocalModel, prompts: Sequence[Prompt], temperatures: dict[int, float]
+) -> dict[str, SampledQuestion]:
+    made = model.sample(prompts, temperatures, seed=0, max_new_tokens=8, position="tbg")
+    return {result.question_id: result for result in made}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_equals_plain_transformers(
+    family: str, tokenizer: Any, builder: PromptBuilder, prompts: list[Prompt]
+) -> None:
+    said: list[str] = []
+    plain = make(family, tokenizer)
+    before = plain.config._attn_implementation
+    model = LocalModel(plain, tokenizer, ResolvedModel(family, family, "0"), say=said.append)
+    assert plain.config._attn_implementation == before
+    model.budget = Budget(64, 12)  # several passes, and rows of different questions side by side
+    model.share_prefix(builder.sensing)
+    made = sample(model, prompts, {0: 0.0, 1: 1.0, 2: 1.0})
+    assert plain.config._attn_implementation == before
+    shares = FAMILIES[family][2]
+    assert (model.usage.prompt_saved > 0) == shares
+    middle = model.states(prompts, 2, position="tbg")
+    entropy = model.next_token_entropy(prompts)
+    for i, prompt in enumerate(prompts):
+        reference, result = Reference(plain, tokenizer, prompt.text), made[prompt.question_id]
+        text, tokens, reason = reference.greedy()
+        assert (result.answers[0].text, result.answers[0].finish_reason) == (text, reason)
+        assert result.answers[0].token_logprobs == pytest.approx(reference.logprobs(tokens), abs=5e-4)
+        assert result.states is not None
+        expected = reference.states()
+        assert_close(result.states, expected)
+        assert_close(middle[i], expected[2])
+        assert entropy[i] == pytest.approx(reference.entropy(), rel=1e-3, abs=1e-4)
+    # Said once, where it holds for the model and not only for prompts that leave a window.
+    windowed = getattr(plain.config, "sliding_window", None) == SMALL
+    assert len(said) == (0 if shares or windowed else 1)
+    assert all(family in text and "in full" in text for text in said)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma2", "GPT-2", "Mistral-left"])
+def test_samples_are_the_same_with_and_without_a_shared_beginning(
+    family: str, tokenizer: Any, builder: PromptBuilder, prompts: list[Prompt]
+) -> None:
+    plain = make(family, tokenizer)
+    temperatures = {0: 0.1, 3: 1.0, 7: 1.0, 8: 2.0}
+    answers = []
+    for share in (True, False):
+        model = LocalModel(plain, tokenizer, ResolvedModel(family, family, "0"))
+        if share:
+            model.share_prefix(builder.sensing)
+        made = sample(model, prompts, temperatures)
+        answers.append({name: [a.text for a in result.answers] for name, result in made.items()})
+    assert answers[0] == answers[1]
+    assert len({text for texts in answers[0].values() for text in texts}) > len(prompts)
+
+
+def test_half_precision_is_as_close_as_half_precision_is(
+    tokenizer: Any, builder: PromptBuilder, prompts: list[Prompt]
+) -> None:
+    plain = make("Llama", tokenizer).to(torch.bfloat16)
+    model = LocalModel(plain, tokenizer, ResolvedModel("half", "half", "0"))
+    model.share_prefix(builder.sensing)
+    made = sample(model, prompts, {0: 0.0})
+    assert model.usage.prompt_saved > 0
+    for prompt in prompts:
+        states = made[prompt.question_id].states
+        assert states is not None
+        assert states.dtype == np.float32
+        expected = Reference(plain, tokenizer, prompt.text).states()
+        error = np.linalg.norm(states - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+        assert error.max() < 0.05
