@@ -38,7 +38,7 @@ def main(n_questions: int = 64, repeats: int = 3) -> None:
     config = ModelConfig()
     model = LocalModel.load(config, resolve(config))
     builder = PromptBuilder(PromptConfig())
-    prompts = _prompts(builder, n_questions)
+    prompts = geonames_prompts(builder, n_questions)
     stops = StoppingCriteriaList([_LineBreak(model)])
     part, few = prompts[: max(4, n_questions // 4)], prompts[:: max(1, n_questions // 4)][:4]
     contenders: dict[str, Callable[[], int]] = {
@@ -70,7 +70,7 @@ def main(n_questions: int = 64, repeats: int = 3) -> None:
     print(json.dumps({"benchmark": "sampling", "questions": n_questions, "repeats": repeats, **result}))
 
 
-def _prompts(builder: PromptBuilder, count: int) -> list[Prompt]:
+def geonames_prompts(builder: PromptBuilder, count: int) -> list[Prompt]:
     """GeoNames questions of every kind, known and unknown."""
     each = -(-count // 5)
     kinds = ("capitals", "currencies", "large_cities", "middle_cities", "small_cities")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from console import ka2l as ka2l  # a fixture: the command line
 from runs import finished as finished  # a fixture: one finished run for all tests
 from tiny import TinyWorld, build_tiny_model
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ka2l import store
+from ka2l import files
 from ka2l.pipeline import run
 from ka2l.progress import Reporter
 from ka2l.recipe import load_config
@@ -28,8 +28,8 @@ def die() -> None:
 
 
 def die_around_writing(moment: str, name: str) -> None:
-    """Replace store.atomic by one that dies before or after this file takes its place."""
-    whole = store.atomic
+    """Replace files.atomic by one that dies before or after this file takes its place."""
+    whole = files.atomic
 
     @contextmanager
     def atomic(path: Path) -> Iterator[Path]:
@@ -41,7 +41,7 @@ def die_around_writing(moment: str, name: str) -> None:
         if hit:
             die()
 
-    store.atomic = atomic
+    files.atomic = atomic
 
 
 class Killer(Reporter):

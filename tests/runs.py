@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from ka2l.config import RunConfig
+from ka2l.files import parts, read_json, read_table, read_tensors
 from ka2l.progress import Reporter
 from ka2l.recipe import load_config
-from ka2l.store import RunDirectory, parts, read_json, read_table, read_tensors
+from ka2l.store import RunDirectory
 from tiny import TinyWorld, write_questions
 
 BUDGET = 8

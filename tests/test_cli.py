@@ -1,7 +1,6 @@
 """The command line: exit codes, messages that name the cure, and nothing written where nothing can come of it."""
 
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -9,46 +8,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
+from console import Cli, Result, assert_refused, strict_json
 from ka2l import __version__, cli
+from ka2l.files import read_table
 from ka2l.models import embedded
 from ka2l.recipe import to_yaml
-from ka2l.store import RunDirectory, read_table
+from ka2l.store import RunDirectory
 from runs import BUDGET, copy_of, questions_file, times, tiny_config
 from tiny import TinyWorld
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-class Cli:
-    """Calls the program in this process, as the entry point does."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-
-    def __call__(self, *arguments: object) -> Result:
-        self._monkeypatch.setattr(sys, "argv", ["ka2l", *map(str, arguments)])
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = self._capsys.readouterr()
-        code = end.value.code
-        return Result(code if isinstance(code, int) else 0, out, err)
-
-
-@pytest.fixture
-def ka2l(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # the variable was read when it was imported
-    return Cli(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -61,22 +31,6 @@ def recipe(tiny_world: TinyWorld, tmp_path: Path) -> Path:
 
 def nothing_written(recipe: Path, *more: str) -> bool:
     return {path.name for path in recipe.parent.iterdir()} == {"recipe.yaml", "questions.jsonl", *more}
-
-
-def strict_json(text: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-def assert_refused(result: Result, *parts: str) -> None:
-    """Exit code 2, an error without a traceback, and these parts in it."""
-    assert result.code == 2, result.err
-    assert re.search("^error: ", result.err, re.MULTILINE)
-    assert "Traceback" not in result.err
-    for part in parts:
-        assert part in " ".join(result.err.split())
 
 
 def test_help_and_import_load_nothing_heavy() -> None:
@@ -102,6 +56,7 @@ def test_help_lists_the_verbs_in_order(ka2l: Cli) -> None:
         "run",
         "demo",
         "load",
+        "import",
         "sample",
         "measure",
         "probe",
@@ -128,7 +83,10 @@ def test_unknown_verb_and_option_end_with_2(ka2l: Cli) -> None:
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ("sample.temprature=1", ["sample.temprature: no such key. Allowed here: n, temperature"]),
+        (
+            "sample.temprature=1",
+            ["sample.temprature: no such key. Allowed here: engine, states, n, temperature"],
+        ),
         ("sample.n=many", ["sample.n: ", "valid integer", "'many'"]),
         ("sample.n=1", ["sample.n: ", "greater than or equal to 2 (got 1)"]),
         ("select.strategy=best", ["select.strategy: ", "'unknown', 'known'"]),
@@ -226,6 +184,10 @@ def test_verb_without_what_it_reads_names_the_verb_to_run(
         ka2l("finetune", stale.path, "select.budget=5"), "`annotate` writes, and that is out of date"
     )
     assert_refused(ka2l("measure", stale.path, "sample.n=5"), "`sample` writes, and that is out of date")
+    assert ka2l("measure", stale.path, "sample.n=3").code == 0  # fewer than there are
+    shutil.rmtree(stale.path)
+    stale = copy_of(finished, tmp_path)
+    before = times(stale.path)
     assert_refused(ka2l("sample", stale.path, "smaple.n=5"), "smaple: no such key")
     assert times(stale.path) == before
 

@@ -77,7 +77,7 @@ def test_overrides_take_lists_nulls_and_text() -> None:
 def test_unknown_keys_are_named_with_those_that_exist() -> None:
     text = message_of("sample.temprature=1", "smaple.n=3")
     assert "2 wrong value(s)" in text
-    assert "sample.temprature: no such key. Allowed here: n, temperature, low_temperature" in text
+    assert "sample.temprature: no such key. Allowed here: engine, states, n, temperature" in text
     assert "smaple: no such key. Allowed here: preset, seed, model" in text
     assert "questions.roles.pol: no such key. Allowed here: probe, pool, eval" in message_of(
         "questions.roles.pol=1"

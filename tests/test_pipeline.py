@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from ka2l.errors import DegenerateError, RunError, WaitingForPeople
+from ka2l.files import parts, read_json, read_table, read_tensors
 from ka2l.pipeline import run, run_verb
 from ka2l.pipeline.people import check_question, export_sheet, import_sheet
 from ka2l.recipe import load_config
-from ka2l.store import RunDirectory, parts, read_json, read_table, read_tensors
+from ka2l.store import RunDirectory
 from ka2l.summary import summary
 from ka2l.text import normalize_question
 from runs import BUDGET, Ear, copy_of, questions_file, times, tiny_config, tiny_values

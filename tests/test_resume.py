@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ka2l import store
+from ka2l import files
 from ka2l.errors import RunError
 from ka2l.pipeline import run
 from ka2l.recipe import load_config, to_yaml
@@ -106,8 +106,8 @@ def test_full_disk_keeps_the_parts_and_the_run_goes_on(
         run(config, out, Ear())
     monkeypatch.undo()
     for number in range(2):
-        assert store.read_table(out / f"answers/part-{number:05d}.parquet").num_rows == 12 * 5
-        assert len(store.read_tensors(out / f"states/part-{number:05d}.safetensors")[0]) == 4
+        assert files.read_table(out / f"answers/part-{number:05d}.parquet").num_rows == 12 * 5
+        assert len(files.read_tensors(out / f"states/part-{number:05d}.safetensors")[0]) == 4
     run(config, out, Ear())
     assert_same(content(out), uninterrupted)
 
@@ -124,5 +124,13 @@ def test_deleted_artifact_is_made_again(finished: RunDirectory, tmp_path: Path) 
     directory = copy_of(finished, tmp_path)
     directory.file("threshold.json").unlink()
     directory.file("predictions.parquet").unlink()
+    run(directory.config, directory.path, Ear())
+    assert_same(content(directory.path), content(finished.path))
+
+
+def test_checkpoints_left_by_a_kill_after_training_go(finished: RunDirectory, tmp_path: Path) -> None:
+    directory = copy_of(finished, tmp_path)
+    for arm in ("main", "random"):
+        files.write_text(directory.file("checkpoints", arm) / "checkpoint-2" / "optimizer.pt", "x")
     run(directory.config, directory.path, Ear())
     assert_same(content(directory.path), content(finished.path))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ka2l.errors import ConfigError
 from ka2l.pipeline import run
 from ka2l.recipe import load_config
 from ka2l.stages import Outside, all_stages, keys
@@ -28,7 +29,7 @@ TABLE: list[tuple[str, list[str]]] = [
     ("prompt.teaching_shots=1", ALL),
     ("prompt.instruction=Answer.", ALL[1:]),
     ("prompt.template=chat", ALL[1:]),
-    ("sample.n=5", ALL[1:]),
+    ("sample.n=5", ALL[2:]),  # samples are added to those that are there, or left out of what is measured
     ("sample.temperature=0.9", ALL[1:]),
     ("sample.low_temperature=0", ALL[1:]),
     ("sample.max_new_tokens=9", ALL[1:]),
@@ -67,6 +68,59 @@ TABLE: list[tuple[str, list[str]]] = [
     ("finetune.save_steps=3", []),
     ("model.threads=2", []),
     ("model.device=cpu", []),
+    ("model.batch_tokens=4096", []),
+]
+
+BLACK_BOX = [
+    "sample.engine=server",
+    "server.url=http://localhost/v1",
+    "server.model=gpt",
+    "sample.states=none",
+]
+STAND_IN = [*BLACK_BOX[:3], "sample.states=surrogate"]
+IMPORTED = ["sample.engine=imported", "sample.states=none"]
+TAUGHT = [
+    "load",
+    "sample",
+    "measure",
+    "probe",
+    "map",
+    "select",
+    "annotate",
+    "report",
+]  # not: there is no teaching
+ANSWERS = ["load", "sample", "measure", "report"]
+
+# The same on top of other settings, for what counts only there.
+BASED: list[tuple[list[str], str, list[str]]] = [
+    (["questions.source=geonames"], "questions.geonames.capitals=1", ALL),
+    (["measure.judge=nli"], "measure.nli_model=mine", ALL[2:]),
+    (["select.strategy=combine"], "select.known_fraction=0.4", MAIN_ARM + END),
+    (["select.strategy=combine"], "select.draw=random", []),
+    (BLACK_BOX, "server.model=other", ANSWERS[1:]),
+    (BLACK_BOX, "server.endpoint=completions", ANSWERS[1:]),
+    (BLACK_BOX, "server.logprobs=false", ANSWERS[1:]),
+    (BLACK_BOX, "sample.temperature=0.9", ANSWERS[1:]),
+    (BLACK_BOX, "prompt.shots=1", ANSWERS),
+    (BLACK_BOX, "sample.n=5", ANSWERS[2:]),
+    (BLACK_BOX, "sample.states=surrogate", TAUGHT[1:]),
+    (STAND_IN, "sample.states=same", ["probe", "map", *BOTH_ARMS, *END]),  # the states are the same ones
+    (STAND_IN, "probe.position=mean_prompt", TAUGHT[1:]),
+    # How the server is reached, and how hard and how often it is asked.
+    (BLACK_BOX, "server.url=http://elsewhere/v1", []),
+    (BLACK_BOX, "server.api_key_env=MY_KEY", []),
+    (BLACK_BOX, "server.concurrency=3", []),
+    (BLACK_BOX, "server.requests_per_minute=3", []),
+    (BLACK_BOX, "server.retries=3", []),
+    (BLACK_BOX, "server.timeout=3", []),
+    (BLACK_BOX, "server.many=false", []),
+    # What answers from elsewhere were made with is in the file; nobody reads a state.
+    (IMPORTED, "sample.temperature=0.9", []),
+    (IMPORTED, "prompt.instruction=Answer.", []),
+    (IMPORTED, "probe.position=mean_prompt", []),
+    (IMPORTED, "sample.n=5", ANSWERS[2:]),
+    (IMPORTED, "sample.states=same", ALL[1:]),
+    ([], "sample.engine=imported", ALL[1:]),
 ]
 
 
@@ -80,21 +134,50 @@ def test_a_changed_setting_redoes_what_depends_on_it(change: str, redone: list[s
 
 @pytest.mark.parametrize(
     ("base", "change", "redone"),
+    BASED,
+    ids=[" ".join([*base[:1], *base[3:], change]) for base, change, _ in BASED],
+)
+def test_a_setting_counts_where_it_is_read(base: list[str], change: str, redone: list[str]) -> None:
+    before, after = keys(load_config(None, base), OUTSIDE), keys(load_config(None, [*base, change]), OUTSIDE)
+    assert sorted(stage for stage in after if after[stage] != before.get(stage)) == sorted(redone)
+
+
+def test_other_imported_answers_redo_what_was_made_of_them() -> None:
+    config = load_config(None, IMPORTED)
+    before, after = (keys(config, world) for world in (OUTSIDE, OUTSIDE._replace(imported="more")))
+    assert [stage for stage in after if after[stage] != before[stage]] == ANSWERS[1:]
+
+
+def test_without_states_a_run_ends_after_measure_and_with_a_stand_in_before_teaching() -> None:
+    assert all_stages(load_config(None, BLACK_BOX)) == all_stages(load_config(None, IMPORTED)) == ANSWERS
+    assert all_stages(load_config(None, STAND_IN)) == TAUGHT  # and no second arm: nothing would be compared
+    assert all_stages(load_config(None, [*BLACK_BOX, "sample.states=same"])) == [
+        *SENSE,
+        *_by_verb(BOTH_ARMS),
+        *END,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
     [
-        ("questions.source=geonames", "questions.geonames.capitals=1", ALL),
-        ("measure.judge=nli", "measure.nli_model=mine", ALL[2:]),
-        ("select.strategy=combine", "select.known_fraction=0.4", MAIN_ARM + END),
-        ("select.strategy=combine", "select.draw=random", []),
+        (["sample.states=none"], "sample.states=none is for answers of a server or imported ones"),
+        (["sample.engine=server", "server.model=gpt"], "needs server.url"),
+        (["server.api_key_env=sk-proj-123"], "the key itself belongs into that variable"),
+        (["server.url=https://me:secret@host/v1"], "no user and password in the URL"),
     ],
 )
-def test_a_setting_counts_where_it_is_read(base: str, change: str, redone: list[str]) -> None:
-    before, after = keys(load_config(None, [base]), OUTSIDE), keys(load_config(None, [base, change]), OUTSIDE)
-    assert sorted(stage for stage in after if after[stage] != before[stage]) == sorted(redone)
+def test_impossible_engines_are_refused_and_no_secret_is_repeated(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(None, settings)
+    assert "sk-proj" not in str(caught.value)
+    assert "secret@" not in str(caught.value)
 
 
 def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
     """A new setting must not be forgotten in the keys."""
-    listed = {change.partition("=")[0] for change, _ in TABLE} | {"questions.geonames"}
+    changes = [change for change, _ in TABLE] + [change for _, change, _ in BASED]
+    listed = {change.partition("=")[0] for change in changes} | {"questions.geonames"}
     unlisted = []
     for section, field in type(load_config(None)).model_fields.items():
         names = getattr(field.annotation, "model_fields", {})

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ka2l import store
+from ka2l import files, store
 from ka2l.config import RunConfig
 from ka2l.errors import RunError
+from ka2l.recipe import load_config
 from ka2l.store import RunDirectory
 
 
@@ -27,8 +28,8 @@ def new_run(path: Path) -> RunDirectory:
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "a.txt"
-    store.write_text(file, "old")
-    with pytest.raises(ZeroDivisionError), store.atomic(file) as temporary:
+    files.write_text(file, "old")
+    with pytest.raises(ZeroDivisionError), files.atomic(file) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert [path.name for path in file.parent.iterdir()] == ["a.txt"]
@@ -41,7 +42,7 @@ def test_full_disk_names_the_file_and_leaves_no_rubbish(
 ) -> None:
     monkeypatch.setattr(*((os, "fsync", full) if call == "fsync" else (Path, "replace", full)))
     with pytest.raises(RunError, match=r"b\.json: the disk is full.*same command again"):
-        store.write_json(tmp_path / "b.json", {"a": 1})
+        files.write_json(tmp_path / "b.json", {"a": 1})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -58,58 +59,58 @@ def test_full_disk_names_the_file_and_leaves_no_rubbish(
     ],
 )
 def test_full_disks_are_recognised(error: Exception, is_full: bool) -> None:
-    assert store.is_disk_full(error) is is_full
+    assert files.is_disk_full(error) is is_full
 
 
 def test_full_disk_inside_a_stage_is_a_run_error_and_the_stage_goes_on_later(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     with pytest.raises(RunError, match="disk is full"), run.stage("sample", "k", {}):
-        store.write_text(run.file("answers") / "part-00000.parquet", "x")
+        files.write_text(run.file("answers") / "part-00000.parquet", "x")
         full()
     again = RunDirectory.open(run.path)
     assert again.stages["sample"].state == "running"
     assert not again.is_done("sample", "k")
     with again.stage("sample", "k", {}):
-        assert len(store.parts(again.file("answers"), ".parquet")) == 1
+        assert len(files.parts(again.file("answers"), ".parquet")) == 1
 
 
 def test_parts_come_in_order_and_count_on(tmp_path: Path) -> None:
-    assert store.next_part(tmp_path, ".parquet").name == "part-00000.parquet"
+    assert files.next_part(tmp_path, ".parquet").name == "part-00000.parquet"
     for number in (2, 0, 10, 1):
         (tmp_path / f"part-{number:05d}.parquet").touch()
     (tmp_path / ".part-00011.parquet.tmp").touch()  # what a killed writer leaves
     (tmp_path / "part-00012.safetensors").touch()
-    assert [p.name[5:10] for p in store.parts(tmp_path, ".parquet")] == ["00000", "00001", "00002", "00010"]
-    assert store.next_part(tmp_path, ".parquet").name == "part-00011.parquet"
+    assert [p.name[5:10] for p in files.parts(tmp_path, ".parquet")] == ["00000", "00001", "00002", "00010"]
+    assert files.next_part(tmp_path, ".parquet").name == "part-00011.parquet"
 
 
 def test_tables_tensors_and_json_come_back_as_written(tmp_path: Path) -> None:
     table = pa.table({"id": ["a", "ü"], "values": [[1.5], []]})
-    store.write_table(tmp_path / "t.parquet", table)
-    assert store.read_table(tmp_path / "t.parquet").equals(table)
-    assert store.read_table(tmp_path / "t.parquet", ["id"]).column_names == ["id"]
+    files.write_table(tmp_path / "t.parquet", table)
+    assert files.read_table(tmp_path / "t.parquet").equals(table)
+    assert files.read_table(tmp_path / "t.parquet", ["id"]).column_names == ["id"]
     arrays: dict[str, np.ndarray] = {
         "h": np.arange(6, dtype=np.float16).reshape(2, 3),
         "f": np.array([1e-30], np.float32),
     }
-    store.write_tensors(tmp_path / "t.safetensors", arrays, {"ids": '["a"]'})
-    back, metadata = store.read_tensors(tmp_path / "t.safetensors")
-    assert metadata == {"ids": '["a"]'} == store.read_tensors_metadata(tmp_path / "t.safetensors")
+    files.write_tensors(tmp_path / "t.safetensors", arrays, {"ids": '["a"]'})
+    back, metadata = files.read_tensors(tmp_path / "t.safetensors")
+    assert metadata == {"ids": '["a"]'} == files.read_tensors_metadata(tmp_path / "t.safetensors")
     assert {k: (v.dtype, v.tolist()) for k, v in back.items()} == {
         k: (v.dtype, v.tolist()) for k, v in arrays.items()
     }
-    store.write_json(tmp_path / "t.json", {"a": [1, None, "ü"]})
-    assert store.read_json(tmp_path / "t.json") == {"a": [1, None, "ü"]}
+    files.write_json(tmp_path / "t.json", {"a": [1, None, "ü"]})
+    assert files.read_json(tmp_path / "t.json") == {"a": [1, None, "ü"]}
     with pytest.raises(ValueError, match="JSON compliant"):
-        store.write_json(tmp_path / "t.json", {"a": float("nan")})
-    assert store.read_json(tmp_path / "t.json") == {"a": [1, None, "ü"]}
+        files.write_json(tmp_path / "t.json", {"a": float("nan")})
+    assert files.read_json(tmp_path / "t.json") == {"a": [1, None, "ü"]}
 
 
 def test_stage_of_another_key_starts_clean_and_of_the_same_key_goes_on(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     part = run.file("answers") / "part-00000.parquet"
     with pytest.raises(KeyboardInterrupt), run.stage("sample", "one", {}) as record:
-        store.write_text(part, "x")
+        files.write_text(part, "x")
         record.tokens["prompt"] = 7
         raise KeyboardInterrupt
     with run.stage("sample", "one", {}) as record:
@@ -124,11 +125,12 @@ def test_crash_while_old_artifacts_are_removed_leaves_nothing_marked_as_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = new_run(tmp_path / "run")
-    with run.stage("sample", "one", {}):
+    with run.stage("sample", "one", {}) as record:
         for name in ("answers/part-00000.parquet", "states/part-00000.safetensors"):
-            store.write_text(run.file(name), "x")
+            files.write_text(run.file(name), "x")
+        record.facts = {"samples": run.config.sample.n}
     assert run.is_done("sample", "one")
-    monkeypatch.setattr(store, "remove", full)
+    monkeypatch.setattr(files, "remove", full)
     with pytest.raises(OSError, match="space"), run.stage("sample", "two", {}):
         pass
     again = RunDirectory.open(run.path)
@@ -142,11 +144,36 @@ def test_stage_is_done_only_while_all_its_artifacts_are_there(tmp_path: Path) ->
     run = new_run(tmp_path / "run")
     with run.stage("measure", "k", {}):
         for name in ("entropy.parquet", "threshold.json"):
-            store.write_text(run.file(name), "x")
+            files.write_text(run.file(name), "x")
     assert run.is_done("measure", "k")
     assert not run.is_done("measure", "other")
     run.file("threshold.json").unlink()
     assert not run.is_done("measure", "k")
+
+
+def test_sampling_is_done_only_with_enough_samples_and_all_its_parts(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    names = ["answers/part-00000.parquet", "answers/part-00001.parquet", "states/part-00000.safetensors"]
+    with run.stage("sample", "k", {}) as record:
+        for name in names:
+            files.write_text(run.file(name), "x")
+        record.facts = {"samples": 10, "parts": {"answers": 2, "states": 1}}
+
+    def done_for(n: int) -> bool:
+        return RunDirectory(run.path, load_config(None, [f"sample.n={n}"]), run.stages).is_done("sample", "k")
+
+    assert [done_for(n) for n in (5, 10, 11)] == [True, True, False]
+    run.file(names[2]).unlink()
+    assert not done_for(5)
+
+
+def test_tidy_removes_what_a_kill_after_the_end_of_a_stage_left(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    for name in ("adapter/a.json", "checkpoints/checkpoint-1/c.json"):
+        files.write_text(run.file(name), "x")
+    run.tidy("finetune")
+    assert run.file("adapter").exists()
+    assert not run.file("checkpoints").exists()
 
 
 def test_seconds_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +187,18 @@ def test_seconds_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with killed_here.stage("sample", "k", {}):
         now[0] += 2
     assert killed_here.stages["sample"].seconds == 7
+
+
+def test_the_manifest_tells_speed_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(store.time, "monotonic", lambda: now[0])
+    run = new_run(tmp_path / "run")
+    with run.stage("sample", "k", {}) as record:
+        record.tokens = {"prompt": 300, "prompt_saved": 9999, "decoded": 100, "decoded_saved": 9999}
+        now[0] += 4
+    written = json.loads((run.path / "manifest.json").read_text())["stages"]["sample"]
+    assert written["tokens_per_second"] == 100.0  # of what was computed, not of what was saved
+    assert 20 < written["memory_mb"]["process"] < 100_000  # megabytes, whatever unit the system counts in
 
 
 def test_run_killed_before_its_manifest_was_written_can_begin_again(tmp_path: Path) -> None:
@@ -184,13 +223,15 @@ def test_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        # An older one, with settings that are gone since.
+        ('{"format": 1, "ka2l": "0.1.0", "stages": {}}', r"made by KA2L 0\.1\.0 \(format 1\).*--out"),
         ('{"format": 99, "ka2l": "9.0", "stages": {}}', r"made by KA2L 9\.0 \(format 99\).*--out"),
-        ('{"format": 1, "sta', "not a KA2L manifest"),
+        ('{"format": 2, "sta', "not a KA2L manifest"),
         ("", "not a KA2L manifest"),
         ("[]", "not a KA2L manifest"),
-        ('{"format": 1}', "not a KA2L manifest"),
-        ('{"format": 1, "stages": []}', "not a KA2L manifest"),
-        ('{"format": 1, "stages": {"load": {"nonsense": 1}}}', "not a KA2L manifest"),
+        ('{"format": 2}', "not a KA2L manifest"),
+        ('{"format": 2, "stages": []}', "not a KA2L manifest"),
+        ('{"format": 2, "stages": {"load": {"nonsense": 1}}}', "not a KA2L manifest"),
     ],
 )
 def test_foreign_and_damaged_manifests_are_refused(tmp_path: Path, text: str, message: str) -> None:

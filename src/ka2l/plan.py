@@ -2,72 +2,155 @@
 
 import math
 import time
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ka2l.config import RunConfig
-from ka2l.models.load import resolve
-from ka2l.prompts import PromptBuilder, Shot, render_chat
-from ka2l.questions import Question, load_questions
+from ka2l.models.load import ResolvedModel, quiet_transformers, resolve
+from ka2l.models.tokenizer import load_tokenizer
+from ka2l.questions import Question
+from ka2l.reach import answered_by, has_model, has_stand_in, limit
 from ka2l.stages import all_stages, arms
-from ka2l.store import split_stage
+from ka2l.store import RunDirectory, split_stage
 
 _EFFICIENCY = 0.5  # of the measured matrix rate, over a whole stage
 _ANSWER_TOKENS = 6  # of a typical short answer; nobody knows before it is given
+_LETTERS = 4  # of a token, where no tokenizer is at hand
 
 
-def plan(config: RunConfig) -> dict[str, Any]:
-    """Stages with questions, tokens and seconds, both estimates for short answers; nothing is written."""
+class _Local(NamedTuple):
+    """The model in this process: what it can do in a second, and what it makes of a text."""
+
+    resolved: ResolvedModel
+    tokenizer: Any
+    parameters: int
+    rate: float  # floating-point operations per second of a matrix product here
+
+
+class _Lengths(NamedTuple):
+    """Tokens of a typical question, of what its prompts share, and of its teaching prompt."""
+
+    own: int
+    prefix: int
+    teaching: int
+
+
+def plan(config: RunConfig, directory: RunDirectory | None = None) -> dict[str, Any]:
+    """Stages with questions, tokens and seconds, both estimates for short answers; nothing is written.
+
+    Args:
+        config: of the run.
+        directory: the run that would go on, with this config, if there is one: what is done in it costs nothing more.
+    """
+    from ka2l.pipeline import read_questions
     from ka2l.pipeline.act import training_steps
+    from ka2l.pipeline.context import prompt_builder
 
-    shots = max(config.prompt.shots, config.prompt.teaching_shots)
-    loaded = load_questions(config.questions, config.seed, shots)
+    loaded = read_questions(config, directory)
     roles: dict[str, list[Question]] = {}
     for question in loaded.questions:
         roles.setdefault(question.role, []).append(question)
-    resolved = resolve(config.model)
-    tokenizer, parameters = _shape(config, resolved.path)
-    render = None
-    if config.prompt.template == "chat" and getattr(tokenizer, "chat_template", None):
-        render = partial(render_chat, tokenizer)
-    worked = [Shot(q.question, q.answers[0]) for q in roles.get("shot", [])]
-    prompts = PromptBuilder(config.prompt, worked, render)
-    example = next(iter(roles.get("probe") or loaded.questions)).question
-    rate = _matrix_rate()
-    prefix = len(tokenizer(prompts.sensing(""))["input_ids"])
-    own = len(tokenizer(example)["input_ids"])
     counts = {role: len(questions) for role, questions in roles.items()}
-    tokens = _tokens(config, counts, own, len(tokenizer(prompts.teaching(example))["input_ids"]))
-    rows: list[dict[str, Any]] = []
-    for stage in all_stages(config):
-        name, _ = split_stage(stage)
-        questions, computed, weight = tokens.get(name, (0, 0, 0.0))
-        extra = prefix if name in ("sample", "map", "signals", "evaluate") else 0
-        seconds = weight * 2 * parameters * (computed + extra) / (rate * _EFFICIENCY)
-        rows.append(
-            {"stage": stage, "questions": questions, "tokens": computed + extra, "seconds": round(seconds, 1)}
-        )
+    local = _local(config) if has_model(config) else None
+    prompts = prompt_builder(config, roles.get("shot", []), lambda: local and local.tokenizer)
+    example = next(iter(roles.get("probe") or loaded.questions)).question
+    lengths = _Lengths(
+        *(_length(local, text) for text in (example, prompts.sensing(""), prompts.teaching(example)))
+    )
+    done, there = _done(directory, loaded.fingerprint)
+    rows = _rows(config, counts, lengths, local, done, there)
+    end = limit(config)
+    chat = config.sample.engine == "server" and config.server.endpoint == "chat"
     return {
-        "model": resolved.name,
-        "revision": resolved.revision,
-        "parameters": parameters,
+        "model": answered_by(config),
+        **({"stand_in": config.model.name} if has_stand_in(config) else {}),
+        **({"revision": local.resolved.revision, "parameters": local.parameters} if local else {}),
+        **(
+            {"server": _requests(config, counts, lengths, there)}
+            if config.sample.engine == "server" and "sample" not in done
+            else {}
+        ),
         "questions": counts,
         "duplicates_merged": loaded.duplicates,
         "first_prompt": prompts.sensing(example),
-        "first_teaching_prompt": prompts.teaching(example),
-        "training_steps": training_steps(min(config.select.budget, counts.get("pool", 0)), config.finetune),
+        **({"first_messages": list(prompts.sensing_messages(example))} if chat else {}),
+        **({"first_teaching_prompt": prompts.teaching(example)} if end is None else {}),
+        "training_steps": training_steps(min(config.select.budget, counts.get("pool", 0)), config.finetune)
+        if end is None
+        else 0,
         "stages": rows,
         "tokens": sum(row["tokens"] for row in rows),
         "seconds": round(sum(row["seconds"] for row in rows), 1),
         "answer_tokens": _ANSWER_TOKENS,
-        "gflops": round(rate / 1e9, 1),
+        **({"gflops": round(local.rate / 1e9, 1)} if local else {}),
+        **({"ends_after": end.last, "why": end.why} if end else {}),
+    }
+
+
+def _rows(
+    config: RunConfig,
+    counts: dict[str, int],
+    lengths: _Lengths,
+    local: _Local | None,
+    done: set[str],
+    there: int,
+) -> list[dict[str, Any]]:
+    """One row a stage: what passes the model in this process, and for how long."""
+    tokens = _tokens(config, counts, lengths, there)
+    rows: list[dict[str, Any]] = []
+    for stage in all_stages(config):
+        name, _ = split_stage(stage)
+        questions, computed, weight = tokens.get(name, (0, 0, 0.0))
+        if stage in done or local is None:
+            computed = 0
+        if computed and name in ("sample", "map", "signals", "evaluate"):
+            computed += lengths.prefix
+        seconds = weight * 2 * local.parameters * computed / (local.rate * _EFFICIENCY) if local else 0.0
+        rows.append(
+            {"stage": stage, "questions": questions, "tokens": computed, "seconds": round(seconds, 1)}
+        )
+        rows[-1]["done"] = stage in done
+    return rows
+
+
+def _done(directory: RunDirectory | None, fingerprint: str) -> tuple[set[str], int]:
+    """The stages that would be skipped, and how many samples a question has already."""
+    from ka2l.pipeline.context import Context
+    from ka2l.progress import Reporter
+
+    loaded = directory.stages.get("load") if directory is not None else None
+    if directory is None or loaded is None or loaded.facts.get("fingerprint") != fingerprint:
+        return set(), 0
+    keys = Context(directory, Reporter(quiet=True)).keys()
+    done = {stage for stage, key in keys.items() if directory.is_done(stage, key)}
+    sampled = directory.stages.get("sample")
+    same = sampled is not None and sampled.key == keys["sample"] and sampled.state == "done"
+    return done, int(sampled.facts.get("samples", 0)) if same and sampled is not None else 0
+
+
+def _answers(config: RunConfig, there: int) -> int:
+    """How many answers to a question are still to be asked for: sample 0 and N others, less those that are there."""
+    return config.sample.n + 1 if there == 0 else max(config.sample.n - there, 0)
+
+
+def _requests(config: RunConfig, counts: dict[str, int], lengths: _Lengths, there: int) -> dict[str, int]:
+    """What the server would be asked, and what it would bill."""
+    probe, answers = counts.get("probe", 0), _answers(config, there)
+    each = min(answers, 1 if there else 2) if config.server.many else answers
+    tokens = min(_ANSWER_TOKENS, config.sample.max_new_tokens)
+    return {
+        "requests": probe * each,
+        "prompt_tokens": probe * each * (lengths.prefix + lengths.own),
+        "answers": probe * answers,
+        "answer_tokens": probe * answers * tokens,
     }
 
 
 def _tokens(
-    config: RunConfig, counts: dict[str, int], own: int, teaching: int
+    config: RunConfig, counts: dict[str, int], lengths: _Lengths, there: int
 ) -> dict[str, tuple[int, int, float]]:
     """Per stage: questions, tokens that pass the model, and the cost of one relative to a forward pass."""
+    own, teaching = lengths.own, lengths.teaching
     probe, pool, held_out = (counts.get(role, 0) for role in ("probe", "pool", "eval"))
     bought = min(config.select.budget, pool)
     asked = (
@@ -75,13 +158,11 @@ def _tokens(
     )
     answer = min(_ANSWER_TOKENS, config.evaluate.max_new_tokens)
     evaluated = 2 * held_out + (asked - held_out) * len(arms(config)) + asked * len(arms(config))
+    drawn = _answers(config, there) * min(_ANSWER_TOKENS, config.sample.max_new_tokens)
     return {
         "load": (sum(counts.values()), 0, 0.0),
-        "sample": (
-            probe,
-            probe * (own + (config.sample.n + 1) * min(_ANSWER_TOKENS, config.sample.max_new_tokens)),
-            1.0,
-        ),
+        # Answers from elsewhere cost nothing here; their states one pass over the prompt.
+        "sample": (probe, probe * (own + (drawn if config.sample.engine == "local" else 0)), 1.0),
         "measure": (probe, 0, 0.0),
         "probe": (probe, 0, 0.0),
         "map": (pool, pool * own, 1.0),
@@ -95,22 +176,27 @@ def _tokens(
     }
 
 
-def _shape(config: RunConfig, path: str) -> tuple[Any, int]:
-    """Tokenizer and number of parameters, from the model's config; no weights are read."""
+def _local(config: RunConfig) -> _Local:
+    """The model from its config; no weights are read."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    from ka2l.models.load import quiet_transformers
-
-    trust = config.model.trust_remote_code
+    resolved = resolve(config.model)
+    tokenizer = load_tokenizer(config.model, resolved)
+    arguments: dict[str, Any] = {"trust_remote_code": config.model.trust_remote_code}
+    if not Path(resolved.path).is_dir():
+        arguments["revision"] = resolved.revision
     with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=config.model.revision, trust_remote_code=trust
-        )
-        shape = AutoConfig.from_pretrained(path, revision=config.model.revision, trust_remote_code=trust)
+        shape = AutoConfig.from_pretrained(resolved.path, **arguments)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(shape, trust_remote_code=trust)
-    return tokenizer, sum(parameter.numel() for parameter in model.parameters())
+            model = AutoModelForCausalLM.from_config(shape, trust_remote_code=config.model.trust_remote_code)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return _Local(resolved, tokenizer, parameters, _matrix_rate())
+
+
+def _length(local: _Local | None, text: str) -> int:
+    """Tokens of a text: counted, or guessed from its letters."""
+    return len(local.tokenizer(text)["input_ids"]) if local else max(1, round(len(text) / _LETTERS))
 
 
 def _matrix_rate() -> float:

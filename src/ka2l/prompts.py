@@ -71,6 +71,10 @@ class PromptBuilder:
         """The prompt of every measurement."""
         return self._build(question, self.config.shots)
 
+    def sensing_messages(self, question: str) -> tuple[Message, ...]:
+        """The prompt of every measurement as a conversation, its worked examples as earlier turns."""
+        return tuple(self._messages(question, self.config.shots))
+
     def teaching(self, question: str) -> str:
         """The prompt of fine-tuning and of the tuned model."""
         return self._build(question, self.config.teaching_shots)
@@ -95,12 +99,15 @@ class PromptBuilder:
             blocks += [f"Question: {shot.question}\nAnswer: {shot.answer}" for shot in self._shots[:shots]]
             blocks.append(f"Question: {question}\nAnswer:")
             return "\n\n".join(blocks)
+        return self._render_chat(self._messages(question, shots))
+
+    def _messages(self, question: str, shots: int) -> list[Message]:
         messages: list[Message] = []
         for shot in self._shots[:shots]:
             messages.append({"role": "user", "content": f"{self.config.instruction}\n{shot.question}"})
             messages.append({"role": "assistant", "content": shot.answer})
         messages.append({"role": "user", "content": f"{self.config.instruction}\n{question}"})
-        return self._render_chat(messages)
+        return messages
 
 
 def render_chat(tokenizer: Any, messages: list[Message]) -> str:

@@ -83,6 +83,11 @@ def load_questions(config: QuestionsConfig, seed: int, shots: int) -> LoadedQues
     return LoadedQuestions(questions, duplicates, config.source, _fingerprint(questions))
 
 
+def loaded_questions(questions: list[Question], source: str) -> LoadedQuestions:
+    """Questions that were checked when they were taken in."""
+    return LoadedQuestions(questions, 0, source, _fingerprint(questions))
+
+
 def merge_duplicates(questions: Iterable[Question]) -> list[Question]:
     """One question per normalised wording; the first keeps id and spelling, answers and rewordings are united."""
     merged: dict[str, Question] = {}

@@ -145,7 +145,8 @@ def _explain(error: ValidationError, recipe: Path | None) -> str:
             wrong[path] = [f"no such key. Allowed here: {', '.join(_siblings(item['loc']))}"]
         else:
             wrong.setdefault(path, []).append(item["msg"])
-            got[path] = f" (got {item['input']!r})"
+            # A key that was put into the wrong setting is not repeated on the screen.
+            got[path] = "" if path.startswith("server.") or not item["loc"] else f" (got {item['input']!r})"
     lines = [f"{recipe or 'configuration'}: {len(wrong)} wrong value(s)"]
     lines += [f"  {path}: {', or: '.join(messages)}{got.get(path, '')}." for path, messages in wrong.items()]
     return "\n".join(lines)

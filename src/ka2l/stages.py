@@ -1,7 +1,8 @@
 """Which stage depends on what: the picture of the house as a table, and the content keys that follow from it.
 
 A stage's key hashes the parts of the config it reads and the keys of its inputs. Batch and part sizes are left out:
-they change the order of rounding, not the meaning of a result, and nobody wants to pay twice for a smaller batch. Nor does it matter where the questions lie: their content counts.
+they change the order of rounding, not the meaning of a result, and nobody wants to pay twice for a smaller batch. Nor
+does it matter where the questions lie: their content counts.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ka2l.config import RunConfig
+from ka2l.reach import has_model, has_stand_in, limit
 from ka2l.selection.strategies import needs_next_token_entropy
 from ka2l.store import MAIN, split_stage
 
@@ -22,12 +24,14 @@ class Outside(NamedTuple):
     source: str  # fingerprint of the questions' source
     model: str  # name and revision of the language model
     labels: str  # fingerprint of the answers people have given so far
+    imported: str = ""  # fingerprint of answers made elsewhere
 
 
 def arms(config: RunConfig) -> list[str]:
-    """The main arm and, where a baseline is asked for, its arm."""
+    """The main arm and, where a baseline is asked for and will be taught, its arm."""
     baseline = config.select.baseline
-    return [MAIN] if baseline is None or baseline == config.select.strategy else [MAIN, baseline]
+    alone = baseline is None or baseline == config.select.strategy or has_stand_in(config)
+    return [MAIN] if baseline is None or alone else [MAIN, baseline]
 
 
 def strategy_of(config: RunConfig, arm: str) -> str:
@@ -53,13 +57,15 @@ def inputs_of(stage: str, config: RunConfig) -> list[str]:
             "load",
             *(f"{s}{'' if a == MAIN else '@' + a}" for a in arms(config) for s in ("annotate", "finetune")),
         ],
-        "report": ["probe", "map", "evaluate"],
+        "report": {"measure": ["measure"], "annotate": ["probe", "map", "annotate"]}.get(
+            _last_verb(config), ["probe", "map", "evaluate"]
+        ),
     }
     return table[name]
 
 
 def all_stages(config: RunConfig) -> list[str]:
-    """Every stage of this config in the order they run."""
+    """Every stage this config can reach, in the order they run."""
     order: list[str] = []
 
     def visit(stage: str) -> None:
@@ -73,7 +79,10 @@ def all_stages(config: RunConfig) -> list[str]:
 
 
 def stages_of(verb: str, config: RunConfig) -> list[str]:
-    """The stages one verb runs: one per arm; `map` also computes the signals that strategies ask for."""
+    """The stages one verb runs: one per arm; `map` also computes the signals that strategies ask for.
+
+    None where the answers and states of this config do not reach so far (see `reach`).
+    """
     wanted = {"map": ("map", "signals")}.get(verb, (verb,))
     return [stage for stage in all_stages(config) if split_stage(stage)[0] in wanted]
 
@@ -132,6 +141,27 @@ def _unused_select(config: RunConfig, arm: str) -> tuple[str, ...]:
     return tuple(unused)
 
 
+def _last_verb(config: RunConfig) -> str:
+    end = limit(config)
+    return "evaluate" if end is None else end.last
+
+
+def _sampling(config: RunConfig, outside: Outside) -> list[Any]:
+    """What decides answers and states. Not how many there are: more samples are added to those that are there.
+
+    Nor how a server is reached, how hard and how often it is asked.
+    """
+    settings = _dump(config.sample, without=("n", "part_size", "engine", "states"))
+    answers: list[Any] = [config.sample.engine]
+    if config.sample.engine == "imported":
+        answers += [outside.imported]
+    else:
+        answers += [settings, _dump(config.prompt), config.seed]
+    if config.sample.engine == "server":
+        answers += [config.server.model, config.server.endpoint, config.server.logprobs]
+    return [answers, [_model(config, outside), config.probe.position] if has_model(config) else []]
+
+
 def _model(config: RunConfig, outside: Outside) -> list[Any]:
     return [outside.model, _dump(config.prompt)]
 
@@ -145,14 +175,9 @@ _SETTINGS: dict[str, _Settings] = {
         c.prompt.teaching_shots,
         c.seed,
     ],
-    "sample": lambda c, _arm, o: [
-        _model(c, o),
-        _dump(c.sample, without=("part_size",)),
-        c.probe.position,
-        c.seed,
-    ],
-    "measure": lambda c, _arm, _o: [_dump(c.measure, without=_unused_measure(c)), c.seed],
-    "probe": lambda c, _arm, _o: [_dump(c.probe), c.seed],
+    "sample": lambda c, _arm, o: _sampling(c, o),
+    "measure": lambda c, _arm, _o: [c.sample.n, _dump(c.measure, without=_unused_measure(c)), c.seed],
+    "probe": lambda c, _arm, _o: [_dump(c.probe), c.sample.states, c.seed],
     "map": lambda c, _arm, o: [_model(c, o)],
     "signals": lambda c, _arm, o: [_model(c, o)],
     "select": lambda c, arm, _o: [

@@ -1,32 +1,25 @@
 """The run directory: named artifacts, the manifest, and what makes an interrupted run continue.
 
-Every artifact is written to a temporary file, synced and renamed, so a file that exists is whole. A stage that works
-for long writes numbered parts; a part that exists is done. The manifest remembers each stage's content key: same key,
-finished: skipped; same key, unfinished: continued from its parts; other key: its artifacts go, and it starts again.
+The manifest remembers each stage's content key: same key, finished: skipped; same key, unfinished: continued from its
+parts; other key: its artifacts go, and it starts again. How a file is written so that it is whole or not there is in
+`files`.
 """
 
-import errno
-import json
-import os
-import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ka2l import __version__
+from ka2l import __version__, files
 from ka2l.config import RunConfig
 from ka2l.errors import ConfigError, RunError
+from ka2l.files import disk_full, is_disk_full, read_json, write_json, write_text
 from ka2l.recipe import load_config, to_yaml
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-    from numpy.typing import NDArray
-
-FORMAT = 1  # of the run directory; raised when an older program could misread a newer one
+FORMAT = 2  # of the run directory; raised when an older program could misread a newer one
 MAIN = "main"  # the arm of select.strategy; select.baseline has its own folder under arms/
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
@@ -43,8 +36,10 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "report": ("report.html",),
 }
 WORKING = ("checkpoints", "predictions")  # outputs that only an unfinished stage has
+# What no stage ever removes, because it was paid for or given: answers of people, of a server, of somebody before.
+LABELS, PAID, IMPORTED = "labels.json", "paid.sqlite", "imported.parquet"
 # What a run killed in its very first moments leaves: such a folder may be begun again.
-_LEFTOVERS = {"config.yaml", ".config.yaml.tmp", ".manifest.json.tmp"}
+_LEFTOVERS = {"config.yaml", ".config.yaml.tmp", ".manifest.json.tmp", IMPORTED, f".{IMPORTED}.tmp"}
 
 
 @dataclass
@@ -57,6 +52,8 @@ class StageRecord:
     counts: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    tokens_per_second: float = 0.0  # of those that were computed
+    memory_mb: dict[str, int] = field(default_factory=dict)  # highest so far: of the process, and of the GPU
     versions: dict[str, str] = field(default_factory=dict)
     seed: int = 0
     facts: dict[str, Any] = field(default_factory=dict)  # small things later stages and the report read
@@ -114,12 +111,28 @@ class RunDirectory:
         write_text(self.path / "config.yaml", to_yaml(self.config))
 
     def is_done(self, stage: str, key: str) -> bool:
-        """Whether this stage is finished under this key and its artifacts are there."""
+        """Whether this stage is finished under this key, for as many samples as wanted, and its artifacts are there."""
         record = self.stages.get(stage)
         if record is None or record.state != "done" or record.key != key:
             return False
         name, arm = split_stage(stage)
-        return all(self.file(output, arm).exists() for output in OUTPUTS[name] if output not in WORKING)
+        if name == "sample" and record.facts.get("samples", 0) < self.config.sample.n:
+            return False
+        counts = record.facts.get("parts", {})  # how many parts each folder of parts had at the end
+        return all(
+            len(files.parts(self.file(output, arm), "")) == counts[output]
+            if output in counts
+            else self.file(output, arm).exists()
+            for output in OUTPUTS[name]
+            if output not in WORKING
+        )
+
+    def tidy(self, stage: str) -> None:
+        """Remove what only an unfinished stage needs: a kill may have come between the end of a stage and this."""
+        name, arm = split_stage(stage)
+        for output in OUTPUTS[name]:
+            if output in WORKING:
+                files.remove(self.file(output, arm))
 
     @contextmanager
     def stage(self, stage: str, key: str, inputs: Mapping[str, str]) -> Iterator[StageRecord]:
@@ -137,12 +150,13 @@ class RunDirectory:
             old = None
         if old is None:
             for output in OUTPUTS[name]:
-                remove(self.file(output, arm))
+                files.remove(self.file(output, arm))
         spent = old.seconds if old is not None else 0.0
         # Counts and tokens of the parts an interrupted attempt finished are kept and added to.
         record = StageRecord("running", key, dict(inputs), seed=self.config.seed, versions=library_versions())
         if old is not None:
             record.counts, record.tokens = dict(old.counts), dict(old.tokens)
+            record.memory_mb = dict(old.memory_mb)
         record.seconds = spent
         self.stages[stage] = record
         self._clocks[stage] = (spent, time.monotonic())
@@ -154,7 +168,7 @@ class RunDirectory:
             with suppress(RunError, OSError):  # of two errors the first is the one to tell
                 self.checkpoint(stage)
             if is_disk_full(error):
-                raise _disk_full(self.path) from error
+                raise disk_full(self.path) from error
             raise
         record.state = "done"
         self.checkpoint(stage)
@@ -162,7 +176,12 @@ class RunDirectory:
     def checkpoint(self, stage: str) -> None:
         """Save the manifest in the middle of a stage, so that a crash keeps its token counts and seconds."""
         before, started = self._clocks[stage]
-        self.stages[stage].seconds = round(before + time.monotonic() - started, 3)
+        record = self.stages[stage]
+        record.seconds = round(before + time.monotonic() - started, 3)
+        computed = sum(count for name, count in record.tokens.items() if not name.endswith("saved"))
+        record.tokens_per_second = round(computed / record.seconds, 1) if record.seconds else 0.0
+        for name, peak in peak_memory_mb().items():
+            record.memory_mb[name] = max(peak, record.memory_mb.get(name, 0))
         self._save_manifest()
 
     def _save_manifest(self) -> None:
@@ -210,115 +229,17 @@ def split_stage(stage: str) -> tuple[str, str]:
     return name, arm or MAIN
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def peak_memory_mb() -> dict[str, int]:
+    """High-water marks since the process began: `process`, and `gpu` where PyTorch has used one."""
+    import resource
 
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically; NaN is not JSON and is refused."""
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_table(path: Path, table: "pa.Table") -> None:
-    """Write a Parquet file atomically."""
-    import pyarrow.parquet as pq
-
-    with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def read_table(path: Path, columns: list[str] | None = None) -> "pa.Table":
-    """Read a Parquet file."""
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(path).read(columns=columns)
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, "NDArray[np.generic]"], metadata: Mapping[str, str]
-) -> None:
-    """Write arrays to a safetensors file atomically."""
-    from safetensors.numpy import save_file
-
-    with atomic(path) as temporary:
-        save_file(dict(tensors), temporary, metadata=dict(metadata))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, "NDArray[Any]"], dict[str, str]]:
-    """Arrays and metadata of a safetensors file."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-
-
-def read_tensors_metadata(path: Path) -> dict[str, str]:
-    """Metadata of a safetensors file, without reading its arrays."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        return dict(file.metadata() or {})
-
-
-def parts(folder: Path, suffix: str) -> list[Path]:
-    """The finished parts of a folder in order."""
-    return sorted(folder.glob(f"part-*{suffix}"))
-
-
-def next_part(folder: Path, suffix: str) -> Path:
-    """Where the next part goes."""
-    finished = parts(folder, suffix)
-    number = int(finished[-1].name.removesuffix(suffix).split("-")[1]) + 1 if finished else 0
-    return folder / f"part-{number:05d}{suffix}"
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of `path` when the body ends without an error, else goes away."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except Exception as error:
-        if is_disk_full(error):
-            raise _disk_full(path) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether this error means a full disk or quota; not every library raises it as an OSError."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    # safetensors says it in words; torch.save only that it could not write where it was.
-    words = ("No space left on device", "PytorchStreamWriter failed writing", "unexpected pos")
-    return not isinstance(error, RunError) and any(word in str(error) for word in words)
-
-
-def _disk_full(path: Path) -> RunError:
-    return RunError(
-        f"{path}: the disk is full. Free some space and run the same command again: the parts written so far are "
-        "whole and will be used."
-    )
-
-
-def remove(path: Path) -> None:
-    """Remove a file or folder if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    unit = 1024**2 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit}
+    torch = sys.modules.get("torch")  # a stage that did not need it does not load it for this
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        devices = range(torch.cuda.device_count())
+        found["gpu"] = sum(torch.cuda.max_memory_allocated(device) for device in devices) // 1024**2
+    return found
 
 
 def library_versions() -> dict[str, str]:

@@ -1,35 +1,50 @@
-"""What the command line prints about a run: the closing screen, the plan of a dry run, the environment."""
+"""What the command line prints about a run: the closing screen, and the environment. What comes before is in `preview`."""
 
 import json
 import platform
 import sys
 from typing import Any
 
-from ka2l import store
-from ka2l.config import RunConfig
+from ka2l import files
 from ka2l.evaluation.serialize import interval_from
 from ka2l.progress import duration
+from ka2l.reach import answered_by, has_stand_in, limit
 from ka2l.stages import all_stages
 from ka2l.statistics import Interval
-from ka2l.store import RunDirectory
+from ka2l.store import RunDirectory, StageRecord, library_versions
 
 
 def summary(run: RunDirectory) -> dict[str, Any]:
     """The headline numbers as plain values; parts the run has not reached are missing."""
-    result: dict[str, Any] = {"run": str(run.path), "model": run.config.model.name}
-    if (run.stages.get("map") or store.StageRecord("", "")).state == "done":
+    config = run.config
+    result: dict[str, Any] = {"run": str(run.path), "model": answered_by(config)}
+    if has_stand_in(config):
+        result["stand_in"] = config.model.name
+    # What an earlier config has left behind is not part of this run.
+    current = set(all_stages(config))
+    done = {name for name in current if name in run.stages and run.stages[name].state == "done"}
+    if "sample" in done:
+        record = run.stages["sample"]
+        result["sampling"] = {**record.counts, **record.tokens, "tokens_per_second": record.tokens_per_second}
+        result["sampling"]["memory_mb"] = record.memory_mb
+    if "measure" in done:
+        counts = run.stages["measure"].counts
+        result |= {"measured": counts["questions"], "measured_unknown": counts["unknown"]}
+    if "map" in done:
         counts = run.stages["map"].counts
         result |= {"pool": counts["questions"], "pool_unknown": counts["unknown"]}
-    if (run.file("probe") / "probe.json").exists():
-        card = store.read_json(run.file("probe") / "probe.json")
+    if "probe" in done and (run.file("probe") / "probe.json").exists():
+        card = files.read_json(run.file("probe") / "probe.json")
         result["probe"] = {name: card[name] for name in ("kind", "layer", "n_layers")} | card["scores"][
             "probe"
         ]
-    if run.file("evaluation.json").exists():
-        evaluation = store.read_json(run.file("evaluation.json"))
+    if "evaluate" in done and run.file("evaluation.json").exists():
+        evaluation = files.read_json(run.file("evaluation.json"))
         result["evaluation"] = evaluation["arms"]
         result["base_prompt"] = evaluation["base_prompt"]
-    current = set(all_stages(run.config))
+    end = limit(config)
+    if end is not None:
+        result |= {"ends_after": end.last, "why": end.why}
     result["seconds"] = round(sum(r.seconds for name, r in run.stages.items() if name in current), 1)
     result["report"] = str(run.file("report.html"))
     return result
@@ -47,14 +62,24 @@ def print_summary(run: RunDirectory) -> None:
     if "pool" in values:
         share = values["pool_unknown"] / values["pool"]
         console.print(
-            f"[bold]{values['model']} does not know {share:.0%}[/] of the {values['pool']:,} questions in the pool "
+            f"[bold]{escape(values['model'])} does not know {share:.0%}[/] of the {values['pool']:,} questions in the pool "
             f"({values['pool_unknown']:,}), says the probe."
+        )
+    elif "measured" in values:
+        share = values["measured_unknown"] / values["measured"]
+        console.print(
+            f"[bold]{escape(values['model'])} does not know {share:.0%}[/] of the {values['measured']:,} questions it was "
+            f"asked ({values['measured_unknown']:,}), says semantic entropy."
         )
     if "probe" in values:
         probe = values["probe"]
         console.print(
             f"The probe ({probe['kind']}, layer {probe['layer']} of {probe['n_layers']}) tells unknown from known with "
             f"AUROC {_decimal(probe['se_label'])}{_wrong(probe)}.\n[dim]AUROC: 0.5 is guessing, 1 is perfect.[/]"
+        )
+    if "stand_in" in values:
+        console.print(
+            f"The probe reads the states of {escape(values['stand_in'])}, which stands in for {escape(values['model'])}."
         )
     if "evaluation" in values:
         console.print()
@@ -64,9 +89,30 @@ def print_summary(run: RunDirectory) -> None:
             "[dim]Brackets: 95 % bootstrap intervals. Learned: bought questions that were wrong before and are right now.\n"
             "Forgotten: held-out questions that were right before and are wrong now.[/]"
         )
+    if "ends_after" in values:
+        console.print(f"\nThe run ends after `{values['ends_after']}`. {escape(values['why'])}")
+    if "sample" in run.stages:
+        console.print(f"\n[dim]{sampling_line(run.stages['sample'])}[/]")
     console.print(
         f"\n{duration(values['seconds'])} in all. Everything is on one page: [bold]{escape(values['report'])}[/]"
     )
+
+
+def sampling_line(record: StageRecord) -> str:
+    """What asking has cost, in one line."""
+    tokens = record.tokens
+    parts = [
+        f"{record.counts.get('answers', 0):,} answers to {record.counts.get('questions', 0):,} questions"
+    ]
+    for name, verb in (("prompt", "prompt tokens computed"), ("decoded", "tokens decoded")):
+        if tokens.get(name):
+            saved = tokens.get(f"{name}_saved", 0)
+            parts.append(f"{tokens[name]:,} {verb}{f' ({saved:,} more saved)' if saved else ''}")
+    if record.tokens_per_second:
+        parts.append(f"{record.tokens_per_second:,.0f} tokens a second")
+    if record.memory_mb:
+        parts.append("at most " + ", ".join(f"{mb:,} MB ({name})" for name, mb in record.memory_mb.items()))
+    return f"Sampling: {'; '.join(parts)}."
 
 
 def environment() -> dict[str, Any]:
@@ -79,7 +125,7 @@ def environment() -> dict[str, Any]:
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        **store.library_versions(),
+        **library_versions(),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
@@ -88,33 +134,19 @@ def environment() -> dict[str, Any]:
     }
 
 
-def print_plan(config: RunConfig, *, as_json: bool = False) -> None:
-    """What `run` would do, without doing it: stages, the first prompt in full, counts, tokens and time."""
-    from ka2l.plan import plan
+def print_json(values: Any) -> None:
+    """Values for programs."""
+    print(json.dumps(values, ensure_ascii=False, indent=1))
 
-    values = plan(config)
+
+def print_values(values: dict[str, Any], *, as_json: bool) -> None:
+    """One name and value a line, or JSON."""
     if as_json:
-        print(json.dumps(values, ensure_ascii=False, indent=1))
+        print_json(values)
         return
-    print(
-        f"model       {values['model']} ({values['parameters'] / 1e6:,.0f} M parameters, {values['revision']})"
-    )
-    roles = ", ".join(f"{count:,} {role}" for role, count in values["questions"].items())
-    print(f"questions   {roles}; {values['duplicates_merged']} duplicates merged")
-    print("\nThe first sensing prompt:\n")
-    print("\n".join(f"  | {line}" for line in values["first_prompt"].split("\n")))
-    print("\nThe first teaching prompt:\n")
-    print("\n".join(f"  | {line}" for line in values["first_teaching_prompt"].split("\n")))
-    print(f"\n{'stage':<20}{'questions':>11}{'tokens':>13}{'time':>17}")
-    for row in values["stages"]:
-        tokens = f"{row['tokens']:,}" if row["tokens"] else "–"
-        time = "about " + duration(row["seconds"]) if row["seconds"] else "–"
-        print(f"{row['stage']:<20}{row['questions']:>11,}{tokens:>13}{time:>17}")
-    print(
-        f"{'in all':<20}{'':>11}{values['tokens']:>13,}{'about ' + duration(values['seconds']):>17}\n\n"
-        f"Estimates, for answers of {values['answer_tokens']} tokens, and for half of the {values['gflops']:,.0f} GFLOP/s that a matrix\n"
-        "product reached here just now. Nothing was written."
-    )
+    width = max(len(name) for name in values) + 2
+    for name, value in values.items():
+        print(f"{name + ':':<{width}} {value}")
 
 
 def _arms_table(table_class: Any, evaluated: dict[str, Any]) -> Any:

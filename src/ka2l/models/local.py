@@ -148,8 +148,9 @@ class LocalModel:
     ) -> Iterator[Question]:
         if isinstance(passes, SharedPrefix):
             engine = Engine(passes, questions, names, self._rule, budget=self.budget, **how)
-            yield from engine.run()
-            self.usage += engine.usage
+            for question in engine.run():
+                self.usage, engine.usage = self.usage + engine.usage, Usage()
+                yield question
             return
 
         def work(group: list[int]) -> None:

@@ -12,18 +12,19 @@ from pathlib import Path
 from ka2l.config import RunConfig
 from ka2l.errors import DataError, DegenerateError, RunError
 from ka2l.models import embedded
-from ka2l.pipeline import act, judge, sense, show
+from ka2l.pipeline import act, imported, judge, sampling, sense, show
 from ka2l.pipeline.context import Context, check_means
 from ka2l.progress import Reporter, duration
-from ka2l.questions import Question, load_questions
+from ka2l.questions import LoadedQuestions, Question, load_questions
+from ka2l.reach import limit
 from ka2l.stages import VERBS, all_stages, stages_of
 from ka2l.store import RunDirectory, StageRecord, split_stage
 
-__all__ = ["run", "run_verb"]
+__all__ = ["import_answers", "read_questions", "run", "run_verb"]
 
 _Stage = Callable[[Context, str, str, dict[str, str]], None]
 _WORK: dict[str, _Stage] = {
-    "sample": sense.sample,
+    "sample": sampling.sample,
     "measure": judge.measure,
     "probe": judge.probe,
     "map": sense.map_pool,
@@ -50,6 +51,9 @@ def run(config: RunConfig, out: Path, reporter: Reporter | None = None) -> RunDi
         for stage in all_stages(config):
             if stage != "load":
                 worked = _do(context, stage) or worked
+        end = limit(config)
+        if end is not None:
+            context.reporter.say(f"The run ends after `{end.last}`. {end.reason}")
         if not worked:
             context.reporter.say(f"Nothing to do: {out} is finished, and nothing it depends on has changed.")
     return directory
@@ -59,10 +63,11 @@ def run_verb(verb: str, directory: RunDirectory, reporter: Reporter | None = Non
     """One verb on a run directory whose earlier stages are done; returns the stages it worked on.
 
     Raises:
-        RunError: an earlier stage is missing or out of date.
+        RunError: an earlier stage is missing or out of date, or the run cannot come so far (see `ka2l.reach`).
     """
     if verb not in VERBS:
         raise RunError(f"{verb}: no such verb. There are: {', '.join(VERBS)}.")
+    check_reach(verb, directory)
     with directory.locked():
         context = Context(directory, reporter or Reporter())
         if verb == "load":
@@ -74,6 +79,54 @@ def run_verb(verb: str, directory: RunDirectory, reporter: Reporter | None = Non
     return stages
 
 
+def import_answers(
+    out: Path,
+    file: Path,
+    overrides: Sequence[str] = (),
+    *,
+    replace: bool = False,
+    reporter: Reporter | None = None,
+) -> RunDirectory:
+    """Take answers made elsewhere into the run at `out`, or start one with their questions; then `measure` can work.
+
+    Args:
+        out: a run whose questions are loaded, or a new folder.
+        file: JSONL, see `ka2l.answers_file`.
+        overrides: settings on top, such as `sample.states=surrogate`.
+        replace: let them take the place of answers that are there.
+
+    Raises:
+        DataError: bad rows, all of them listed; nothing is imported.
+        RunError: the run has other answers already, and `replace` is off.
+    """
+    reporter = reporter or Reporter()
+    directory = imported.take_in(out, file, overrides, reporter, replace=replace)
+    if directory.config.questions.source == imported.SOURCE:
+        run_verb("load", directory, reporter)
+    run_verb("sample", directory, reporter)
+    return directory
+
+
+def check_reach(verb: str, directory: RunDirectory) -> None:
+    """Refuse a verb that makes no sense with the answers and states this run has."""
+    end = limit(directory.config)
+    if end is not None and verb != "report" and VERBS.index(verb) > VERBS.index(end.last):
+        raise RunError(f"{directory.path}: `{verb}` is not possible here. {end.why}")
+
+
+def read_questions(config: RunConfig, directory: RunDirectory | None) -> LoadedQuestions:
+    """The questions of this config, freshly read from their source; those that came with answers lie in the run."""
+    if config.questions.source == imported.SOURCE:
+        if directory is None:
+            raise DataError(
+                f"questions.source={imported.SOURCE} is for a run that was started with `ka2l import`: name it with --out."
+            )
+        return imported.imported_questions(directory)
+    return load_questions(
+        config.questions, config.seed, max(config.prompt.shots, config.prompt.teaching_shots)
+    )
+
+
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with paths of files and folders spelled out, so that the run can go on from any folder."""
     named = {"questions": "source", "model": "name", "measure": "nli_model"}
@@ -81,7 +134,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     for section, key in named.items():
         value = getattr(getattr(config, section), key)
         path = Path(value).expanduser()
-        if value not in ("", "geonames", embedded.NAME) and path.exists():
+        if value not in ("", "geonames", imported.SOURCE, embedded.NAME) and path.exists():
             updates[section] = getattr(config, section).model_copy(update={key: str(path.resolve())})
     return config.model_copy(update=updates)
 
@@ -89,8 +142,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
 def _load(context: Context, *, complete: bool = False) -> bool:
     """Read, check and write the questions; whether there was anything to write. `complete`: the whole run follows."""
     config = context.config
-    shots = max(config.prompt.shots, config.prompt.teaching_shots)
-    loaded = load_questions(config.questions, config.seed, shots)
+    loaded = read_questions(config, context.run)
     if complete:
         _check_roles(config, loaded.questions)
     check_means(context, loaded.questions)
@@ -102,13 +154,16 @@ def _load(context: Context, *, complete: bool = False) -> bool:
 
 def _check_roles(config: RunConfig, questions: Sequence[Question]) -> None:
     """Refuse, before anything is written, questions that a later stage could not work with."""
-    for role in ("probe", "pool", "eval"):
+    stages = all_stages(config)
+    needed = {"probe": "sample", "pool": "map", "eval": "evaluate"}
+    for role in (role for role, stage in needed.items() if stage in stages):
         if not any(question.role == role for question in questions):
             raise DegenerateError(
                 f"{config.questions.source}: no question has the role {role}{', so the pool is empty' * (role == 'pool')}. "
                 f"Give questions.roles.{role} a size, or check the column of roles."
             )
-    if config.annotate.annotator == "gold" and not any(q.answers for q in questions if q.role == "pool"):
+    buys = "annotate" in stages and config.annotate.annotator == "gold"
+    if buys and not any(q.answers for q in questions if q.role == "pool"):
         raise DataError(
             f"{config.questions.source}: no question of the pool has an answer, so there is no gold to teach. Name the "
             "column of answers (questions.columns.answers), or let people answer: annotate.annotator=file."
@@ -128,9 +183,11 @@ def _do(context: Context, stage: str) -> bool:
     record = context.run.stages.get(stage)
     # A page made half-way has the key of the finished one, but not its inputs.
     if record is not None and record.inputs == inputs and context.run.is_done(stage, key):
+        context.run.tidy(stage)
         context.reporter.say(f"{title}{_counts(record)}  (done before)")
         return False
     _WORK[name](context, stage, key, inputs)
+    context.run.tidy(stage)
     record = context.run.stages[stage]
     context.reporter.say(f"{title}{_counts(record)}  {duration(record.seconds)}")
     return True

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ka2l import store
+from ka2l import files
 from ka2l.config import FinetuneConfig, ModelConfig
 from ka2l.errors import DataError, WaitingForPeople
 from ka2l.evaluation.protocol import ArmSelection, Prediction, best_base_prompt, evaluate, evaluation_sets
@@ -19,7 +19,7 @@ from ka2l.pipeline.context import Context, add_usage
 from ka2l.questions import Question
 from ka2l.selection.strategies import STRATEGIES, Options, Signals, select
 from ka2l.stages import arms, strategy_of
-from ka2l.store import split_stage
+from ka2l.store import LABELS, StageRecord, split_stage
 from ka2l.teaching.annotators import AnnotationResult, Label, annotate_from_labels, annotate_gold
 from ka2l.text import normalize_question
 
@@ -43,7 +43,7 @@ def select_questions(context: Context, stage: str, key: str, inputs: dict[str, s
             {"question_id": i, "rank": rank, "score": score, "strategy": strategy, "reason": reason}
             for rank, (i, score, reason) in enumerate(zip(*selection, strict=True), start=1)
         ]
-        store.write_table(run.file("selection.parquet", arm), as_table(rows))
+        files.write_table(run.file("selection.parquet", arm), as_table(rows))
         record.counts = {"bought": len(rows), "pool": len(signals.ids)}
 
 
@@ -69,7 +69,7 @@ def annotate(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
             | {"annotator": a.annotator, "confidence": a.confidence, "cost": a.cost}
             for a in result.annotations
         ]
-        store.write_table(run.file("annotations.parquet", arm), as_table(rows))
+        files.write_table(run.file("annotations.parquet", arm), as_table(rows))
         record.counts = {"labels": len(rows)} | ({"refused": refused} if refused else {})
 
 
@@ -116,7 +116,6 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
         record.counts["trainable_parameters"] = result.trainable_parameters
         record.tokens = {"trained": result.tokens}
         record.facts = {"train_loss": result.train_loss, "last_loss": result.last_loss}
-    store.remove(run.file("checkpoints", arm))
 
 
 def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
@@ -149,9 +148,8 @@ def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, st
         result = evaluate(
             predictions, selections, questions, answers, config.evaluate, config.measure.correct, config.seed
         )
-        store.write_table(run.file("predictions.parquet"), as_table([_row(p) for p in predictions]))
-        store.write_json(run.file("evaluation.json"), to_json(result))
-        store.remove(run.file("predictions"))
+        files.write_table(run.file("predictions.parquet"), as_table([_row(p) for p in predictions]))
+        files.write_json(run.file("evaluation.json"), to_json(result))
         record.counts = {"answers": len(predictions)}
 
 
@@ -163,14 +161,14 @@ def training_steps(examples: int, config: FinetuneConfig) -> int:
 
 def selected_questions(context: Context, arm: str) -> list[Question]:
     """The bought questions of an arm in the order of their rank."""
-    ids = store.read_table(context.run.file("selection.parquet", arm))["question_id"].to_pylist()
+    ids = files.read_table(context.run.file("selection.parquet", arm))["question_id"].to_pylist()
     questions = context.questions_by_id(set(ids))
     return [questions[i] for i in ids]
 
 
 def read_annotations(context: Context, arm: str) -> dict[str, list[str]]:
     """Answers by question id, in the order they were bought."""
-    table = store.read_table(context.run.file("annotations.parquet", arm)).to_pydict()
+    table = files.read_table(context.run.file("annotations.parquet", arm)).to_pydict()
     return dict(zip(table.get("question_id", []), table.get("answers", []), strict=True))
 
 
@@ -178,7 +176,7 @@ def read_labels(path: Path, questions: Sequence[Question]) -> dict[str, Label]:
     """Answers people have given to these questions, by question id; an empty list of answers is a refusal."""
     if not path.exists():
         return {}
-    kept = store.read_json(path)
+    kept = files.read_json(path)
     found = ((question.id, kept.get(normalize_question(question.question))) for question in questions)
     return {
         i: Label(tuple(row["answers"]), row["confidence"], row["annotator"])
@@ -192,17 +190,17 @@ def write_labels(path: Path, labels: Mapping[str, Label], questions: Sequence[Qu
 
     It is keyed by the question's normalised text: ids such as 1, 2, 3 mean something else in another file.
     """
-    kept: dict[str, Any] = store.read_json(path) if path.exists() else {}
+    kept: dict[str, Any] = files.read_json(path) if path.exists() else {}
     for question in questions:
         if question.id in labels:
             label = labels[question.id]
             kept[normalize_question(question.question)] = {**label._asdict(), "answers": list(label.answers)}
-    store.write_json(path, kept)
+    files.write_json(path, kept)
 
 
 def _signals(context: Context, strategy: str) -> Signals:
     run = context.run
-    table = store.read_table(run.file("knowledge_map.parquet"))
+    table = files.read_table(run.file("knowledge_map.parquet"))
     ids = table["question_id"].to_pylist()
     p_unknown = table["p_unknown"].to_numpy()
     needed = STRATEGIES[strategy][1]
@@ -222,7 +220,7 @@ def _signals(context: Context, strategy: str) -> Signals:
 
 def _from_people(context: Context, bought: Sequence[Question]) -> tuple[AnnotationResult, int]:
     run = context.run
-    labels = read_labels(run.file("labels.json"), bought)
+    labels = read_labels(run.file(LABELS), bought)
     refused = {i for i, label in labels.items() if not label.answers}
     asked = [question for question in bought if question.id not in refused]
     result = annotate_from_labels(asked, labels, context.config.annotate.cost_per_label)
@@ -238,13 +236,13 @@ def _from_people(context: Context, bought: Sequence[Question]) -> tuple[Annotati
 
 
 def _arm_selection(context: Context, arm: str) -> ArmSelection:
-    table = store.read_table(context.run.file("annotations.parquet", arm)).to_pydict()
+    table = files.read_table(context.run.file("annotations.parquet", arm)).to_pydict()
     return ArmSelection(strategy_of(context.config, arm), table["question_id"], float(sum(table["cost"])))
 
 
 def _ask(
     context: Context,
-    record: store.StageRecord,
+    record: StageRecord,
     name: str,
     items: Sequence[Item],
     *,
@@ -254,7 +252,7 @@ def _ask(
     """One model's answers to these questions; kept on disk, so that an interruption costs one model at most."""
     file = context.run.file("predictions") / f"{(part or name).replace(':', '-')}.parquet"
     if file.exists():
-        return [Prediction(**row) for row in store.read_table(file).to_pylist()]
+        return [Prediction(**row) for row in files.read_table(file).to_pylist()]
     if not items:
         return []
     teaching = name != "base:sensing"
@@ -275,7 +273,7 @@ def _ask(
             predictions[item] = Prediction(name, *item, result.answers[0].text)
             advance(1)
     ordered = [predictions[item] for item in items]
-    store.write_table(file, as_table([_row(p) for p in ordered]))
+    files.write_table(file, as_table([_row(p) for p in ordered]))
     add_usage(record, model)
     context.run.checkpoint("evaluate")
     return ordered

@@ -1,22 +1,24 @@
 """What the stages of one run share: the run directory, the model in memory, the prompts, the questions."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ka2l import store
 from ka2l.config import RunConfig
-from ka2l.errors import DegenerateError, ModelError, RunError
+from ka2l.errors import ConfigError, DegenerateError, ModelError, RunError
+from ka2l.models.base import Prompt
 from ka2l.models.load import ResolvedModel, pick_device, pick_dtype, resolve
 from ka2l.progress import Reporter
-from ka2l.prompts import PromptBuilder, Shot
+from ka2l.prompts import PromptBuilder, Shot, render_chat
 from ka2l.questions import Question, from_table
+from ka2l.reach import has_model
 from ka2l.stages import Outside, inputs_of, keys
-from ka2l.store import RunDirectory, StageRecord
+from ka2l.store import IMPORTED, LABELS, RunDirectory, StageRecord, split_stage
 
 if TYPE_CHECKING:
+    from ka2l.models.base import Sampler
     from ka2l.models.local import LocalModel
 
 
@@ -36,27 +38,25 @@ class Context:
 
     @cached_property
     def resolved(self) -> ResolvedModel:
-        """Name, place and revision of the language model."""
+        """Name, place and revision of the language model in this process; not for runs that have none."""
         return resolve(self.config.model)
 
     def keys(self) -> dict[str, str]:
         """The content key every stage has, or would have, with this config and what is loaded."""
         loaded = self.run.stages.get("load")
         source = str(loaded.facts.get("fingerprint", "")) if loaded else ""
-        return keys(self.config, Outside(source, self._model_key, self.labels_fingerprint()))
+        labels, imported = (_fingerprint(self.run.file(name)) for name in (LABELS, IMPORTED))
+        return keys(self.config, Outside(source, self._model_key, labels, imported))
 
     @cached_property
     def _model_key(self) -> str:
         """What the model computes: a folder counts by its content, and `auto` by the type it stands for here."""
+        if not has_model(self.config):
+            return ""
         name = "" if Path(self.resolved.path).is_dir() else self.resolved.name
-        return (
-            f"{name}@{self.resolved.revision}:{pick_dtype(self.config.model, pick_device(self.config.model))}"
-        )
-
-    def labels_fingerprint(self) -> str:
-        """Hash of the answers people have given so far; empty where there are none."""
-        file = self.run.file("labels.json")
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else ""
+        settings = self.config.model
+        few_bits = "" if settings.quantization == "none" else f":{settings.quantization}"
+        return f"{name}@{self.resolved.revision}:{pick_dtype(settings, pick_device(settings))}{few_bits}"
 
     def require(self, stage: str) -> dict[str, str]:
         """Check that the stages this one reads are finished and up to date; returns their keys.
@@ -67,10 +67,10 @@ class Context:
         now = self.keys()
         for needed in inputs_of(stage, self.config):
             if not self.run.is_done(needed, now[needed]):
-                verb = {"signals": "map"}.get(store.split_stage(needed)[0], store.split_stage(needed)[0])
+                verb = {"signals": "map"}.get(split_stage(needed)[0], split_stage(needed)[0])
                 was = "out of date" if needed in self.run.stages else "missing"
                 raise RunError(
-                    f"{self.run.path}: `{store.split_stage(stage)[0]}` reads what `{verb}` writes, and that is {was}. "
+                    f"{self.run.path}: `{split_stage(stage)[0]}` reads what `{verb}` writes, and that is {was}. "
                     f"Run `ka2l {verb} {self.run.path}`, or `ka2l run --out {self.run.path}` for everything."
                 )
         return {needed: now[needed] for needed in inputs_of(stage, self.config)}
@@ -109,7 +109,11 @@ class Context:
         if self._model is None or self._adapter != adapter:
             self.release()
             self._model = LocalModel.load(
-                self.config.model, self.resolved, template=self.config.prompt.template, adapter=adapter
+                self.config.model,
+                self.resolved,
+                template=self.config.prompt.template,
+                adapter=adapter,
+                say=self.reporter.say,
             )
             self._adapter = adapter
         return self._model
@@ -121,13 +125,21 @@ class Context:
     @cached_property
     def prompts(self) -> PromptBuilder:
         """The run's prompt builder; worked examples come from the questions of role `shot`."""
-        shots = [Shot(question.question, question.answers[0]) for question in self.questions("shot")]
-        if self.config.prompt.template == "plain":
-            return PromptBuilder(self.config.prompt, shots)
-        model = self.model()
-        return PromptBuilder(
-            self.config.prompt, shots, model.render_chat if model.has_chat_template else None
+        return prompt_builder(self.config, self.questions("shot"), lambda: self.tokenizer)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; its weights are not needed for it."""
+        from ka2l.models.tokenizer import load_tokenizer
+
+        return load_tokenizer(self.config.model, self.resolved)
+
+    def sensing_prompt(self, question: Question) -> Prompt:
+        """The prompt a question is asked with, for a server as a conversation too."""
+        messages = (
+            self.prompts.sensing_messages(question.question) if self.config.sample.engine == "server" else ()
         )
+        return Prompt(question.id, self.prompts.sensing(question.question), messages)
 
     def prepared_model(self, *, teaching: bool = False, adapter: Path | None = None) -> "LocalModel":
         """The model with the prefix of the sensing (or teaching) prompt computed."""
@@ -137,13 +149,51 @@ class Context:
         return model
 
 
-def add_usage(record: StageRecord, model: "LocalModel") -> None:
-    """Add the tokens a model has spent since the last call to a stage's record."""
+def prompt_builder(
+    config: RunConfig, shots: Sequence[Question], tokenizer: Callable[[], Any]
+) -> PromptBuilder:
+    """The builder of both prompts; a tokenizer is only touched where its chat template is asked for.
+
+    Raises:
+        ConfigError: a server is to complete a chat template that no tokenizer here can write.
+        ModelError: the model's tokenizer has no chat template.
+    """
+    worked = [Shot(question.question, question.answers[0]) for question in shots if question.answers]
+    settings = config.prompt
+    if settings.template == "chat" and not has_model(config):
+        if config.sample.engine == "server" and config.server.endpoint == "completions":
+            raise ConfigError(
+                "prompt.template=chat with server.endpoint=completions needs the chat template of an open model, and "
+                "sample.states=none leaves out model.name. Use server.endpoint=chat, or prompt.template=plain."
+            )
+        settings = settings.model_copy(update={"template": "plain"})  # the server has the template
+    if settings.template == "plain":
+        return PromptBuilder(settings, worked)
+    speaker = tokenizer()
+    if not getattr(speaker, "chat_template", None):
+        raise ModelError(
+            f"prompt.template is 'chat', but {config.model.name} carries no chat template. Use prompt.template=plain, "
+            "or a chat model."
+        )
+    return PromptBuilder(settings, worked, partial(render_chat, speaker))
+
+
+def add_usage(record: StageRecord, model: "Sampler", prefix: str = "") -> None:
+    """Add the tokens a model has spent since the last call to a stage's record; the prefix says whose they are."""
     from ka2l.models.base import Usage
 
     for name, count in model.usage._asdict().items():
-        record.tokens[name] = record.tokens.get(name, 0) + count
+        if count or not prefix:
+            record.tokens[prefix + name] = record.tokens.get(prefix + name, 0) + count
     model.usage = Usage()
+
+
+def _fingerprint(file: Path) -> str:
+    """Hash of a file's bytes; empty where there is none."""
+    if not file.exists():
+        return ""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 
 
 def need_questions(questions: list[Question], role: str, stage: str) -> None:
@@ -157,14 +207,11 @@ def need_questions(questions: list[Question], role: str, stage: str) -> None:
 def check_means(context: Context, questions: Sequence[Question]) -> None:
     """Refuse, before anything is written, a model, device, prompt or judge that later stages could not use."""
     config = context.config
-    name = context.resolved.name  # an unknown model ends here
-    pick_device(config.model)
-    shots = [Shot(q.question, q.answers[0]) for q in questions if q.role == "shot" and q.answers]
-    PromptBuilder(config.prompt.model_copy(update={"template": "plain"}), shots)
-    if config.prompt.template == "chat" and not context.model().has_chat_template:
-        raise ModelError(
-            f"prompt.template is 'chat', but {name} carries no chat template. Use prompt.template=plain, or a chat model."
-        )
+    if has_model(config):
+        _ = context.resolved  # an unknown model ends here
+        pick_device(config.model)
+    shots = [question for question in questions if question.role == "shot"]
+    prompt_builder(config, shots, lambda: context.tokenizer)
     if config.measure.judge == "nli":
         from ka2l.models.nli import check_nli_model
 

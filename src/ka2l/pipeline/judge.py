@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ka2l import store
+from ka2l import files
 from ka2l.knowledge.clustering import cluster_lexical, cluster_nli
 from ka2l.knowledge.entropy import fit_threshold, semantic_entropy
 from ka2l.knowledge.probe import ProbeFit, choose, fit_probes
 from ka2l.knowledge.split import TEST, TRAIN, VALIDATION, assign_split
 from ka2l.pipeline.artifacts import as_table, read_answers, read_states
 from ka2l.pipeline.context import Context
+from ka2l.reach import answered_by, has_stand_in
 from ka2l.statistics import Interval, auroc, auroc_interval
 from ka2l.store import StageRecord
 from ka2l.text import is_correct
@@ -27,9 +28,9 @@ def measure(context: Context, stage: str, key: str, inputs: dict[str, str]) -> N
 def _measure(context: Context, record: StageRecord) -> None:
     config, run = context.config, context.run
     questions = {question.id: question for question in context.questions("probe")}
-    answers = read_answers(run.file("answers"))
+    answers = read_answers(run.file("answers"), config.sample.n)
     ids = [question_id for question_id in questions if question_id in answers]
-    samples = [answers[question_id][1:] for question_id in ids]
+    samples = [[row for number, row in answers[i].items() if number] for i in ids]
     texts = [[str(row["text"]) for row in rows] for rows in samples]
     clusters, pairs = _clusters(context, [questions[i].question for i in ids], texts)
     entropies = np.array([semantic_entropy(numbers) for numbers in clusters])
@@ -40,7 +41,9 @@ def _measure(context: Context, record: StageRecord) -> None:
     unknown = entropies >= threshold.value
     rows = []
     for index, question_id in enumerate(ids):
-        low = answers[question_id][0]
+        # Imported answers may lack the low-temperature one. A sample at temperature 1 would be no substitute: it is
+        # another measurement. So nothing is called right or wrong then.
+        low = answers[question_id].get(0)
         gold = questions[question_id].answers
         rows.append(
             {
@@ -51,13 +54,17 @@ def _measure(context: Context, record: StageRecord) -> None:
                 "unknown": bool(unknown[index]),
                 "n_clusters": len(set(clusters[index])),
                 "cluster_ids": clusters[index],
-                "low_temperature_answer": low["text"],
-                "correct": is_correct(low["text"], gold, config.measure.correct) if gold else None,
-                "negative_log_likelihood": -_mean(low["token_logprobs"]),
-                "predictive_entropy": -_mean([sum(row["token_logprobs"]) for row in samples[index]]),
+                "low_temperature_answer": None if low is None else low["text"],
+                "correct": is_correct(low["text"], gold, config.measure.correct) if low and gold else None,
+                "negative_log_likelihood": None
+                if low is None or _bare(low)
+                else -_mean(low["token_logprobs"]),
+                "predictive_entropy": None
+                if any(map(_bare, samples[index]))
+                else -_mean([sum(row["token_logprobs"]) for row in samples[index]]),
             }
         )
-    store.write_table(run.file("entropy.parquet"), as_table(rows))
+    files.write_table(run.file("entropy.parquet"), as_table(rows))
     summary = {
         **threshold._asdict(),
         "objective": None if np.isnan(threshold.objective) else threshold.objective,
@@ -65,7 +72,7 @@ def _measure(context: Context, record: StageRecord) -> None:
         "share_unknown": float(unknown.mean()),
         "judge": config.measure.judge,
     }
-    store.write_json(run.file("threshold.json"), summary)
+    files.write_json(run.file("threshold.json"), summary)
     record.counts = {"questions": len(ids), "unknown": int(unknown.sum())}
     if pairs:
         record.counts["pairs_judged"] = pairs
@@ -79,7 +86,7 @@ def probe(context: Context, stage: str, key: str, inputs: dict[str, str]) -> Non
 
 def _probe(context: Context, record: StageRecord) -> None:
     config, run = context.config, context.run
-    table = store.read_table(run.file("entropy.parquet")).to_pydict()
+    table = files.read_table(run.file("entropy.parquet")).to_pydict()
     states = read_states(run.file("states"), table["question_id"])
     unknown = np.array(table["unknown"])
     split = np.array(table["split"])
@@ -101,7 +108,9 @@ def _probe(context: Context, record: StageRecord) -> None:
         for fit in fits
     ]
     card = {
-        "model": context.resolved.name,
+        "model": context.resolved.name,  # whose states the probe reads
+        "answered_by": answered_by(config),
+        "stand_in": has_stand_in(config),
         "revision": context.resolved.revision,
         "kind": best.probe.kind,
         "layer": best.probe.layer,
@@ -109,15 +118,15 @@ def _probe(context: Context, record: StageRecord) -> None:
         "width": states.shape[2],
         "position": config.probe.position,
         "sensing_hash": context.prompts.sensing_hash,
-        "threshold": store.read_json(run.file("threshold.json")),
+        "threshold": files.read_json(run.file("threshold.json")),
         "split": {"train": len(train), "validation": len(validation), "test": len(test)},
         "validation_auroc": _finite(best.validation_auroc),
         "scores": scores,
     }
     folder = run.file("probe")
-    store.write_tensors(folder / "probe.safetensors", best.probe.weights, {"kind": best.probe.kind})
-    store.write_table(folder / "layers.parquet", as_table(layers))
-    store.write_json(folder / "probe.json", card)
+    files.write_tensors(folder / "probe.safetensors", best.probe.weights, {"kind": best.probe.kind})
+    files.write_table(folder / "layers.parquet", as_table(layers))
+    files.write_json(folder / "probe.json", card)
     record.counts = {"probes": len(fits), "layer": best.probe.layer}
 
 
@@ -160,7 +169,8 @@ def _test_scores(
             states[test, own.probe.layer]
         )
     for name in ("semantic_entropy", "predictive_entropy", "negative_log_likelihood"):
-        contenders[name] = np.array(table[name])[test]
+        if None not in table[name]:  # servers and files of answers may come without log-probabilities
+            contenders[name] = np.array(table[name])[test]
     unknown = np.array(table["unknown"])[test]
     correct = np.array([np.nan if value is None else float(value) for value in table["correct"]])[test]
     judged = np.isfinite(correct)
@@ -177,6 +187,11 @@ def _test_scores(
             "wrong_answer": _interval(against_wrong) if judged.any() else None,
         }
     return result
+
+
+def _bare(row: dict[str, Any]) -> bool:
+    """Whether an answer came without the log-probabilities of its tokens."""
+    return bool(row["text"]) and not row["token_logprobs"]
 
 
 def _mean(values: Sequence[float]) -> float:

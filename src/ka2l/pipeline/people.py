@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from ka2l.errors import DataError
+from ka2l.errors import DataError, RunError
 from ka2l.models.base import Prompt
 from ka2l.pipeline.act import read_labels, selected_questions, write_labels
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.sense import read_probe
 from ka2l.progress import Reporter
 from ka2l.questions import Question
+from ka2l.reach import has_model
 from ka2l.stages import arms
-from ka2l.store import MAIN, RunDirectory
+from ka2l.store import LABELS, MAIN, RunDirectory
 from ka2l.teaching.annotators import Label, export_csv, import_csv
 
 
@@ -23,7 +24,7 @@ def export_sheet(run: RunDirectory, path: Path, *, overwrite: bool = False) -> d
     """
     with run.locked():
         bought = _bought(Context(run, Reporter(quiet=True)))
-        labels = read_labels(run.file("labels.json"), bought)
+        labels = read_labels(run.file(LABELS), bought)
         waiting = [question for question in bought if question.id not in labels]
         if not waiting:
             raise DataError(
@@ -39,10 +40,37 @@ def import_sheet(run: RunDirectory, path: Path) -> dict[str, Any]:
         bought = _bought(Context(run, Reporter(quiet=True)))
         found = import_csv(path, {question.id: question.question for question in bought})
         given = {**found.labels, **{question_id: Label(()) for question_id in found.refused}}
-        write_labels(run.file("labels.json"), given, bought)
-        labels = read_labels(run.file("labels.json"), bought)
+        write_labels(run.file(LABELS), given, bought)
+        labels = read_labels(run.file(LABELS), bought)
         waiting = sum(question.id not in labels for question in bought)
     return {"answers": len(found.labels), "refused": len(found.refused), "still waiting": waiting}
+
+
+def first_prompts(run: RunDirectory, count: int) -> list[dict[str, Any]]:
+    """The sensing prompts of the first probe questions as the model or the server gets them; nothing is sampled.
+
+    Raises:
+        RunError: the questions are not loaded, or the answers came without a prompt.
+    """
+    context = Context(run, Reporter(quiet=True))
+    context.require("sample")
+    config = run.config
+    if config.sample.engine == "imported" and not has_model(config):
+        raise RunError(
+            f"{run.path}: these answers were made elsewhere and no model is asked, so there is no prompt."
+        )
+    shown = []
+    for question in context.questions("probe")[:count]:
+        prompt = context.sensing_prompt(question)
+        row: dict[str, Any] = {"question_id": question.id}
+        if has_model(config):
+            special = config.prompt.template == "plain"
+            row["tokens"] = len(context.tokenizer(prompt.text, add_special_tokens=special)["input_ids"])
+        spoken = config.sample.engine == "server" and config.server.endpoint == "chat"
+        row |= {"messages": list(prompt.messages)} if spoken else {}
+        row |= {"text": prompt.text} if has_model(config) or not spoken else {}
+        shown.append(row)
+    return shown
 
 
 def check_question(run: RunDirectory, text: str) -> dict[str, Any]:
@@ -61,6 +89,7 @@ def check_question(run: RunDirectory, text: str) -> dict[str, Any]:
         "p_unknown": p_unknown,
         "model": context.resolved.name,
         "layer": probe.layer,
+        "stands_in_for": card["answered_by"] if card["stand_in"] else None,
     }
 
 

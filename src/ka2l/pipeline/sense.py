@@ -1,4 +1,4 @@
-"""Stage 1 where the model is asked: load, sample, and the map over the pool. What lies between is in `judge`."""
+"""Stage 1 around the answers: load the questions, and map the pool. Asking is in `sampling`, judging in `judge`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,21 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ka2l import store
+from ka2l import files
 from ka2l.errors import DegenerateError, RunError
 from ka2l.knowledge.probe import Probe
-from ka2l.models.base import Prompt, SampledQuestion
-from ka2l.pipeline.artifacts import (
-    answer_table,
-    answered_ids,
-    compact,
-    signal_ids,
-    write_map,
-    write_signals,
-    write_states,
-)
-from ka2l.pipeline.context import Context, add_usage, need_questions
+from ka2l.models.base import Prompt
+from ka2l.pipeline.artifacts import compact, signal_ids, write_map, write_signals
+from ka2l.pipeline.context import Context, add_usage
 from ka2l.questions import LoadedQuestions, Question, to_table
+from ka2l.reach import answered_by, has_model, limit
 from ka2l.store import StageRecord
 
 if TYPE_CHECKING:
@@ -45,51 +38,13 @@ def load(context: Context, loaded: LoadedQuestions) -> bool:
     with run.stage("load", key, {}) as record:
         record.facts = facts
         record.counts = {**dict(sorted(roles.items())), "duplicates_merged": loaded.duplicates}
-        store.write_table(run.file("questions.parquet"), to_table(loaded.questions))
+        files.write_table(run.file("questions.parquet"), to_table(loaded.questions))
     return True
-
-
-def sample(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
-    """N answers and one low-temperature answer per probe question, with the states of every layer."""
-    config, run = context.config, context.run
-    questions = context.questions("probe")
-    need_questions(questions, "probe", stage)
-    model = context.prepared_model()
-    temperatures = {0: config.sample.low_temperature}
-    temperatures |= dict.fromkeys(range(1, config.sample.n + 1), config.sample.temperature)
-    with run.stage(stage, key, inputs) as record:
-        answers, states = run.file("answers"), run.file("states")
-        done = set(answered_ids(answers, states))
-        todo = [question for question in questions if question.id not in done]
-        with context.reporter.bar(stage, len(questions), len(done)) as advance:
-            for start in range(0, len(todo), config.sample.part_size):
-                chunk = todo[start : start + config.sample.part_size]
-                prompts = [
-                    Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk
-                ]
-                sampled: dict[str, SampledQuestion] = {}
-                for result in model.sample(
-                    prompts,
-                    temperatures,
-                    seed=config.seed,
-                    max_new_tokens=config.sample.max_new_tokens,
-                    position=config.probe.position,
-                ):
-                    sampled[result.question_id] = result
-                    advance(1)
-                part = store.next_part(answers, ".parquet")
-                rows = [sampled[question.id] for question in chunk]
-                # The states go first: the part of answers is the mark that both are there.
-                write_states(states / f"{part.stem}.safetensors", rows)
-                store.write_table(part, answer_table(rows))
-                add_usage(record, model)
-                run.checkpoint(stage)
-        record.counts = {"questions": len(questions), "answers": len(questions) * len(temperatures)}
 
 
 def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
     """p_unknown of every pool question; the model runs only up to the probe's layer, and nothing holds the pool."""
-    config, run = context.config, context.run
+    run = context.run
     fitted, card = read_probe(context)
     total = run.stages["load"].counts.get("pool", 0)
     if total == 0:
@@ -107,11 +62,12 @@ def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
         _over_pool(context, stage, model, folder, signals)
         n_unknown = write_map(folder, run.file("knowledge_map.parquet"))
         record.counts = {"questions": total, "unknown": n_unknown}
+        record.facts = {"parts": {"pool_signals/states": len(files.parts(folder, ""))}}
 
 
 def next_token_signal(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
     """Entropy of the next-token distribution over the pool: only for strategies that ask for it."""
-    config, run = context.config, context.run
+    run = context.run
     model = context.prepared_model()
 
     def signals(prompts: list[Prompt]) -> Arrays:
@@ -131,7 +87,7 @@ def _over_pool(
     with context.reporter.bar(stage, run.stages["load"].counts.get("pool", 0), len(done)) as advance:
         for chunk in _todo_batches(context, done, context.config.map.part_size):
             prompts = [Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk]
-            write_signals(store.next_part(folder, ".safetensors"), chunk, signals(prompts))
+            write_signals(files.next_part(folder, ".safetensors"), chunk, signals(prompts))
             add_usage(run.stages[stage], model)
             run.checkpoint(stage)
             advance(len(chunk))
@@ -143,15 +99,19 @@ def read_probe(context: Context) -> tuple[Probe, dict[str, Any]]:
     Raises:
         RunError: it was trained for another model, revision or prompt; its numbers would mean nothing here.
     """
+    config, end = context.config, limit(context.config)
+    if end is not None and not has_model(config):
+        raise RunError(f"{context.run.path}: there can be no probe here. {end.why}")
     folder = context.run.file("probe")
     if not (folder / "probe.json").exists():
         raise RunError(f"{context.run.path}: there is no probe yet. Run `ka2l probe {context.run.path}`.")
-    card = store.read_json(folder / "probe.json")
+    card = files.read_json(folder / "probe.json")
     now = {
         "model": ("model", context.resolved.name),
+        "answered_by": ("model that answered", answered_by(config)),
         "revision": ("model revision", context.resolved.revision),
         "sensing_hash": ("sensing prompt (its hash)", context.prompts.sensing_hash),
-        "position": ("probe.position", context.config.probe.position),
+        "position": ("probe.position", config.probe.position),
     }
     for name, (title, value) in now.items():
         if card[name] != value:
@@ -159,7 +119,7 @@ def read_probe(context: Context) -> tuple[Probe, dict[str, Any]]:
                 f"{folder}: this probe was trained with another {title}: {card[name]}, but the run now has {value}. A "
                 f"probe reads the states of one model and one prompt. Train it anew: ka2l run --out {context.run.path}"
             )
-    weights, _ = store.read_tensors(folder / "probe.safetensors")
+    weights, _ = files.read_tensors(folder / "probe.safetensors")
     return Probe(card["kind"], card["layer"], weights), card
 
 

@@ -5,15 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from ka2l import __version__, store
+from ka2l import __version__, files
 from ka2l.evaluation.serialize import interval_from
 from ka2l.models.load import pick_device
 from ka2l.pipeline.artifacts import read_answers, read_states
 from ka2l.pipeline.context import Context
+from ka2l.reach import answered_by, has_model, has_stand_in, limit
 from ka2l.recipe import to_yaml
 from ka2l.report.data import Case, LayerScore, ReportData, ScoreRow, StageCost
 from ka2l.stages import all_stages, arms, strategy_of
 from ka2l.statistics import Interval, mean_interval
+from ka2l.store import MAIN, StageRecord, library_versions
 
 _SHOWN = 2000  # points in the scatter plots and histograms
 _BOUGHT_SHOWN = 10
@@ -31,7 +33,7 @@ def report(context: Context, stage: str, key: str, inputs: dict[str, str]) -> No
 
     with context.run.stage(stage, key, inputs) as record:
         data = report_data(context, set(inputs))
-        store.write_text(context.run.file("report.html"), render(data))
+        files.write_text(context.run.file("report.html"), render(data))
         record.counts = {"stages": len(inputs)}
 
 
@@ -43,15 +45,13 @@ def report_data(context: Context, done: set[str]) -> ReportData:
         "title": config.report.title,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
-        "model": context.resolved.name,
-        "revision": context.resolved.revision,
-        "device": pick_device(config.model),
+        "model": answered_by(config),
+        **_place(context),
         "duplicates_merged": counts.pop("duplicates_merged", 0),
         "role_counts": counts,
-        "sensing_prompt": context.prompts.sensing("…"),
-        "teaching_prompt": context.prompts.teaching("…"),
+        **_prompts(context),
         "config_yaml": to_yaml(config),
-        "libraries": store.library_versions(),
+        "libraries": library_versions(),
         "stages": [_cost(name, run.stages[name]) for name in all_stages(config) if name in done],
     }
     if "measure" in done:
@@ -59,26 +59,59 @@ def report_data(context: Context, done: set[str]) -> ReportData:
     if "probe" in done:
         values |= _probed(context)
     if "map" in done:
-        table = store.read_table(run.file("knowledge_map.parquet"))
+        table = files.read_table(run.file("knowledge_map.parquet"))
         p = table["p_unknown"].to_numpy()
         rng = np.random.default_rng(config.seed)
         shown = p if len(p) <= _SHOWN else rng.choice(p, _SHOWN, replace=False)
         values |= {"p_unknown": shown.tolist(), "n_pool": len(p), "n_pool_unknown": int((p >= 0.5).sum())}
-    if all(("annotate" if arm == store.MAIN else f"annotate@{arm}") in done for arm in arms(config)):
+    if all(("annotate" if arm == MAIN else f"annotate@{arm}") in done for arm in arms(config)):
         values["bought"] = {strategy_of(config, arm): _bought(context, arm) for arm in arms(config)}
     if "evaluate" in done:
-        values["evaluation"] = store.read_json(run.file("evaluation.json"))
+        values["evaluation"] = files.read_json(run.file("evaluation.json"))
     return ReportData(**values)
 
 
-def _cost(name: str, record: store.StageRecord) -> StageCost:
-    return StageCost(name, record.seconds, record.counts, record.tokens)
+def _place(context: Context) -> dict[str, Any]:
+    """Where answers and states come from."""
+    config = context.config
+    end = limit(config)
+    values: dict[str, Any] = {
+        "ends": f"The run ends after “{end.last}”. {end.why}" if end is not None else ""
+    }
+    values["engine"] = {"local": "", "server": config.server.url, "imported": "answers made elsewhere"}[
+        config.sample.engine
+    ]
+    if not has_model(config):
+        return {**values, "revision": "", "device": ""}
+    if has_stand_in(config):
+        values["stand_in"] = context.resolved.name
+    return {**values, "revision": context.resolved.revision, "device": pick_device(config.model)}
+
+
+def _prompts(context: Context) -> dict[str, str]:
+    """Both prompts, those that are used: nobody here knows what imported answers were asked with."""
+    config = context.config
+    if config.sample.engine == "imported" and not has_model(config):
+        return {"sensing_prompt": "", "teaching_prompt": ""}
+    teaches = limit(config) is None
+    sensing = context.prompts.sensing("…")
+    if config.sample.engine == "server" and config.server.endpoint == "chat":
+        turns = context.prompts.sensing_messages("…")
+        spoken = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+        sensing = f"{spoken}\n\nand for the hidden states:\n\n{sensing}" if has_model(config) else spoken
+    return {"sensing_prompt": sensing, "teaching_prompt": context.prompts.teaching("…") if teaches else ""}
+
+
+def _cost(name: str, record: StageRecord) -> StageCost:
+    return StageCost(
+        name, record.seconds, record.counts, record.tokens, record.tokens_per_second, record.memory_mb
+    )
 
 
 def _measured(context: Context) -> dict[str, Any]:
     config, run = context.config, context.run
-    table = store.read_table(run.file("entropy.parquet")).to_pydict()
-    threshold = store.read_json(run.file("threshold.json"))
+    table = files.read_table(run.file("entropy.parquet")).to_pydict()
+    threshold = files.read_json(run.file("threshold.json"))
     judged = [(c, g) for c, g in zip(table["correct"], table["group"], strict=True) if c is not None]
     accuracy = mean_interval([float(c) for c, _ in judged], [g for _, g in judged]) if judged else None
     return {
@@ -93,7 +126,7 @@ def _measured(context: Context) -> dict[str, Any]:
 
 def _cases(context: Context, table: dict[str, list[Any]]) -> list[Case]:
     """Questions of low, middle and high entropy: evenly spaced over the lowest, middle and highest sixth."""
-    answers = read_answers(context.run.file("answers"))
+    answers = read_answers(context.run.file("answers"), context.config.sample.n)
     questions = context.questions_by_id(set(table["question_id"]))
     order = np.argsort(table["semantic_entropy"], kind="stable")
     n, wanted = len(order), context.config.report.cases
@@ -103,14 +136,15 @@ def _cases(context: Context, table: dict[str, list[Any]]) -> list[Case]:
     for level, start in starts.items():
         for row in order[start : start + sixth][:: max(1, sixth // wanted)][:wanted]:
             question_id = table["question_id"][row]
-            low, *samples = answers[question_id]
+            low = answers[question_id].get(0)
+            samples = [answer for number, answer in answers[question_id].items() if number]
             cases.append(
                 Case(
                     level=level,
                     question=questions[question_id].question,
                     gold=questions[question_id].answers,
                     semantic_entropy=table["semantic_entropy"][row],
-                    low_temperature_answer=low["text"],
+                    low_temperature_answer=None if low is None else low["text"],
                     correct=table["correct"][row],
                     samples=[sample["text"] for sample in samples],
                     clusters=table["cluster_ids"][row],
@@ -121,8 +155,8 @@ def _cases(context: Context, table: dict[str, list[Any]]) -> list[Case]:
 
 def _probed(context: Context) -> dict[str, Any]:
     run = context.run
-    card = store.read_json(run.file("probe") / "probe.json")
-    layers = store.read_table(run.file("probe") / "layers.parquet").to_pylist()
+    card = files.read_json(run.file("probe") / "probe.json")
+    layers = files.read_table(run.file("probe") / "layers.parquet").to_pylist()
     scores = [
         ScoreRow(
             "kept probe" if name == "probe" else name.replace("_", " "),
@@ -131,7 +165,7 @@ def _probed(context: Context) -> dict[str, Any]:
         )
         for name, row in card["scores"].items()
     ]
-    table = store.read_table(run.file("entropy.parquet")).to_pydict()
+    table = files.read_table(run.file("entropy.parquet")).to_pydict()
     points, variance = _pca(read_states(run.file("states"), table["question_id"])[:, card["layer"]])
     return {
         "layers": [
@@ -166,7 +200,7 @@ def _pca(states: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
 def _bought(context: Context, arm: str) -> list[tuple[str, float, str]]:
     from ka2l.pipeline.act import read_annotations
 
-    selection = store.read_table(context.run.file("selection.parquet", arm)).to_pydict()
+    selection = files.read_table(context.run.file("selection.parquet", arm)).to_pydict()
     answers = read_annotations(context, arm)
     shown = [
         (i, s) for i, s in zip(selection["question_id"], selection["score"], strict=True) if i in answers

@@ -1,7 +1,7 @@
 """What the report shows, as plain values: the pipeline fills it, the page never opens a file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ka2l.statistics import Interval
@@ -35,7 +35,7 @@ class Case:
     question: str
     gold: Sequence[str]
     semantic_entropy: float
-    low_temperature_answer: str
+    low_temperature_answer: str | None  # None where nobody asked
     correct: bool | None
     samples: Sequence[str]
     clusters: Sequence[int]
@@ -49,6 +49,8 @@ class StageCost:
     seconds: float
     counts: Mapping[str, int]
     tokens: Mapping[str, int]
+    tokens_per_second: float = 0.0
+    memory_mb: Mapping[str, int] = field(default_factory=dict)  # highest, of the process and of the GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +90,6 @@ class ReportData:
     libraries: Mapping[str, str] | None = None
     probe_auroc: Interval | None = None  # the kept probe on test rows, against the known/unknown label
     probe_position: str = ""  # tbg | mean_prompt
+    stand_in: str = ""  # the model whose states the probe reads, where it is not the one that answered
+    engine: str = ""  # where the answers come from, if not from the model in the process
+    ends: str = ""  # where this run has to end, and why

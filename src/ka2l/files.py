@@ -1,0 +1,133 @@
+"""Whole files or none: atomic writes of text, JSON, tables and tensors, numbered parts, and the full disk.
+
+Every file is written beside its place, synced and renamed, so a file that exists is whole. Long work is written in
+numbered parts; a part that exists is done. Which artifact lies where is `store`'s business.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ka2l.errors import RunError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically; NaN is not JSON and is refused."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_table(path: Path, table: "pa.Table") -> None:
+    """Write a Parquet file atomically."""
+    import pyarrow.parquet as pq
+
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> "pa.Table":
+    """Read a Parquet file."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path).read(columns=columns)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, "NDArray[np.generic]"], metadata: Mapping[str, str]
+) -> None:
+    """Write arrays to a safetensors file atomically."""
+    from safetensors.numpy import save_file
+
+    with atomic(path) as temporary:
+        save_file(dict(tensors), temporary, metadata=dict(metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, "NDArray[Any]"], dict[str, str]]:
+    """Arrays and metadata of a safetensors file."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def read_tensors_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file, without reading its arrays."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return dict(file.metadata() or {})
+
+
+def parts(folder: Path, suffix: str) -> list[Path]:
+    """The finished parts of a folder in order."""
+    return sorted(folder.glob(f"part-*{suffix}"))
+
+
+def next_part(folder: Path, suffix: str) -> Path:
+    """Where the next part goes."""
+    finished = parts(folder, suffix)
+    number = int(finished[-1].name.removesuffix(suffix).split("-")[1]) + 1 if finished else 0
+    return folder / f"part-{number:05d}{suffix}"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of `path` when the body ends without an error, else goes away."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except Exception as error:
+        if is_disk_full(error):
+            raise disk_full(path) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether this error means a full disk or quota; not every library raises it as an OSError."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # safetensors says it in words; torch.save only that it could not write where it was.
+    words = ("No space left on device", "PytorchStreamWriter failed writing", "unexpected pos")
+    return not isinstance(error, RunError) and any(word in str(error) for word in words)
+
+
+def disk_full(path: Path) -> RunError:
+    """The error that names what could not be written."""
+    return RunError(
+        f"{path}: the disk is full. Free some space and run the same command again: the parts written so far are "
+        "whole and will be used."
+    )
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

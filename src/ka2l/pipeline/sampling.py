@@ -1,0 +1,151 @@
+"""Stage `sample`: answers to the probe questions, from whoever gives them, and the states of every layer.
+
+    ka2l sample runs/mine sample.n=10        # after sample.n=5: asks for samples 6 to 10 only
+
+Work is cut into parts of questions that miss the same samples; a part is asked to its end before the next begins, so
+that a run continued ends with the same files to the byte. The first part of a question brings its states; parts by
+which the number of samples grows later do not.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ka2l import files
+from ka2l.errors import RunError
+from ka2l.models.base import Prompt, SampledQuestion
+from ka2l.pipeline.artifacts import FIRST, answer_table, answered, write_states
+from ka2l.pipeline.context import Context, add_usage, need_questions
+from ka2l.pipeline.imported import ImportedAnswers
+from ka2l.questions import Question
+from ka2l.reach import has_model
+from ka2l.store import IMPORTED, PAID, StageRecord
+
+if TYPE_CHECKING:
+    from ka2l.models.base import Sampler
+    from ka2l.models.local import LocalModel
+
+
+class _Engine(NamedTuple):
+    """Who answers, and whose states are read beside it: None where the one who answers brings them, or nobody."""
+
+    sampler: "Sampler"
+    reader: "LocalModel | None"
+
+
+def sample(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+    """N answers and one low-temperature answer per probe question, those that are not there yet."""
+    config, run = context.config, context.run
+    questions = context.questions("probe")
+    need_questions(questions, "probe", stage)
+    engine = _engine(context)
+    wanted = _wanted(context, engine.sampler, questions)
+    folder, states = run.file("answers"), run.file("states")
+    with run.stage(stage, key, inputs) as record:
+        have = answered(folder, states if has_model(config) else None)
+        todo = _missing(questions, wanted, have)
+        with context.reporter.bar(stage, len(wanted), len(wanted) - sum(map(len, todo.values()))) as advance:
+            for numbers, group in todo.items():
+                for start in range(0, len(group), config.sample.part_size):
+                    chunk = group[start : start + config.sample.part_size]
+                    rows = _ask(context, engine, chunk, numbers, advance)
+                    part = files.next_part(folder, ".parquet")
+                    # The states go first: the part of answers is the mark that both are there.
+                    if FIRST in numbers and has_model(config):
+                        write_states(states / f"{part.stem}.safetensors", rows)
+                    files.write_table(part, answer_table(rows, numbers))
+                    for row in rows:
+                        have.setdefault(row.question_id, set()).update(numbers)
+                    _count_tokens(record, engine)
+                    run.checkpoint(stage)
+        record.counts = {"questions": len(wanted), "answers": sum(len(have[i]) for i in wanted)}
+        counts = {name: len(files.parts(run.file(name), "")) for name in ("answers", "states")}
+        record.facts = {"samples": min(max(have[i]) for i in wanted), "parts": counts}
+
+
+def _engine(context: Context) -> _Engine:
+    config, run = context.config, context.run
+    if config.sample.engine == "local":
+        return _Engine(context.prepared_model(), None)
+    # The local model comes first: if it cannot be loaded, nothing has been paid for yet.
+    reader = context.prepared_model() if has_model(config) else None
+    if config.sample.engine == "imported":
+        return _Engine(ImportedAnswers(run.file(IMPORTED)), reader)
+    from ka2l.models.server import ServerModel
+
+    if (
+        config.sample.states == "same"
+        and config.server.endpoint == "chat"
+        and config.prompt.template == "plain"
+    ):
+        context.reporter.say(
+            "note       the server is asked in chat turns (server.endpoint=chat), the states are read after a plain "
+            "prompt;\n           prompt.template=chat, or server.endpoint=completions, gives both the same prompt."
+        )
+    return _Engine(ServerModel(config.server, run.file(PAID), say=context.reporter.say), reader)
+
+
+def _wanted(context: Context, sampler: Any, questions: Sequence[Question]) -> dict[str, tuple[int, ...]]:
+    """The sample numbers every question should have: 0, the low-temperature one, and 1 to N."""
+    n = context.config.sample.n
+    if not isinstance(sampler, ImportedAnswers):
+        return dict.fromkeys((question.id for question in questions), tuple(range(n + 1)))
+    wanted = {q.id: tuple(k for k in sampler.numbers(q.id) if k <= n) for q in questions}
+    wanted = {question_id: numbers for question_id, numbers in wanted.items() if numbers}
+    if not wanted:
+        raise RunError(
+            f"{context.run.path}: none of the questions has imported answers. Take some in: "
+            f"ka2l import {context.run.path} answers.jsonl"
+        )
+    most = min(max(numbers) for numbers in wanted.values())
+    if most < n:
+        raise RunError(
+            f"{context.run.path}: the imported answers are {most} a question, and sample.n is {n}. "
+            f"Set sample.n={most}, or import more."
+        )
+    return wanted
+
+
+def _missing(
+    questions: Sequence[Question], wanted: dict[str, tuple[int, ...]], have: dict[str, set[int]]
+) -> dict[tuple[int, ...], list[Question]]:
+    """The questions that miss samples, by which ones; those never asked come first."""
+    groups: dict[tuple[int, ...], list[Question]] = {}
+    for question in questions:
+        numbers = tuple(k for k in wanted.get(question.id, ()) if k not in have.get(question.id, set()))
+        if numbers:
+            groups.setdefault(numbers, []).append(question)
+    return dict(sorted(groups.items()))
+
+
+def _ask(
+    context: Context, engine: _Engine, chunk: Sequence[Question], numbers: Sequence[int], advance: Any
+) -> list[SampledQuestion]:
+    """These samples of these questions, in their order."""
+    config = context.config
+    prompts: list[Prompt] = [context.sensing_prompt(question) for question in chunk]
+    first = FIRST in numbers
+    found: dict[str, SampledQuestion] = {}
+    for result in engine.sampler.sample(
+        prompts,
+        {k: config.sample.temperature if k else config.sample.low_temperature for k in numbers},
+        seed=config.seed,
+        max_new_tokens=config.sample.max_new_tokens,
+        position=config.probe.position if first and config.sample.engine == "local" else None,
+    ):
+        found[result.question_id] = result
+        advance(1)
+    if first and engine.reader is not None:
+        states = engine.reader.states(prompts, None, position=config.probe.position)
+        return [
+            found[prompt.question_id]._replace(states=np.asarray(row))
+            for prompt, row in zip(prompts, states, strict=True)
+        ]
+    return [found[prompt.question_id] for prompt in prompts]
+
+
+def _count_tokens(record: StageRecord, engine: _Engine) -> None:
+    add_usage(record, engine.sampler)
+    if engine.reader is not None:
+        add_usage(record, engine.reader, "states_")
