@@ -4,7 +4,7 @@
 
 Against a plain batched forward pass of the whole prompts with hidden states, on the embedded model: at the last layer
 (`ratio`) and at a middle one (`ratio_middle`). `rss_growth_mb`: what `ka2l map` over `pool` questions (100,000) raises
-the process's highest resident memory by over 1,000, each in a process of its own, on a tiny random model. One JSON
+the process's highest resident memory by over 1,000, each in a process of its own, on the tests' tiny model. One JSON
 line last.
 """
 
@@ -17,24 +17,31 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
+from ka2l import RunDirectory, load_config, run_verb
 from ka2l.config import ModelConfig, PromptConfig
 from ka2l.models.base import Prompt
 from ka2l.models.load import resolve
 from ka2l.models.local import LocalModel
+from ka2l.progress import Reporter
 from ka2l.prompts import PromptBuilder
 from sampling import geonames_prompts
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from tiny import build_tiny_model
+
 _CHILD = """
-import json, resource, sys
+import resource, sys
 from pathlib import Path
-from ka2l import run_verb
-run_verb("map", Path(sys.argv[1]))
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+from ka2l import RunDirectory, run_verb
+from ka2l.progress import Reporter
+run_verb("map", RunDirectory.open(Path(sys.argv[1])), Reporter(quiet=True))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
@@ -62,8 +69,14 @@ def main(n_questions: int = 128, repeats: int = 5, pool: int = 100_000) -> None:
     result["ratio"] = round(medians["plain"] / medians["last"], 2)
     result["ratio_middle"] = round(medians["plain"] / medians["middle"], 2)
     if pool:
-        few, many = _peak_mb(1_000), _peak_mb(pool)
-        result |= {"rss_mb_1000": round(few), f"rss_mb_{pool}": round(many), "rss_growth_mb": round(many - few)}
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False):
+            world = build_tiny_model(Path(folder) / "model")
+            few, many = (_peak_mb(world.folder, world.facts, n, Path(folder)) for n in (1_000, pool))
+        result |= {
+            "rss_mb_1000": round(few),
+            f"rss_mb_{pool}": round(many),
+            "rss_growth_mb": round(many - few),
+        }
     print(json.dumps({"benchmark": "map", "questions": n_questions, "repeats": repeats, **result}))
 
 
@@ -84,9 +97,28 @@ def _plain(model: LocalModel, prompts: list[Prompt]) -> object:
     return torch.cat(kept)
 
 
-def _peak_mb(pool: int) -> float:
+def _peak_mb(model: Path, facts: list[dict[str, Any]], pool: int, folder: Path) -> float:
     """Highest resident memory of a process that maps `pool` questions, in MB."""
-    raise NotImplementedError
+    rows = [{"question": fact["question"], "answers": fact["answers"], "role": "probe"} for fact in facts]
+    rows += [
+        {"question": f"What is the capital of Land {i}?", "answers": [], "role": "pool"} for i in range(pool)
+    ]
+    source = folder / f"{pool}.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    settings = {
+        "model": {"name": str(model), "device": "cpu"},
+        "prompt": {"shots": 0},
+        "questions": {"source": str(source), "columns": {"role": "role"}},
+        "sample": {"n": 4, "max_new_tokens": 8},
+        "probe": {"mlp_width": 8, "mlp_epochs": 3, "bootstrap": 10},
+    }
+    run = RunDirectory.create(folder / str(pool), load_config(None, [], settings))
+    for verb in ("load", "sample", "measure", "probe"):
+        run_verb(verb, run, Reporter(quiet=True))
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, str(run.path)], check=True, capture_output=True, text=True
+    )
+    return float(done.stdout.strip().rsplit("\n", 1)[-1])
 
 
 if __name__ == "__main__":

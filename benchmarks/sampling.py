@@ -75,7 +75,9 @@ def geonames_prompts(builder: PromptBuilder, count: int) -> list[Prompt]:
     each = -(-count // 5)
     kinds = ("capitals", "currencies", "large_cities", "middle_cities", "small_cities")
     rows = geonames_rows(GeonamesConfig(**dict.fromkeys(kinds, each)), seed=0)
-    return [Prompt(row.id, builder.sensing(row.question)) for row in rows[:: max(1, len(rows) // count)][:count]]
+    return [
+        Prompt(row.id, builder.sensing(row.question)) for row in rows[:: max(1, len(rows) // count)][:count]
+    ]
 
 
 def _matrix_rate() -> float:

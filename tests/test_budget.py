@@ -133,3 +133,32 @@ def test_the_budget_follows_the_free_memory(model: LocalModel, monkeypatch: pyte
     assert (find_budget(model.model, "auto").tokens, find_budget(model.model, "auto").rows) == (1, 1)
     asked = find_budget(model.model, 77)
     assert (asked.tokens, asked.rows) == (77, 77)
+
+
+def test_weights_in_few_bits_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ka2l.config import ModelConfig
+    from ka2l.models import load
+
+    found: dict[str, Any] = {"bitsandbytes": None}
+    monkeypatch.setattr(load.importlib.util, "find_spec", lambda name: found[name])
+    assert load._quantization(ModelConfig(), "cpu") is None
+    with pytest.raises(ModelError, match=r"nf4, and bitsandbytes is not installed.*pip install bitsandbytes"):
+        load._quantization(ModelConfig(quantization="nf4"), "cuda")
+    found["bitsandbytes"] = object()
+    assert load._quantization(ModelConfig(quantization="int8"), "cuda").load_in_8bit
+    four = load._quantization(ModelConfig(quantization="nf4", dtype="bfloat16"), "cuda")
+    assert (four.load_in_4bit, four.bnb_4bit_quant_type) == (True, "nf4")
+    assert four.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+def test_several_gpus_share_a_model_only_where_the_device_is_left_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ka2l.config import ModelConfig
+    from ka2l.models.load import _placement
+
+    for count, expected in ((0, {"": "cpu"}), (1, {"": "cuda"}), (3, "auto")):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert _placement(ModelConfig(), "cuda" if count else "cpu") == expected
+    assert _placement(ModelConfig(device="cuda:1"), "cuda:1") == {"": "cuda:1"}
+    assert _placement(ModelConfig(device="cpu"), "cpu") == {"": "cpu"}

@@ -78,7 +78,7 @@ def test_a_late_response_is_asked_for_again(server: AnswerServer, prompts: list[
     [
         ({"Retry-After": "7"}, 7.0, 7.0),
         ({"retry-after-ms": "1500", "Retry-After": "2"}, 1.5, 1.5),
-        ({"Retry-After": formatdate(time.time() + 100, usegmt=True)}, 60.0, 100.0),
+        ({"Retry-After": "a date"}, 60.0, 100.0),
     ],
 )
 def test_the_server_says_when_to_come_back(
@@ -90,6 +90,8 @@ def test_the_server_says_when_to_come_back(
     make: Make,
     naps: Naps,
 ) -> None:
+    if headers["Retry-After"] == "a date":  # made here: minutes may pass between collecting tests and running them
+        headers = {"Retry-After": formatdate(time.time() + 100, usegmt=True)}
     server.faults += [status(429, headers)]
     draw(make(server), prompts[:1], {0: 1.0})
     assert len(server.bodies) == 2
