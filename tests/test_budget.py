@@ -89,7 +89,7 @@ def test_memory_that_runs_out_between_steps_loses_nothing(
     from ka2l.models.slots import Slots
 
     expected = answers(model, prompts)
-    model._shared[True].slots = Slots()
+    model._shared[True].spare.clear()
     model.budget = Budget(512, 384)
     reserve = Slots.reserve
     failures: list[int] = []

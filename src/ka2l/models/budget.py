@@ -41,6 +41,26 @@ class Budget:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def share(self, workers: int) -> "Budget":
+        """What one of several workers may use; when one runs out of memory, all get less."""
+        return self if workers == 1 else _Share(self, workers)
+
+
+class _Share(Budget):
+    def __init__(self, whole: Budget, workers: int):
+        self._whole, self._workers = whole, workers
+
+    @property
+    def tokens(self) -> int:  # type: ignore[override]
+        return max(1, self._whole.tokens // self._workers)
+
+    @property
+    def rows(self) -> int:  # type: ignore[override]
+        return max(1, self._whole.rows // self._workers)
+
+    def halve(self, error: BaseException) -> None:
+        self._whole.halve(error)
+
 
 def find_budget(model: Any, asked: int | str) -> Budget:
     """The budget for this model on its device: what was asked for, or what the free memory allows.

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ka2l.models.attention import two_part
 from ka2l.models.base import Position, Usage
 from ka2l.models.budget import Budget, is_out_of_memory
 from ka2l.models.decoding import StopRule, draw
@@ -20,7 +19,7 @@ from ka2l.models.tree import Question, Row, draws, grow, places
 
 
 class Engine:
-    """One call of `sample` at work.
+    """One call of `sample` at work; the model must attend in two parts around it.
 
     Args:
         prefix: the model and the tokens all prompts begin with.
@@ -55,13 +54,12 @@ class Engine:
     def run(self) -> Iterator[Question]:
         """Yield each question when all its answers are there."""
         # The room made by earlier calls is borrowed: making it anew would cost more than using it.
-        self._slots, self._prefix.slots = self._prefix.slots, Slots()
+        self._slots = self._prefix.spare.pop() if self._prefix.spare else Slots()
         try:
-            with two_part(self._prefix.model):
-                while self._waiting or self._rows:
-                    yield from self._work()
+            while self._waiting or self._rows:
+                yield from self._work()
         finally:
-            self._prefix.slots = self._slots
+            self._prefix.spare.append(self._slots)
 
     def _work(self) -> list[Question]:
         """One pass; returns the questions it finished."""

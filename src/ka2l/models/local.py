@@ -6,7 +6,6 @@ question id, sample number), so the batch around it changes nothing but the roun
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from ka2l.models.plain import PlainPasses
 from ka2l.models.shared import SharedPrefix, exact_length
 from ka2l.models.states import check_logits, check_states, to_numpy
 from ka2l.models.tree import Question
+from ka2l.models.workers import together, workers_for
 from ka2l.prompts import Message, render_chat
 
 Passes = SharedPrefix | PlainPasses
@@ -147,10 +147,18 @@ class LocalModel:
         self, passes: Passes, questions: list[Question], names: list[str], how: dict[str, Any]
     ) -> Iterator[Question]:
         if isinstance(passes, SharedPrefix):
-            engine = Engine(passes, questions, names, self._rule, budget=self.budget, **how)
-            for question in engine.run():
-                self.usage, engine.usage = self.usage + engine.usage, Usage()
-                yield question
+            workers = workers_for(self.device, len(questions))
+            share = self.budget.share(workers)
+            by_length = sorted(questions, key=lambda q: (len(q.part), q.index))
+            engines = [
+                Engine(passes, by_length[i::workers], names, self._rule, budget=share, **how)
+                for i in range(workers)
+            ]
+            try:
+                with two_part(self.model):
+                    yield from together([engine.run() for engine in engines])
+            finally:
+                self.usage = sum((engine.usage for engine in engines), self.usage)
             return
 
         def work(group: list[int]) -> None:
@@ -212,36 +220,47 @@ class LocalModel:
                 names = [prompts[indices[i]].question_id for i in group]
                 return work(passes, [parts[i] for i in group], names)
 
-            with two_part(self.model) if isinstance(passes, SharedPrefix) else nullcontext():
-                for group, found in self._in_groups(parts, one):
-                    yield [indices[i] for i in group], found
+            if isinstance(passes, SharedPrefix):
+                with two_part(self.model):
+                    results = self._in_groups(parts, one, workers=workers_for(self.device, len(parts)))
+                    yield from (([indices[i] for i in group], found) for group, found in results)
+            else:
+                results = self._in_groups(parts, one)
+                yield from (([indices[i] for i in group], found) for group, found in results)
             shared = len(passes.tokens) if isinstance(passes, SharedPrefix) else 0
             self.usage += Usage(prompt=sum(map(len, parts)), prompt_saved=shared * len(parts))
 
     def _in_groups(
-        self, parts: Sequence[Sequence[int]], work: Callable[[list[int]], T], rows_each: int = 1
+        self,
+        parts: Sequence[Sequence[int]],
+        work: Callable[[list[int]], T],
+        rows_each: int = 1,
+        workers: int = 1,
     ) -> Iterator[tuple[list[int], T]]:
-        """Work on rows of similar length, as many as the budget allows; fewer where memory runs out."""
+        """Work on rows of similar length, as many at once as the budget allows; fewer where memory runs out."""
         order = sorted(range(len(parts)), key=lambda i: (len(parts[i]), i))
-        while order:
-            widths = [len(parts[i]) for i in order]
-            size = 1
-            while (
-                size < len(order)
-                and (size + 1) * widths[size] <= self.budget.tokens
-                and (size + 1) * rows_each <= self.budget.rows
-            ):
-                size += 1
-            group = order[:size]
-            try:
-                found = work(group)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                self.budget.halve(error.with_traceback(None))  # its frames hold what must be freed
-                continue
-            order = order[size:]
-            yield group, found
+        share = self.budget.share(workers)
+
+        def job(order: list[int]) -> Iterator[tuple[list[int], T]]:
+            while order:
+                size = 1
+                while (
+                    size < len(order)
+                    and (size + 1) * len(parts[order[size]]) <= share.tokens
+                    and (size + 1) * rows_each <= share.rows
+                ):
+                    size += 1
+                try:
+                    found = work(order[:size])
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    share.halve(error.with_traceback(None))  # its frames hold what must be freed
+                    continue
+                yield order[:size], found
+                order = order[size:]
+
+        yield from together([job(order[i::workers]) for i in range(workers)])
 
     def _by_passes(
         self, encoded: list[list[int]], answer: int = 0

@@ -55,7 +55,7 @@ class SharedPrefix:
         self.model = model
         self.tokens = list(tokens)
         self._filler = filler
-        self.slots = Slots()
+        self.spare: list[Slots] = []  # of engines that have ended
         self._layers: list[KeysValues] = []
         if self.tokens:
             alone = Slots()

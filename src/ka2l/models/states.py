@@ -6,8 +6,9 @@ backbone see them all, in every architecture.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,9 +38,22 @@ def blocks(model: Any) -> list[torch.nn.Module]:
     return list(lists[0])
 
 
+class _Catch(NamedTuple):
+    """What the hooks of the pass under way are to do."""
+
+    position: Position
+    mask: torch.Tensor
+    states: list[torch.Tensor]
+    only: int | None  # a layer: nothing above it is computed
+
+
+# Of the context, and so of the thread: passes of several threads go through the same hooks.
+_catch: ContextVar[_Catch | None] = ContextVar("ka2l_catch", default=None)
+
+
 @contextmanager
 def caught_states(model: Any, position: Position, mask: torch.Tensor) -> Iterator[list[torch.Tensor]]:
-    """Collect one state per row and layer during the forward passes inside.
+    """Collect one state per row and layer during the forward pass inside.
 
     Args:
         model: the causal model.
@@ -49,21 +63,8 @@ def caught_states(model: Any, position: Position, mask: torch.Tensor) -> Iterato
     Yields:
         a list that fills with [rows, width] tensors in layer order.
     """
-    caught: list[torch.Tensor] = []
-    handles = [
-        block.register_forward_pre_hook(_before_block(caught, position, mask), with_kwargs=True)
-        for block in blocks(model)
-    ]
-    handles.append(
-        backbone(model).register_forward_hook(
-            lambda _module, _inputs, output: caught.append(_reduce(output[0], position, mask))
-        )
-    )
-    try:
-        yield caught
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _catching(model, _Catch(position, mask, [], None)) as catch:
+        yield catch.states
 
 
 def read_states(
@@ -73,28 +74,53 @@ def read_states(
 
     Blocks above the layer and the head are not run.
     """
-    if layer is None:
-        with caught_states(model, position, mask) as states:
+    with _catching(model, _Catch(position, mask, [], layer)) as catch:
+        with suppress(_LayerReached):
             backbone(model)(**inputs)
-        return stacked(states)
-    all_blocks = blocks(model)
-    if layer == len(all_blocks):
-        return _reduce(backbone(model)(**inputs)[0], position, mask)
-    caught: list[torch.Tensor] = []
-    catch = _before_block(caught, position, mask)
+        return stacked(catch.states) if layer is None else catch.states[0]
 
-    def stop(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        catch(module, args, kwargs)
-        raise _LayerReached
 
-    handle = all_blocks[layer].register_forward_pre_hook(stop, with_kwargs=True)
+@contextmanager
+def _catching(model: Any, catch: _Catch) -> Iterator[_Catch]:
+    _install_hooks(model)
+    token = _catch.set(catch)
     try:
-        backbone(model)(**inputs)
-    except _LayerReached:
-        pass
+        yield catch
     finally:
-        handle.remove()
-    return caught[0]
+        _catch.reset(token)
+
+
+def _install_hooks(model: Any) -> None:
+    """Hooks that stay for good and do nothing outside `_catching`."""
+    if getattr(model, "_ka2l_hooks", False):
+        return
+    all_blocks = blocks(model)
+    for layer, block in enumerate(all_blocks):
+        block.register_forward_pre_hook(_before_block(layer), with_kwargs=True)
+    backbone(model).register_forward_hook(_after_all(len(all_blocks)))
+    model._ka2l_hooks = True
+
+
+def _before_block(layer: int) -> Any:
+    def hook(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        _take(layer, args[0] if args else kwargs["hidden_states"])
+
+    return hook
+
+
+def _after_all(layer: int) -> Any:
+    def hook(_module: torch.nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        _take(layer, output[0])
+
+    return hook
+
+
+def _take(layer: int, hidden: torch.Tensor) -> None:
+    catch = _catch.get()
+    if catch is not None and catch.only in (None, layer):
+        catch.states.append(_reduce(hidden, catch.position, catch.mask))
+        if catch.only == layer:
+            raise _LayerReached
 
 
 def stacked(states: list[torch.Tensor]) -> torch.Tensor:
@@ -127,14 +153,6 @@ def check_logits(logits: torch.Tensor, ids: Sequence[str]) -> None:
             f"question {ids[int(bad.nonzero()[0])]}: the model's output holds NaN values ({int(bad.sum())} such "
             "questions in this batch). Load the model in float32 or bfloat16 (model.dtype)."
         )
-
-
-def _before_block(caught: list[torch.Tensor], position: Position, mask: torch.Tensor) -> Any:
-    def hook(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        caught.append(_reduce(hidden, position, mask))
-
-    return hook
 
 
 def _reduce(hidden: torch.Tensor, position: Position, mask: torch.Tensor) -> torch.Tensor:

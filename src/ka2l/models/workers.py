@@ -1,0 +1,83 @@
+"""Several passes side by side on a CPU, each with few threads of its own.
+
+With all threads on one pass, they meet at the end of every small operation, thousands of times a second; on a shared
+machine most of their time is waiting for each other. Passes over different questions need never meet.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+_MOST = 4  # each worker reads all weights; more than a few would wait for memory
+_END = object()
+
+
+def workers_for(device: torch.device, items: int) -> int:
+    """How many passes to run side by side for this many items."""
+    if device.type != "cpu":
+        return 1
+    return max(1, min(_MOST, torch.get_num_threads(), items // 4))
+
+
+def together(jobs: Sequence[Iterator[T]]) -> Iterator[T]:
+    """What the jobs yield, as it comes; each job runs in a thread of its own, or in this one if it is the only one.
+
+    The first error ends all of them and is raised here. Jobs left unfinished are closed.
+    """
+    if len(jobs) == 1:
+        yield from jobs[0]
+        return
+    results: SimpleQueue[Any] = SimpleQueue()
+    stop = threading.Event()
+    with _shared_out(len(jobs)):
+        threads = [threading.Thread(target=_work, args=(job, results, stop), daemon=True) for job in jobs]
+        for thread in threads:
+            thread.start()
+        try:
+            running = len(threads)
+            while running:
+                result = results.get()
+                if result is _END:
+                    running -= 1
+                elif isinstance(result, _Failure):
+                    raise result.error
+                else:
+                    yield result
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+
+class _Failure:
+    def __init__(self, error: BaseException):
+        self.error = error
+
+
+def _work(job: Iterator[Any], results: "SimpleQueue[Any]", stop: threading.Event) -> None:
+    try:
+        with torch.inference_mode():  # of this thread
+            for result in job:
+                if stop.is_set():
+                    break
+                results.put(result)
+    except BaseException as error:
+        results.put(_Failure(error))
+    finally:
+        results.put(_END)
+
+
+@contextmanager
+def _shared_out(jobs: int) -> Iterator[None]:
+    """Give each job its share of the processor's threads for a while."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // jobs))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
