@@ -195,7 +195,7 @@ def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
         "select.budget": "3",
     }
     # In `Outside.model`: name, revision and the type the weights have here.
-    outside = {"model.name", "model.revision", "model.trust_remote_code", "model.dtype"}
+    outside = {f"model.{name}" for name in ("name", "revision", "trust_remote_code", "dtype", "quantization")}
     for name in unlisted:
         if name in outside:
             continue
