@@ -105,6 +105,89 @@ def test_memory_that_runs_out_between_steps_loses_nothing(
     assert failures
 
 
+@pytest.mark.parametrize(("name", "nth"), [("move", n) for n in (1, 4, 9)] + [("keep", 1)])
+def test_memory_that_runs_out_while_slots_are_rearranged_loses_nothing(
+    model: LocalModel, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch, name: str, nth: int
+) -> None:
+    """Half of the layers are rearranged by then: what lies there must not be used again."""
+    from ka2l.models import slots
+
+    expected = answers(model, prompts)
+    model.budget = Budget(64, 24)
+    calls: list[str] = []
+
+    class Failing(dict[Any, Any]):
+        """Buffers that can be gone through only in part."""
+
+        def items(self) -> Any:
+            yield from list(super().items())[:2]
+            raise torch.OutOfMemoryError("full")
+
+        def values(self) -> Any:
+            yield from list(super().values())[:2]
+            raise torch.OutOfMemoryError("full")
+
+    original = getattr(slots.Slots, name)
+
+    def fail(self: Any, *arguments: Any) -> None:
+        calls.append(name)
+        if len(calls) == nth and (name == "keep" or arguments[0]):
+            self._buffers = Failing(self._buffers)
+        original(self, *arguments)
+
+    monkeypatch.setattr(slots.Slots, name, fail)
+    if name == "keep":
+        Small(model.model, 30, torch.OutOfMemoryError("full"))
+    assert answers(model, prompts) == expected
+    assert len(calls) >= nth
+
+
+def test_one_long_question_does_not_make_room_for_all_as_long(
+    model: LocalModel, prompts: list[Prompt]
+) -> None:
+    expected = answers(model, prompts)
+    long = Prompt("long", prompts[0].text[:-7] + " and so on" * 60 + "\nAnswer:")
+    sizes: list[tuple[int, int]] = []
+    slots = type(model._shared[True].spare[0])
+    reserve = slots.reserve
+
+    def watch(self: Any, count: int, columns: int) -> None:
+        sizes.append((count, columns))
+        reserve(self, count, columns)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slots, "reserve", watch)
+        made = {
+            r.question_id: r for r in model.sample([long, *prompts], TEMPERATURES, seed=1, max_new_tokens=8)
+        }
+    assert {name: [a.text for a in r.answers] for name, r in made.items() if name != "long"} == expected
+    widest = max(columns for _, columns in sizes)
+    assert widest > 10 * min(columns for _, columns in sizes)
+    assert max(count for count, columns in sizes if columns == widest) <= len(TEMPERATURES)
+    # The wide slots are not kept for the next call.
+    assert answers(model, prompts) == expected
+    assert model._shared[True].spare[-1].columns < widest
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_overflows_in_the_middle_of_an_answer_is_an_error(
+    model: LocalModel, prompts: list[Prompt], value: float, shared: bool
+) -> None:
+    if not shared:
+        model._exact_up_to = 0
+    passes = []
+
+    def overflow(_module: Any, _args: Any, _kwargs: Any, output: Any) -> None:
+        passes.append(1)
+        if len(passes) == 3:
+            output.logits[-1, -1, 5] = value
+
+    model.model.register_forward_hook(overflow, with_kwargs=True)
+    with pytest.raises(ModelError, match=r"question \w+: the model's output holds NaN or infinite"):
+        answers(model, prompts[:5])
+
+
 def test_a_prompt_that_never_fits_is_an_error(model: LocalModel, prompts: list[Prompt]) -> None:
     Small(model.model, 0, torch.OutOfMemoryError("full"))
     with pytest.raises(ModelError, match="Memory runs out with a single prompt"):
@@ -128,9 +211,16 @@ def test_the_budget_follows_the_free_memory(model: LocalModel, monkeypatch: pyte
     monkeypatch.setattr("ka2l.models.budget._free_bytes", lambda _device: 40 * costs.token)
     small = find_budget(model.model, "auto")
     assert small.tokens == 10
-    assert small.rows < 384
+    # Half of it for rows: the longer their texts, the fewer.
+    memory = 20 * costs.token
+    assert small.rows_of(10) == max(1, memory // (10 * costs.column + costs.row))
+    assert small.rows_of(10**6) == 1
     monkeypatch.setattr("ka2l.models.budget._free_bytes", lambda _device: 0)
-    assert (find_budget(model.model, "auto").tokens, find_budget(model.model, "auto").rows) == (1, 1)
+    none = find_budget(model.model, "auto")
+    assert (none.tokens, none.rows_of(1)) == (1, 1)
+    monkeypatch.setattr("ka2l.models.budget._free_bytes", lambda _device: 1 << 40)
+    much = find_budget(model.model, "auto")
+    assert (much.tokens, much.rows_of(100)) == (512, 384)
     asked = find_budget(model.model, 77)
     assert (asked.tokens, asked.rows) == (77, 77)
 

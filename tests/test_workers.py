@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from ka2l.models.workers import together, workers_for
 from ka2l.prompts import PromptBuilder
 from tiny import TinyWorld
 
+Jobs = Generator[int | None, None, None]
+
 
 @pytest.fixture
 def threads() -> Iterator[None]:
@@ -29,7 +31,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def counting(n: int, seen: list[Any]) -> Iterator[int]:
+def counting(n: int, seen: list[Any]) -> Jobs:
     try:
         for i in range(n):
             seen.append(
@@ -61,11 +63,11 @@ def test_one_job_runs_in_the_callers_thread() -> None:
 def test_an_error_ends_all_and_is_raised() -> None:
     seen: list[Any] = []
 
-    def failing() -> Iterator[int]:
+    def failing() -> Jobs:
         yield 1
         raise ValueError("broken")
 
-    def endless() -> Iterator[int]:
+    def endless() -> Jobs:
         yield from counting(10**9, seen)
 
     with pytest.raises(ValueError, match="broken"):
@@ -135,3 +137,28 @@ def test_memory_that_runs_out_in_one_worker_shrinks_all() -> None:
     assert (whole.tokens, whole.rows) == (32, 10)
     assert (shares[1].tokens, shares[1].rows) == (10, 3)
     assert whole.share(1) is whole
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_job_with_nothing_to_say_can_be_ended_and_its_silence_is_not_passed_on() -> None:
+    seen: list[Any] = []
+
+    def silent() -> Jobs:
+        for _ in counting(10**9, seen):
+            yield None
+
+    def short() -> Jobs:
+        yield None
+        yield 7
+        raise ValueError("over")
+
+    made = together([silent(), short()])
+    assert next(made) == 7
+    with pytest.raises(ValueError, match="over"):
+        next(made)
+    assert seen[-1] == "closed"
+    assert list(together([iter_of(None, 3, None)])) == [3]
+
+
+def iter_of(*values: int | None) -> Jobs:
+    yield from values

@@ -20,11 +20,25 @@ class Costs(NamedTuple):
 
 
 class Budget:
-    """Tokens and rows of a pass; shrinks when memory runs out."""
+    """Tokens and rows of a pass; shrinks when memory runs out.
 
-    def __init__(self, tokens: int, rows: int):
+    Args:
+        tokens: of one pass.
+        rows: decoded together.
+        slots: bytes for the keys and values of all rows; none: as many as there are rows.
+        costs: what a row needs of them.
+    """
+
+    def __init__(self, tokens: int, rows: int, slots: int | None = None, costs: "Costs | None" = None):
         self.tokens = max(1, tokens)
         self.rows = max(1, rows)
+        self._slots, self._costs = slots, costs
+
+    def rows_of(self, columns: int) -> int:
+        """Rows that may decode together when each has this many tokens of its own."""
+        if self._slots is None or self._costs is None:
+            return self.rows
+        return max(1, min(self.rows, self._slots // (self._costs.column * columns + self._costs.row)))
 
     def halve(self, error: BaseException) -> None:
         """Less from now on.
@@ -38,6 +52,7 @@ class Budget:
                 "(model.dtype=bfloat16) or another device."
             ) from error
         self.tokens, self.rows = max(1, self.tokens // 2), max(1, self.rows // 2)
+        self._slots = None if self._slots is None else self._slots // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -58,6 +73,9 @@ class _Share(Budget):
     def rows(self) -> int:  # type: ignore[override]
         return max(1, self._whole.rows // self._workers)
 
+    def rows_of(self, columns: int) -> int:
+        return max(1, self._whole.rows_of(columns) // self._workers)
+
     def halve(self, error: BaseException) -> None:
         self._whole.halve(error)
 
@@ -71,13 +89,9 @@ def find_budget(model: Any, asked: int | str) -> Budget:
         return Budget(asked, asked)
     costs = costs_of(model)
     on_gpu = model.device.type == "cuda"
-    free = _free_bytes(model.device)
+    free = sum(_free_bytes(device) for device in {p.device for p in model.parameters()})
     most_tokens, most_rows = (_GPU_TOKENS, _GPU_ROWS) if on_gpu else (_CPU_TOKENS, _CPU_ROWS)
-    columns = 256  # of a long question and its answer; a guess that halving corrects
-    return Budget(
-        min(most_tokens, free // 4 // costs.token),
-        min(most_rows, free // 2 // (costs.column * columns + costs.row)),
-    )
+    return Budget(min(most_tokens, free // 4 // costs.token), most_rows, free // 2, costs)
 
 
 def costs_of(model: Any) -> Costs:

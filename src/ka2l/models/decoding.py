@@ -15,7 +15,16 @@ from ka2l.prompts import is_finished
 # error anywhere before a token moves that token's interval; here it moves a few coarse borders by 1e-7, so a batch
 # of another size or shape almost never changes a token.
 LEVELS = 4
+_GREEDY = 1e-6  # below this temperature the likeliest token is the only one, and dividing by it overflows
 _IN_CACHE = 1 << 20  # numbers of one kind worked on at once: 4 MiB
+
+
+class NotFiniteError(ValueError):
+    """A row of logits without a largest finite score: NaN, or infinite."""
+
+    def __init__(self, row: int):
+        super().__init__(f"row {row}")
+        self.row = row
 
 
 class StopRule:
@@ -60,6 +69,9 @@ def draw(
 
     Returns:
         tokens and their log-probabilities at temperature 1 (nats), a list of [draws] each.
+
+    Raises:
+        NotFiniteError: a row holds NaN, or no finite largest score.
     """
     scores = logits.float()
     index = torch.tensor(rows, device=logits.device)
@@ -70,7 +82,7 @@ def draw(
     for temperature in set(temperatures):
         chosen = [i for i, t in enumerate(temperatures) if t == temperature]
         mine = index[chosen]
-        if temperature == 0:
+        if temperature < _GREEDY:
             tokens[chosen] = scores[mine].argmax(-1)
         elif temperature == 1:
             tokens[chosen] = _descend(scores, 1.0, shares, mine, mine, numbers[chosen])
@@ -111,7 +123,11 @@ def _shares(scores: torch.Tensor, temperature: float, only: torch.Tensor | None 
         weights = finest[: len(chunk), :vocabulary]
         if only is None:
             block = scores[int(chunk[0]) : int(chunk[-1]) + 1]
-            block -= block.amax(-1, keepdim=True)
+            top = block.amax(-1, keepdim=True)
+            sound = torch.isfinite(top[:, 0])
+            if not bool(sound.all()):
+                raise NotFiniteError(int(chunk[0]) + int((~sound).nonzero()[0]))
+            block -= top
             torch.exp(block, out=weights)
         else:
             torch.exp(scores[chunk] / temperature, out=weights)

@@ -5,16 +5,16 @@ questions. Nothing about an answer depends on who shares the batch, except the r
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 
 from ka2l.models.base import Position, Usage
 from ka2l.models.budget import Budget, is_out_of_memory
-from ka2l.models.decoding import StopRule, draw
+from ka2l.models.decoding import NotFiniteError, StopRule, draw
 from ka2l.models.shared import SharedPrefix
 from ka2l.models.slots import Slots
-from ka2l.models.states import check_logits, check_states, to_numpy
+from ka2l.models.states import check_states, not_finite, to_numpy
 from ka2l.models.tree import Question, Row, draws, grow, places
 
 
@@ -48,16 +48,17 @@ class Engine:
         self._waiting = deque(sorted(questions, key=lambda q: (len(q.part), q.index)))
         self._rows: list[Row] = []
         self._slots = Slots()
-        self._columns = max((len(q.part) for q in questions), default=0) + max_new_tokens
+        self._columns = 0  # of the slots in use
         self.usage = Usage()
 
-    def run(self) -> Iterator[Question]:
-        """Yield each question when all its answers are there."""
+    def run(self) -> Generator[Question | None, None, None]:
+        """Yield each question when all its answers are there, and None after every pass."""
         # The room made by earlier calls is borrowed: making it anew would cost more than using it.
         self._slots = self._prefix.spare.pop() if self._prefix.spare else Slots()
         try:
             while self._waiting or self._rows:
                 yield from self._work()
+                yield None
         finally:
             self._prefix.spare.append(self._slots)
 
@@ -72,27 +73,34 @@ class Engine:
             return []
 
     def _has_room(self) -> bool:
+        if not self._waiting:
+            return False
+        columns = len(self._waiting[0].part) + self._limit
+        if self._rows and columns > 2 * self._columns:
+            return False  # a much longer prompt waits until the slots are free: it would make all of them as long
         # Half, as a prompt's row forks into several with the first token.
-        return bool(self._waiting) and 2 * len(self._rows) < self._budget.rows
+        return not self._rows or 2 * len(self._rows) < self._budget.rows_of(columns)
 
     def _admit(self) -> list[Question]:
         """Compute the prompts of waiting questions and draw the first token of their answers."""
         group = self._next_group()
         parts = [question.part for question in group]
         width, first = max(map(len, parts)), len(self._rows)
+        columns = width + self._limit
+        if not self._rows and not columns <= self._slots.columns <= 2 * columns:
+            self._slots = Slots()
+        self._columns = columns if not self._rows else max(columns, self._columns)
         self._slots.reserve(first + len(group), self._columns)
         done = self._prefix.prefill(parts, self._slots, first, self._position)
-        names = [self._names[question.index] for question in group]
         if done.states is not None:
             layers = to_numpy(done.states)
-            check_states(layers, names)
+            check_states(layers, [self._names[question.index] for question in group])
             for question, of_layers in zip(group, layers, strict=True):
                 question.states = of_layers
-        check_logits(done.logits, names)
-        rows = [Row(q, list(q.temperatures), width - len(q.part), width) for q in group]
-        self._grow([*self._rows, *rows], first, done.logits)
         for _ in group:
             self._waiting.popleft()
+        rows = [Row(q, list(q.temperatures), width - len(q.part), width) for q in group]
+        self._grow([*self._rows, *rows], first, done.logits)
         self.usage += Usage(prompt=sum(map(len, parts)), prompt_saved=len(group) * len(self._prefix.tokens))
         return [question for question in group if question.is_done]
 
@@ -101,7 +109,10 @@ class Engine:
         group: list[Question] = []
         for question in self._waiting:
             too_wide = (len(group) + 1) * len(question.part) > self._budget.tokens
-            if group and (too_wide or 2 * (len(self._rows) + len(group)) >= self._budget.rows):
+            columns = len(question.part) + self._limit
+            full = 2 * (len(self._rows) + len(group)) >= self._budget.rows_of(columns)
+            much_longer = bool(group) and columns > 2 * (len(group[0].part) + self._limit)
+            if group and (too_wide or full or much_longer):
                 break
             group.append(question)
         return group
@@ -115,24 +126,41 @@ class Engine:
             tokens = [row.tokens[-1] for row in rows]
             starts, ends = [row.start for row in rows], [row.end for row in rows]
             logits.append(self._prefix.step(tokens, starts, ends, self._slots, first, used))
-        # Until here nothing has changed, so a step that runs out of memory can be taken again.
-        samples = sum(len(row.samples) for row in self._rows)
-        self.usage += Usage(decoded=len(self._rows), decoded_saved=samples - len(self._rows))
+        samples, count = sum(len(row.samples) for row in self._rows), len(self._rows)
         touched = {row.question.index: row.question for row in self._rows}
+        # Until here nothing has changed, so a step that runs out of memory can be taken again.
         self._grow(self._rows, 0, torch.cat(logits) if len(logits) > 1 else logits[0])
+        self.usage += Usage(decoded=count, decoded_saved=samples - count)
         return [question for question in touched.values() if question.is_done]
 
     def _grow(self, rows: list[Row], first: int, logits: torch.Tensor) -> None:
         """Draw a token for every sample of `rows[first:]`, let rows fork or leave, and rearrange the slots."""
         at, temperatures, numbers = draws(rows[first:])
-        tokens, logprobs = draw(logits, at, temperatures, numbers)
-        at_most = first + len(set(zip(at, tokens, strict=True)))
-        self._slots.reserve(at_most, self._columns)  # the last that may fail: rows change only after it
-        grown = grow(rows[first:], tokens, logprobs, self._rule, self._limit)
-        going = [*rows[:first], *grown.rows]
-        new, targets, sources = places([*range(first), *(first + source for source in grown.sources)])
-        self._slots.move(targets, sources)
+        try:
+            tokens, logprobs = draw(logits, at, temperatures, numbers)
+            self._slots.reserve(first + len(set(zip(at, tokens, strict=True))), self._columns)
+            grown = grow(rows[first:], tokens, logprobs, self._rule, self._limit)
+            going = [*rows[:first], *grown.rows]
+            new, targets, sources = places([*range(first), *(first + source for source in grown.sources)])
+            self._slots.move(targets, sources)
+        except NotFiniteError as error:
+            name = self._names[rows[first + error.row].question.index]
+            raise not_finite(name) from None
+        except Exception as error:
+            if is_out_of_memory(error):
+                self._restart(
+                    rows
+                )  # answers are noted and slots half rearranged: nothing there can be trusted
+            raise
         self._rows = [row for _, row in sorted(zip(new, going, strict=True), key=lambda pair: pair[0])]
+
+    def _restart(self, rows: Sequence[Row]) -> None:
+        """Put the questions of these rows back in front of the waiting ones, as if they had never begun."""
+        again = {row.question.index: row.question for row in rows}
+        for question in again.values():
+            question.answers.clear()  # the same numbers will draw the same answers
+        self._waiting.extendleft(sorted(again.values(), key=lambda q: (-len(q.part), -q.index)))
+        self._rows, self._slots = [], Slots()
 
     def _shrink(self, error: BaseException) -> None:
         """Memory ran out: less at once from now on; questions that no longer fit wait again."""
@@ -144,10 +172,14 @@ class Engine:
             if count <= room:
                 kept.add(index)
                 room -= count
-        again = {row.question.index: row.question for row in self._rows if row.question.index not in kept}
-        for question in again.values():
-            question.answers.clear()  # the same numbers will draw the same answers
-        self._waiting.extendleft(sorted(again.values(), key=lambda q: (-len(q.part), -q.index)))
         staying = [place for place, row in enumerate(self._rows) if row.question.index in kept]
-        self._rows = [self._rows[place] for place in staying]
-        self._slots.keep(staying)
+        slots, rows = self._slots, self._rows
+        self._restart([row for row in rows if row.question.index not in kept])
+        try:
+            slots.keep(staying)
+        except Exception as another:
+            if not is_out_of_memory(another):
+                raise
+            self._restart([rows[place] for place in staying])
+            return
+        self._rows, self._slots = [rows[place] for place in staying], slots

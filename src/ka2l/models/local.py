@@ -5,7 +5,7 @@ and its answers grow from there as a tree (`engine`). Every answer has its own r
 question id, sample number), so the batch around it changes nothing but the rounding of the last digits.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 # Two made-up questions with nothing in common: what their prompts share, all prompts share.
 _UNLIKE = ("0", "Who is it?")
+_TOLD: set[str] = set()
 
 
 class LocalModel:
@@ -241,7 +242,7 @@ class LocalModel:
         order = sorted(range(len(parts)), key=lambda i: (len(parts[i]), i))
         share = self.budget.share(workers)
 
-        def job(order: list[int]) -> Iterator[tuple[list[int], T]]:
+        def job(order: list[int]) -> Generator[tuple[list[int], T], None, None]:
             while order:
                 size = 1
                 while (
@@ -276,6 +277,8 @@ class LocalModel:
                 yield self._shared[prefixed], mine, [encoded[i][len(known) * prefixed :] for i in mine]
         rest = [i for i, t in enumerate(encoded) if len(t) + answer > exact]
         if rest:
+            if exact:
+                self._tell(f"prompts of more than {exact} tokens leave its window or its usual positions")
             yield PlainPasses(self.model, known, self._filler), rest, [encoded[i] for i in rest]
 
     def _exact_length(self) -> int:
@@ -285,11 +288,15 @@ class LocalModel:
             tokens: list[int] = self.tokenizer(text, add_special_tokens=self.special_tokens)["input_ids"]
             self._exact_up_to, why = exact_length(self.model, tokens, self._filler)
             if why:
-                self.say(
-                    f"{self.resolved.name}: {why}, so every prompt is computed in full and nothing is shared: slower, "
-                    "and as exact."
-                )
+                self._tell(why)
         return self._exact_up_to
+
+    def _tell(self, why: str) -> None:
+        """Say once per process and model that something cannot be shared."""
+        text = f"{self.resolved.name}: {why}, so they are computed in full and nothing is shared: slower, and as exact."
+        if text not in _TOLD:
+            _TOLD.add(text)
+            self.say(text)
 
     def _encode(self, prompts: Sequence[Prompt], answer: int = 0) -> list[list[int]]:
         """Token ids; refuses prompts that do not fit the model together with `answer` tokens."""

@@ -12,9 +12,9 @@ import torch
 from transformers import DynamicCache
 
 from ka2l.models.base import Position, Usage
-from ka2l.models.decoding import StopRule, draw
+from ka2l.models.decoding import NotFiniteError, StopRule, draw
 from ka2l.models.shared import Padded, Prefilled, pad
-from ka2l.models.states import caught_states, check_logits, check_states, read_states, stacked, to_numpy
+from ka2l.models.states import caught_states, check_states, not_finite, read_states, stacked, to_numpy
 from ka2l.models.tree import Question, Row, draws, grow
 
 
@@ -59,6 +59,8 @@ class PlainPasses:
         position: Position | None,
     ) -> Usage:
         """Answer one batch of questions, all together."""
+        for question in questions:
+            question.answers.clear()  # of an attempt that ran out of memory
         cache = DynamicCache(config=self.model.config)
         prompts = [question.part for question in questions]
         done = self.prefill(prompts, position, cache)
@@ -67,21 +69,30 @@ class PlainPasses:
             check_states(states, names)
             for question, of_layers in zip(questions, states, strict=True):
                 question.states = of_layers
-        check_logits(done.logits, names)
         usage = Usage(prompt=sum(map(len, prompts)))
-        for rows, of_rows in self._decode(questions, done.logits, cache, rule, max_new_tokens):
+        for rows, of_rows in self._decode(questions, names, done.logits, cache, rule, max_new_tokens):
             usage += Usage(decoded=rows, decoded_saved=of_rows - rows)
         return usage
 
     def _decode(
-        self, questions: Sequence[Question], logits: torch.Tensor, cache: Any, rule: StopRule, limit: int
+        self,
+        questions: Sequence[Question],
+        names: Sequence[str],
+        logits: torch.Tensor,
+        cache: Any,
+        rule: StopRule,
+        limit: int,
     ) -> Iterator[tuple[int, int]]:
         """Decode to the end, yielding rows computed and samples served at every step."""
         width = max(len(question.part) for question in questions)
         rows = [Row(q, list(q.temperatures), width - len(q.part), width) for q in questions]
         while True:
             at, temperatures, numbers = draws(rows)
-            grown = grow(rows, *draw(logits, at, temperatures, numbers), rule, limit)
+            try:
+                drawn = draw(logits, at, temperatures, numbers)
+            except NotFiniteError as error:
+                raise not_finite(names[questions.index(rows[error.row].question)]) from None
+            grown = grow(rows, *drawn, rule, limit)
             rows = grown.rows
             if not rows:
                 return

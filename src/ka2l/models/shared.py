@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ka2l.models.attention import Call, KeysValues, calling, two_part
 from ka2l.models.base import Position
+from ka2l.models.budget import is_out_of_memory
 from ka2l.models.load import quiet_transformers
 from ka2l.models.slots import NoSlots, Slots
 from ka2l.models.states import caught_states, read_states, stacked
@@ -197,7 +198,7 @@ def exact_length(model: Any, tokens: Sequence[int], filler: int) -> tuple[int, s
         if type(layer) is DynamicSlidingWindowLayer:
             limit = min(limit, layer.sliding_window)
         elif type(layer) is not DynamicLayer:
-            return 0, "its cache is of another kind than keys and values of every token"
+            return 0, "its prompts need another cache than keys and values of every token"
     rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
     if rope.get("rope_type") in ("dynamic", "longrope"):  # other frequencies beyond this length
         limit = min(limit, int(rope.get("original_max_position_embeddings") or limit))
@@ -207,12 +208,21 @@ def exact_length(model: Any, tokens: Sequence[int], filler: int) -> tuple[int, s
     with quiet_transformers():
         try:
             error, noise = SharedPrefix(model, tokens[:half], filler).error(prompts)
-        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError):
-            return 0, "it does not let others compute its attention"
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            NotImplementedError,
+        ) as failure:
+            if is_out_of_memory(failure):
+                raise
+            return 0, "its prompts cannot be read through an attention of ours"
     whole_numbers = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
     # Weights or activations in few bits round otherwise in every other batch, whoever computes them.
     if error > max(1e-3 if whole_numbers else 0.5, 4 * noise):
-        return 0, f"its attention differs from the usual one (by {error:.2g} nats)"
+        return 0, f"its prompts read otherwise through an attention of ours (by {error:.2g} nats)"
     return limit, ""
 
 

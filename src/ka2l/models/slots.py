@@ -29,6 +29,11 @@ class Slots(Cache):
         self._used = 0  # columns that any row may have filled
         self._ends: torch.Tensor | None = None  # of a step; none while a prefill runs
 
+    @property
+    def columns(self) -> int:
+        """Room in each slot."""
+        return self._columns
+
     def reserve(self, slots: int, columns: int) -> None:
         """Make room for this many rows and columns; what is there stays.
 

@@ -5,6 +5,7 @@ transformers. What enters block i+1 is what left block i, so one hook before eac
 backbone see them all, in every architecture.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -48,6 +49,7 @@ class _Catch(NamedTuple):
 
 
 # Of the context, and so of the thread: passes of several threads go through the same hooks.
+_installing = threading.Lock()
 _catch: ContextVar[_Catch | None] = ContextVar("ka2l_catch", default=None)
 
 
@@ -92,13 +94,14 @@ def _catching(model: Any, catch: _Catch) -> Iterator[_Catch]:
 
 def _install_hooks(model: Any) -> None:
     """Hooks that stay for good and do nothing outside `_catching`."""
-    if getattr(model, "_ka2l_hooks", False):
-        return
-    all_blocks = blocks(model)
-    for layer, block in enumerate(all_blocks):
-        block.register_forward_pre_hook(_before_block(layer), with_kwargs=True)
-    backbone(model).register_forward_hook(_after_all(len(all_blocks)))
-    model._ka2l_hooks = True
+    with _installing:  # several workers may come here first
+        if getattr(model, "_ka2l_hooks", False):
+            return
+        all_blocks = blocks(model)
+        for layer, block in enumerate(all_blocks):
+            block.register_forward_pre_hook(_before_block(layer), with_kwargs=True)
+        backbone(model).register_forward_hook(_after_all(len(all_blocks)))
+        model._ka2l_hooks = True
 
 
 def _before_block(layer: int) -> Any:
@@ -146,13 +149,18 @@ def check_states(states: NDArray[np.float32], ids: Sequence[str], first_layer: i
 
 
 def check_logits(logits: torch.Tensor, ids: Sequence[str]) -> None:
-    """Refuse NaN logits [rows, vocabulary], naming the first question."""
-    bad = logits.isnan().any(dim=1)
+    """Refuse logits [rows, vocabulary] that hold NaN or have no finite maximum, naming the first question."""
+    bad = ~torch.isfinite(logits.amax(dim=1))
     if bool(bad.any()):
-        raise ModelError(
-            f"question {ids[int(bad.nonzero()[0])]}: the model's output holds NaN values ({int(bad.sum())} such "
-            "questions in this batch). Load the model in float32 or bfloat16 (model.dtype)."
-        )
+        raise not_finite(ids[int(bad.nonzero()[0])])
+
+
+def not_finite(question_id: str) -> ModelError:
+    """The error of a question whose logits nothing can be drawn from."""
+    return ModelError(
+        f"question {question_id}: the model's output holds NaN or infinite values. "
+        "Load the model in float32 or bfloat16 (model.dtype)."
+    )
 
 
 def _reduce(hidden: torch.Tensor, position: Position, mask: torch.Tensor) -> torch.Tensor:

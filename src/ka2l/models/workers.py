@@ -5,7 +5,7 @@ machine most of their time is waiting for each other. Passes over different ques
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -24,13 +24,14 @@ def workers_for(device: torch.device, items: int) -> int:
     return max(1, min(_MOST, torch.get_num_threads(), items // 4))
 
 
-def together(jobs: Sequence[Iterator[T]]) -> Iterator[T]:
+def together(jobs: Sequence[Generator[T | None, None, None]]) -> Iterator[T]:
     """What the jobs yield, as it comes; each job runs in a thread of its own, or in this one if it is the only one.
 
-    The first error ends all of them and is raised here. Jobs left unfinished are closed.
+    A job yields None where it has nothing to say yet, so that it can be ended there. The first error ends all of them
+    and is raised here; jobs left unfinished are closed.
     """
     if len(jobs) == 1:
-        yield from jobs[0]
+        yield from (result for result in jobs[0] if result is not None)
         return
     results: SimpleQueue[Any] = SimpleQueue()
     stop = threading.Event()
@@ -59,13 +60,15 @@ class _Failure:
         self.error = error
 
 
-def _work(job: Iterator[Any], results: "SimpleQueue[Any]", stop: threading.Event) -> None:
+def _work(job: Generator[Any, None, None], results: "SimpleQueue[Any]", stop: threading.Event) -> None:
     try:
         with torch.inference_mode():  # of this thread
             for result in job:
                 if stop.is_set():
                     break
-                results.put(result)
+                if result is not None:
+                    results.put(result)
+            job.close()
     except BaseException as error:
         results.put(_Failure(error))
     finally:
