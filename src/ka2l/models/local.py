@@ -5,7 +5,7 @@ and its answers grow from there as a tree (`engine`). Every answer has its own r
 question id, sample number), so the batch around it changes nothing but the rounding of the last digits.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from ka2l.config import ModelConfig
 from ka2l.errors import ModelError
 from ka2l.models.attention import two_part
 from ka2l.models.base import Position, Prompt, SampledQuestion, Usage
-from ka2l.models.budget import find_budget, is_out_of_memory
+from ka2l.models.budget import find_budget
 from ka2l.models.decoding import StopRule, uniforms
 from ka2l.models.engine import Engine
 from ka2l.models.load import ResolvedModel, load_causal_lm
@@ -25,7 +25,7 @@ from ka2l.models.plain import PlainPasses
 from ka2l.models.shared import SharedPrefix, exact_length
 from ka2l.models.states import check_logits, check_states, to_numpy
 from ka2l.models.tree import Question
-from ka2l.models.workers import together, workers_for
+from ka2l.models.workers import in_groups, together, workers_for
 from ka2l.prompts import Message, render_chat
 
 Passes = SharedPrefix | PlainPasses
@@ -168,7 +168,7 @@ class LocalModel:
             self.usage += passes.sample(batch, ids, self._rule, **how)
 
         samples = len(questions[0].temperatures) if questions else 1
-        for group, _ in self._in_groups([question.part for question in questions], work, samples):
+        for group, _ in in_groups([q.part for q in questions], work, self.budget, samples):
             yield from (questions[i] for i in group)
 
     @torch.inference_mode()
@@ -223,45 +223,13 @@ class LocalModel:
 
             if isinstance(passes, SharedPrefix):
                 with two_part(self.model):
-                    results = self._in_groups(parts, one, workers=workers_for(self.device, len(parts)))
+                    results = in_groups(parts, one, self.budget, workers=workers_for(self.device, len(parts)))
                     yield from (([indices[i] for i in group], found) for group, found in results)
             else:
-                results = self._in_groups(parts, one)
+                results = in_groups(parts, one, self.budget)
                 yield from (([indices[i] for i in group], found) for group, found in results)
             shared = len(passes.tokens) if isinstance(passes, SharedPrefix) else 0
             self.usage += Usage(prompt=sum(map(len, parts)), prompt_saved=shared * len(parts))
-
-    def _in_groups(
-        self,
-        parts: Sequence[Sequence[int]],
-        work: Callable[[list[int]], T],
-        rows_each: int = 1,
-        workers: int = 1,
-    ) -> Iterator[tuple[list[int], T]]:
-        """Work on rows of similar length, as many at once as the budget allows; fewer where memory runs out."""
-        order = sorted(range(len(parts)), key=lambda i: (len(parts[i]), i))
-        share = self.budget.share(workers)
-
-        def job(order: list[int]) -> Generator[tuple[list[int], T], None, None]:
-            while order:
-                size = 1
-                while (
-                    size < len(order)
-                    and (size + 1) * len(parts[order[size]]) <= share.tokens
-                    and (size + 1) * rows_each <= share.rows
-                ):
-                    size += 1
-                try:
-                    found = work(order[:size])
-                except Exception as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    share.halve(error.with_traceback(None))  # its frames hold what must be freed
-                    continue
-                yield order[:size], found
-                order = order[size:]
-
-        yield from together([job(order[i::workers]) for i in range(workers)])
 
     def _by_passes(
         self, encoded: list[list[int]], answer: int = 0

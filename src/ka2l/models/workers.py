@@ -5,12 +5,14 @@ machine most of their time is waiting for each other. Passes over different ques
 """
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import torch
+
+from ka2l.models.budget import Budget, is_out_of_memory
 
 T = TypeVar("T")
 _MOST = 4  # each worker reads all weights; more than a few would wait for memory
@@ -53,6 +55,50 @@ def together(jobs: Sequence[Generator[T | None, None, None]]) -> Iterator[T]:
             stop.set()
             for thread in threads:
                 thread.join()
+
+
+def in_groups(
+    parts: Sequence[Sequence[int]],
+    work: Callable[[list[int]], T],
+    budget: Budget,
+    rows_each: int = 1,
+    workers: int = 1,
+) -> Iterator[tuple[list[int], T]]:
+    """Work on prompts of similar length, as many at once as the budget allows; fewer where memory runs out.
+
+    Args:
+        parts: the prompts' tokens.
+        work: takes places in `parts`.
+        budget: of all workers together.
+        rows_each: rows a prompt turns into.
+        workers: how many groups to work on side by side.
+
+    Yields:
+        places and what came of them.
+    """
+    order = sorted(range(len(parts)), key=lambda i: (len(parts[i]), i))
+    share = budget.share(workers)
+
+    def job(order: list[int]) -> Generator[tuple[list[int], T], None, None]:
+        while order:
+            size = 1
+            while (
+                size < len(order)
+                and (size + 1) * len(parts[order[size]]) <= share.tokens
+                and (size + 1) * rows_each <= share.rows
+            ):
+                size += 1
+            try:
+                found = work(order[:size])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                share.halve(error.with_traceback(None))  # its frames hold what must be freed
+                continue
+            yield order[:size], found
+            order = order[size:]
+
+    yield from together([job(order[i::workers]) for i in range(workers)])
 
 
 class _Failure:
