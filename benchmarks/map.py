@@ -36,12 +36,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from tiny import build_tiny_model
 
 _CHILD = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from ka2l import RunDirectory, run_verb
 from ka2l.progress import Reporter
 run_verb("map", RunDirectory.open(Path(sys.argv[1])), Reporter(quiet=True))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+# Not ru_maxrss: a new program inherits the peak of the process that started it.
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024)
 """
 
 
@@ -110,7 +111,7 @@ def _peak_mb(model: Path, facts: list[dict[str, Any]], pool: int, folder: Path) 
         "prompt": {"shots": 0},
         "questions": {"source": str(source), "columns": {"role": "role"}},
         "sample": {"n": 4, "max_new_tokens": 8},
-        "probe": {"mlp_width": 8, "mlp_epochs": 3, "bootstrap": 10},
+        "probe": {"mlp_width": 8, "mlp_epochs": 3, "bootstrap": 100},
     }
     run = RunDirectory.create(folder / str(pool), load_config(None, [], settings))
     for verb in ("load", "sample", "measure", "probe"):

@@ -1,5 +1,6 @@
 """A file of answers: every bad row is named, and then nothing is taken from it."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,12 @@ BAD = [
         {"question": "Who?", "answers": ["a"] * 4, "low_temperature_answer": ""},
         "low_temperature_answer is blank",
     ),
-    ({"question": "Who?", "answers": ["a"] * 4, "gold": [3]}, "`gold` is [3]"),
+    ({"question": "Who?", "answers": ["a"] * 4, "gold": [{}]}, "`gold` is [{}]"),
+    ({"question": "Who?", "answers": ["a"] * 4, "gold": True}, "`gold` is True"),
+    ({"question": "Who?", "answers": ["a"] * 4, "group": [1]}, "`group` is [1], neither a text nor a number"),
+    ({"question": "Who?", "answers": ["a"] * 4, "group": {}}, "`group` is {}"),
+    ({"question": "Who?", "answers": ["a"] * 4, "group": False}, "`group` is False"),
+    ({"question": "Who?", "answers": ["a"]}, "1 answer; semantic entropy"),
     (
         {"question": "Who?", "answers": ["a"] * 3},
         "3 answers, but most rows have 4; sample.n=3 takes the first 3",
@@ -66,6 +72,43 @@ def test_bad_rows_are_listed_together_the_first_twenty(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [*good_rows(), *[{"question": f"Q{i}"} for i in range(25)]])
     with pytest.raises(DataError, match=r"25 bad rows(.|\n)*a\.jsonl:40: (.|\n)*… and 5 more"):
         import_answers(tmp_path / "run", file, reporter=Ear())
+
+
+def test_bad_rows_are_told_from_top_to_bottom(tmp_path: Path) -> None:
+    rows = [
+        {"id": "nobody", "answers": ["a"] * 4},
+        {"question": "Who?", "answers": ["a"] * 3},
+        *good_rows(),
+        "?",
+    ]
+    with pytest.raises(DataError) as caught:
+        import_answers(tmp_path / "run", write(tmp_path / "a:1.jsonl", rows), reporter=Ear())
+    told = [line.partition(": ")[0].strip() for line in str(caught.value).splitlines()[1:4]]
+    assert told == ["a:1.jsonl:1", "a:1.jsonl:2", "a:1.jsonl:23"]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_one_json_document_is_named_as_such(tmp_path: Path, indent: int | None) -> None:
+    file = write(tmp_path / "a.jsonl", [json.dumps(good_rows(), indent=indent)])
+    with pytest.raises(DataError, match=r"one JSON document, not one object a line.*jq -c '\.\[\]' a\.jsonl"):
+        import_answers(tmp_path / "run", file, reporter=Ear())
+
+
+def test_an_object_over_many_lines_is_named_as_such(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", [json.dumps(row, indent=1) for row in good_rows()])
+    with pytest.raises(DataError, match=r"one JSON document, not one object a line.*jq -c \. a\.jsonl"):
+        import_answers(tmp_path / "run", file, reporter=Ear())
+
+
+def test_numbers_are_read_as_text(tmp_path: Path) -> None:
+    rows = good_rows()
+    rows[0] |= {"id": 0, "gold": 1984, "group": 0}
+    rows[1] |= {"id": 7.5, "gold": [3, "three"], "group": 0}
+    rows[2] |= {"group": ""}
+    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=Ear())
+    table = read_table(directory.file("questions.parquet")).to_pylist()
+    assert [(row["id"], row["answers"]) for row in table[:2]] == [("0", ["1984"]), ("7.5", ["3", "three"])]
+    assert table[0]["group"] == table[1]["group"] != table[2]["group"]
 
 
 def test_an_answer_the_model_left_empty_is_an_answer(tmp_path: Path) -> None:

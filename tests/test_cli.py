@@ -183,7 +183,11 @@ def test_verb_without_what_it_reads_names_the_verb_to_run(
     assert_refused(
         ka2l("finetune", stale.path, "select.budget=5"), "`annotate` writes, and that is out of date"
     )
-    assert_refused(ka2l("measure", stale.path, "sample.n=5"), "`sample` writes, and that is out of date")
+    assert_refused(
+        ka2l("measure", stale.path, "sample.n=5"),
+        "`sample` writes, and that is out of date",
+        f"Run `ka2l sample {stale.path} sample.n=5`",
+    )
     assert ka2l("measure", stale.path, "sample.n=3").code == 0  # fewer than there are
     shutil.rmtree(stale.path)
     stale = copy_of(finished, tmp_path)

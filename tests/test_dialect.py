@@ -131,6 +131,60 @@ def test_newer_chat_models_take_max_completion_tokens(
     assert model.notes == []
 
 
+VLLM_TOO_LONG = (
+    "'max_tokens' or 'max_completion_tokens' is too large: 16. This model's maximum context length is 512 tokens and "
+    "your request has 500 input tokens (16 > 512 - 500). (parameter=max_tokens, value=16)"
+)
+
+
+@pytest.mark.parametrize("endpoint", ["completions", "chat"])
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        (VLLM_TOO_LONG, "max_tokens"),
+        (VLLM_TOO_LONG, None),
+        (
+            "This model's maximum context length is 512 tokens. However, you requested n = 2 answers and 520 tokens. "
+            "Please reduce the length of the messages.",
+            "messages",
+        ),
+        ("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 512. Given: 500", None),
+        (
+            "the request exceeds the available context size, try increasing it (exceed_context_size_error)",
+            None,
+        ),
+        ("Prompt is too long", None),
+    ],
+)
+def test_a_prompt_too_long_ends_at_once_names_the_question_and_teaches_nothing(
+    endpoint: str, message: str, param: str | None, server: AnswerServer, prompts: list[Prompt], make: Make
+) -> None:
+    server.faults += [status(400, message=message, param=param)]
+    model = make(server, endpoint=endpoint)
+    with pytest.raises(ModelError, match=r"question q2: .*prompt too long(.|\n)*sample\.max_new_tokens"):
+        draw(model, prompts[2:3], {1: 1.0, 2: 1.0}, max_new_tokens=16)
+    assert len(server.bodies) == 1
+    draw(model, prompts[:1], {1: 1.0, 2: 1.0}, max_new_tokens=16)
+    assert (server.bodies[1]["max_tokens"], server.bodies[1]["n"]) == (16, 2)
+    assert model.notes == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        ("completions", "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
+        ("chat", "max_tokens must be at least 32"),
+    ],
+)
+def test_the_longest_answer_is_never_left_out_for_another_reason(
+    endpoint: str, message: str, server: AnswerServer, prompts: list[Prompt], make: Make
+) -> None:
+    server.faults += [status(400, message=message, param="max_tokens")]
+    with pytest.raises(ModelError, match="max_tokens"):
+        draw(make(server, endpoint=endpoint), prompts[:1], {1: 1.0, 2: 1.0})
+    assert len(server.bodies) == 1
+
+
 @pytest.mark.parametrize(
     ("fault", "gone"),
     [

@@ -19,7 +19,7 @@ from ka2l.plan import plan
 from ka2l.recipe import to_yaml
 from ka2l.store import RunDirectory
 from ka2l.summary import summary
-from runs import Ear, questions_file, times, tiny_config
+from runs import Ear, copy_of, questions_file, times, tiny_config
 from tiny import TinyWorld
 
 SERVER = ["sample.engine=server", "server.url=http://localhost:1/v1", "server.model=big-secret"]
@@ -79,8 +79,8 @@ def config_of(world: TinyWorld, folder: Path, *settings: str) -> RunConfig:
 def test_a_black_box_is_measured_and_no_model_is_looked_for(
     server: type[FakeServer], tiny_world: TinyWorld, tmp_path: Path
 ) -> None:
-    config, ear = config_of(tiny_world, tmp_path, *BLACK_BOX, ALL_PROBES), Ear()
-    directory = run(config, tmp_path / "run", ear)
+    config = config_of(tiny_world, tmp_path, *BLACK_BOX, ALL_PROBES)
+    directory = run(config, tmp_path / "run", Ear())
     assert [set(heat) for _, heat in server.calls] == [{0, 1, 2, 3, 4}] * 7
     assert server.calls[0][1] == {0: 0.1, 1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0}
     assert server.paid == tmp_path / "run" / "paid.sqlite"
@@ -90,7 +90,6 @@ def test_a_black_box_is_measured_and_no_model_is_looked_for(
     table = read_table(directory.file("entropy.parquet")).to_pydict()
     called = dict(zip(table["question_id"], table["unknown"], strict=True))
     assert sum(called[i] == known[i] for i in called) < 5
-    assert any("The run ends after `measure`" in line for line in ear.said)
     assert "big-secret does not know" in directory.file("report.html").read_text(encoding="utf-8")
     values = summary(directory)
     assert (values["model"], values["ends_after"], "probe" in values) == ("big-secret", "measure", False)
@@ -120,8 +119,8 @@ def test_chat_servers_get_the_worked_examples_as_turns(
 def test_a_stand_in_gives_states_until_teaching(
     server: type[FakeServer], tiny_world: TinyWorld, tmp_path: Path
 ) -> None:
-    config, ear = config_of(tiny_world, tmp_path, *STAND_IN), Ear()
-    directory = run(config, tmp_path / "run", ear)
+    config = config_of(tiny_world, tmp_path, *STAND_IN)
+    directory = run(config, tmp_path / "run", Ear())
     assert list(directory.stages) == [
         "load",
         "sample",
@@ -142,7 +141,7 @@ def test_a_stand_in_gives_states_until_teaching(
     assert directory.stages["sample"].tokens["states_prompt"] > 0
     assert len(parts(directory.file("states"), ".safetensors")) == 4
     assert not directory.file("arms").exists()
-    assert any("The run ends after `annotate`. Fine-tuning would teach" in line for line in ear.said)
+    assert summary(directory)["why"].startswith("Fine-tuning would teach")
     page = directory.file("report.html").read_text(encoding="utf-8")
     assert "stands in for <bdi>big-secret</bdi>" in page
     assert check_question(directory, tiny_world.unknown[0]["question"])["stands_in_for"] == "big-secret"
@@ -277,9 +276,40 @@ def test_prompts_are_shown_to_the_letter_and_nothing_is_sampled(
         assert row["text"].endswith(f"\n\nQuestion: {question['question']}\nAnswer:")
         assert row["text"].count("Question: ") == 3
         assert row["tokens"] == len(tokenizer(row["text"])["input_ids"])
+    told = ka2l("sample", directory.path, "--show-prompts", "3").out
+    assert told.count("Answer the following") == 1  # what they share stands there once
+    assert told.count("  | Question: ") == 2 + 3
+    assert told.index("All of them begin with") < told.index("and go on with") < told.index(probes[0]["id"])
+    assert told.endswith("\nNothing was asked or sampled.\n")
+    alone = ka2l("sample", directory.path, "--show-prompts", "1").out
+    assert alone.count("  | Question: ") == 3
+    assert "begin with" not in alone
     assert chat[0]["text"].startswith("<|user|>\nAnswer the following")
     assert chat[0]["text"].endswith("<|end|>\n<|assistant|>\n")
     assert times(directory.path) == before
     sampled = ka2l("sample", directory.path, "--quiet")
     assert sampled.out.startswith("Sampling: 185 answers to 37 questions; ")
     assert "tokens a second; at most " in sampled.out
+
+
+def test_a_server_that_does_not_answer_costs_no_answers(
+    finished: RunDirectory, tmp_path: Path, server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = copy_of(finished, tmp_path)
+    before = times(directory.path)
+
+    def refuse(*_: object, **__: object) -> Iterator[SampledQuestion]:
+        raise ModelError("connection refused")
+
+    answering = server.sample
+    monkeypatch.setattr(server, "sample", refuse)
+    with pytest.raises(ModelError, match="connection refused"):
+        run_verb("sample", RunDirectory.open(directory.path, BLACK_BOX), Ear())
+    assert times(directory.path) == before
+    assert RunDirectory.open(directory.path).stages["sample"].state == "done"
+    monkeypatch.setattr(server, "sample", answering)
+    taken = RunDirectory.open(directory.path, BLACK_BOX)
+    run_verb("sample", taken, Ear())
+    assert (len(server.calls[0][0]), set(server.calls[0][1])) == (1, {0})
+    assert taken.stages["sample"].counts == {"questions": 37, "answers": 185}
+    assert not directory.file("states").exists()

@@ -67,9 +67,7 @@ def test_without_a_low_temperature_answer_nothing_is_right_or_wrong(tmp_path: Pa
 @pytest.mark.usefixtures("no_model")
 def test_a_run_of_imported_answers_ends_after_measure_and_says_why(tmp_path: Path) -> None:
     directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", good_rows()), reporter=Ear())
-    ear = Ear()
-    directory = run(RunDirectory.open(directory.path).config, directory.path, ear)
-    assert any("The run ends after `measure`. A probe reads hidden states" in line for line in ear.said)
+    directory = run(RunDirectory.open(directory.path).config, directory.path, Ear())
     assert summary(directory)["ends_after"] == "measure"
     assert summary(directory)["measured_unknown"] == 10
     page = directory.file("report.html").read_text(encoding="utf-8")
@@ -192,8 +190,8 @@ def test_questions_the_run_does_not_have_are_listed(tiny_world: TinyWorld, tmp_p
     ear = Ear()
     some = [*mine[2:], {"id": pool["id"], "answers": ["a", "b"]}]
     import_answers(directory.path, write(tmp_path / "a.jsonl", some), reporter=ear)
-    assert "1 rows answer questions of other roles than probe; they are not used." in ear.said
-    assert "2 of 37 probe questions have no answers; they are left out." in ear.said
+    assert "Rows that answer questions of other roles than probe and are not used: 1." in ear.said
+    assert "Probe questions that have no answers and are left out: 2 of 37." in ear.said
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, tiny_world: TinyWorld) -> None:
@@ -226,18 +224,58 @@ def test_import_from_the_command_line(ka2l: Cli, tmp_path: Path) -> None:
     )
     assert_refused(ka2l("check", "Who?", "--run", out), "there can be no probe here")
     assert_refused(ka2l("sample", out, "--show-prompts", "1"), "there is no prompt")
+    none = ka2l("sample", out, "--show-prompts", "0")
+    assert (none.code, "--show-prompts" in none.err) == (2, True)
     shown = ka2l("run", "--out", out, "--dry-run")
     assert (shown.code, "ends after `measure`" in shown.out, "M parameters" in shown.out) == (0, True, False)
     ended = ka2l("run", "--out", out)
     assert ended.code == 0
     text = " ".join(ended.out.split())
     assert "the model behind the imported answers does not know 50% of the 20 questions it was asked" in text
-    assert "The run ends after `measure`." in text
+    assert "The run ends after `measure`. A probe reads hidden states" in text
+    assert "ends after" not in ended.err  # once is enough
+    assert "Sampling: 100 answers to 20 questions; at most" in text  # and no rate: nothing was generated
     assert_refused(ka2l("import", out, write(tmp_path / "b.jsonl", good_rows(6))), "--replace")
 
 
-def test_answers_that_all_agree_are_degenerate(tmp_path: Path) -> None:
-    rows = [answered(i, 0) for i in range(12)]
+def test_entropies_are_there_where_no_threshold_parts_them(ka2l: Cli, tmp_path: Path) -> None:
+    rows, out = [answered(i, 3) for i in range(4)], tmp_path / "run"
+    import_answers(out, write(tmp_path / "a.jsonl", rows), reporter=Ear())
+    measured = ka2l("measure", out)
+    assert measured.code == 0
+    assert "All 2 training questions of 4 have the same semantic entropy (1.386 nats)" in measured.err
+    table = read_table(out / "entropy.parquet").to_pydict()
+    assert table["semantic_entropy"] == [pytest.approx(math.log(4))] * 4
+    assert table["unknown"] == [None] * 4
+    cut = read_json(out / "threshold.json")
+    assert (cut["value"], cut["share_unknown"], cut["fitted_on"]) == (None, None, 2)
+    assert "same semantic entropy" in cut["why"]
+    ended = ka2l("run", "--out", out)
+    assert ended.code == 0
+    assert "No threshold parts known from unknown" in " ".join(ended.out.split())
+    assert "City 2" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_without_a_threshold_nothing_goes_on_to_a_probe(tmp_path: Path, tiny_world: TinyWorld) -> None:
+    rows = [answered(i, 3) for i in range(12)]
     directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=Ear())
+    run_verb("measure", directory, Ear())
+    settings = ["sample.states=same", f"model.name={tiny_world.folder}"]
+    seen = RunDirectory.open(directory.path, settings)
+    run_verb("sample", seen, Ear())
+    with pytest.raises(RunError, match="`measure` writes, and that is out of date"):
+        run_verb("probe", seen, Ear())
     with pytest.raises(DegenerateError, match="same semantic entropy"):
-        run_verb("measure", directory, Ear())
+        run_verb("measure", seen, Ear())
+
+
+def test_measure_reads_more_of_the_imported_answers_by_itself(ka2l: Cli, tmp_path: Path) -> None:
+    rows = [row | {"answers": [*row["answers"], "Lima"]} for row in good_rows()]
+    file, out = write(tmp_path / "a.jsonl", rows), tmp_path / "run"
+    assert ka2l("import", out, file, "sample.n=3").code == 0
+    assert ka2l("measure", out).code == 0
+    assert ka2l("measure", out, "sample.n=5").code == 0
+    assert {len(row) for row in read_table(out / "entropy.parquet")["cluster_ids"].to_pylist()} == {5}
+    assert RunDirectory.open(out).stages["sample"].counts == {"questions": 20, "answers": 120}
+    assert_refused(ka2l("measure", out, "sample.n=6"), "the imported answers are 5 a question", "sample.n=5")
+    assert ka2l("measure", out, "sample.n=2").code == 0

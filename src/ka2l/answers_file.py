@@ -5,7 +5,7 @@
 `id` or `question` says which question; `answers` are the samples at temperature 1, as text or as
 {"text": …, "token_logprobs": […], "finish_reason": …}; `low_temperature_answer`, in the same forms, is the one answer
 that is judged right or wrong. `gold` (text or list) and `group` count where the questions come from this file too.
-Other keys are left alone.
+A number as id, gold or group is read as text. Other keys are left alone.
 """
 
 import json
@@ -41,12 +41,13 @@ def read_answers_file(path: Path, problems: list[str]) -> list[AnsweredRow]:
     Raises:
         DataError: the file cannot be read, or holds no rows.
     """
+    _check_lines(path)
     rows: list[AnsweredRow] = []
     first: dict[tuple[str, str], str] = {}
     for where, text in _lines(path):
         try:
             row = _row(where, text)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:  # a whole number may be too long for any float
             problems.append(f"{where}: {error}")
             continue
         names = [("id", row.id)] if row.id is not None else []
@@ -85,7 +86,29 @@ def number_of_samples(rows: list[AnsweredRow], wanted: int | None, problems: lis
 def refuse(path: Path, problems: list[str]) -> None:
     """Raise one error for all problems, if there are any."""
     if problems:
-        raise bad_rows(str(path), problems, FIX)
+        # Each begins with its file:line; found in several passes, they are told from top to bottom.
+        start = len(path.name) + 1
+        in_order = sorted(problems, key=lambda problem: int(problem[start:].partition(":")[0]))
+        raise bad_rows(str(path), in_order, FIX)
+
+
+def _check_lines(path: Path) -> None:
+    """Refuse a file that is one JSON document, or several spread over many lines: every line would be a bad row."""
+    _, first = next(_lines(path), ("", ""))
+    text = first.strip()
+    begun = False
+    try:
+        json.loads(text or "null")
+    except json.JSONDecodeError as error:
+        begun = error.pos >= len(text)  # good so far, and then the line ends
+    except (ValueError, RecursionError):
+        pass  # told as a bad row
+    if text.startswith("[") or begun:
+        take = "'.[]'" if text.startswith("[") else "."
+        raise DataError(
+            f"{path}: this is one JSON document, not one object a line. "
+            f"Fix: jq -c {take} {path.name} > lines.jsonl; nothing was imported."
+        )
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -111,9 +134,7 @@ def _row(where: str, text: str) -> AnsweredRow:
         "\ud800" <= char <= "\udfff" for char in json.dumps(values, ensure_ascii=False)
     ):
         raise ValueError("half a surrogate pair, which no file can store")
-    number = values.get("id")
-    counted = isinstance(number, int) and not isinstance(number, bool)
-    identifier = _name("id", str(number) if counted else number)
+    identifier = _name("id", _plain(values.get("id")))
     question = _name("question", values.get("question"))
     if identifier is None and question is None:
         raise ValueError("neither `id` nor `question`: whose answers are these?")
@@ -125,8 +146,21 @@ def _row(where: str, text: str) -> AnsweredRow:
         _answers(values.get("answers")),
         None if low is None else _answer(low, "low_temperature_answer"),
         _gold(values.get("gold")),
-        str(values.get("group") or ""),
+        _group(values.get("group")),
     )
+
+
+def _plain(value: Any) -> Any:
+    """A number as text, anything else as it is."""
+    counted = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if counted or (isinstance(value, float) and math.isfinite(value)) else value
+
+
+def _group(value: Any) -> str:
+    text = "" if value is None else _plain(value)
+    if not isinstance(text, str):
+        raise ValueError(f"`group` is {_short(value)}, neither a text nor a number")
+    return text.strip()
 
 
 def _name(key: str, value: Any) -> str | None:
@@ -141,7 +175,7 @@ def _answers(values: Any) -> tuple[Answer, ...]:
     if not isinstance(values, list):
         raise ValueError(f"`answers` is {_short(values)}, not a list")
     if len(values) < 2:
-        raise ValueError(f"{len(values)} answers; semantic entropy needs at least 2")
+        raise ValueError(f"{len(values)} answer{'s' * (len(values) != 1)}; semantic entropy needs at least 2")
     return tuple(_answer(value, f"answer {number}") for number, value in enumerate(values, start=1))
 
 
@@ -169,8 +203,9 @@ def _answer(value: Any, name: str) -> Answer:
 
 
 def _gold(value: Any) -> tuple[str, ...]:
-    values = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not all(isinstance(text, str) and text.strip() for text in values):
+    given = [] if value is None else value if isinstance(value, list) else [value]
+    values = [_plain(one) for one in given]
+    if not all(isinstance(text, str) and text.strip() for text in values):
         raise ValueError(f"`gold` is {_short(value)}, neither a text nor a list of texts")
     return tuple(dict.fromkeys(text.strip() for text in values))
 

@@ -162,11 +162,11 @@ def sample(
     directory: RunArgument,
     overrides: Overrides = None,
     show_prompts: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=0, metavar="N", help="Print the prompts of the first N questions as they are sent, and stop."
+            min=1, metavar="N", help="Print the prompts of the first N questions as they are sent, and stop."
         ),
-    ] = 0,
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -174,7 +174,7 @@ def sample(
     from ka2l.preview import print_prompts
     from ka2l.store import RunDirectory
 
-    if show_prompts:
+    if show_prompts is not None:
         print_prompts(RunDirectory.open(directory, overrides or []), show_prompts, as_json=as_json)
     else:
         _verb("sample", directory, overrides, as_json, quiet)

@@ -1,5 +1,6 @@
 """What the command line shows before anything is done: the plan of a dry run, and the prompts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ka2l.config import RunConfig
@@ -52,25 +53,42 @@ def print_plan(config: RunConfig, run: RunDirectory | None = None, *, as_json: b
 
 
 def print_prompts(run: RunDirectory, count: int, *, as_json: bool = False) -> None:
-    """The prompts of the first questions, to the letter."""
+    """The prompts of the first questions, to the letter; what they all begin with, once."""
     from ka2l.pipeline.people import first_prompts
 
     shown = first_prompts(run, count)
     if as_json:
         print_json(shown)
         return
-    for prompt in shown:
-        print(
-            f"{prompt['question_id']}{' (' + str(prompt['tokens']) + ' tokens)' if 'tokens' in prompt else ''}"
-        )
-        for turn in prompt.get("messages", ()):
-            print(f"  {turn['role']}:")
-            print_text(turn["content"])
-        if "text" in prompt:
-            if "messages" in prompt:
-                print("  and for the hidden states:")
-            print_text(prompt["text"])
+    turns = [prompt.get("messages", []) for prompt in shown]
+    lines = [prompt["text"].split("\n") if "text" in prompt else [] for prompt in shown]
+    same_turns, same_lines = _alike(turns), _alike(lines)
+    if same_turns or same_lines:
+        print("All of them begin with")
+        _print_prompt(turns[0][:same_turns], lines[0][:same_lines])
+        print("\nand go on with\n")
+    for prompt, own_turns, own_lines in zip(shown, turns, lines, strict=True):
+        tokens = f" ({prompt['tokens']} tokens in all)" if "tokens" in prompt else ""
+        print(f"{prompt['question_id']}{tokens}")
+        _print_prompt(own_turns[same_turns:], own_lines[same_lines:])
         print()
+    print("Nothing was asked or sampled.")
+
+
+def _alike(rows: Sequence[Sequence[Any]]) -> int:
+    """How many items all rows begin with; the last item of a row is its own, and so is a single row."""
+    most = min((len(row) - 1 for row in rows), default=0) if len(rows) > 1 else 0
+    return next((i for i in range(most) if any(row[i] != rows[0][i] for row in rows)), max(most, 0))
+
+
+def _print_prompt(turns: Sequence[dict[str, str]], lines: Sequence[str]) -> None:
+    for turn in turns:
+        print(f"  {turn['role']}:")
+        print_text(turn["content"])
+    if lines:
+        if turns:
+            print("  and for the hidden states:")
+        print_text("\n".join(lines))
 
 
 def print_text(text: str) -> None:

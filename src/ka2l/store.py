@@ -66,6 +66,7 @@ class RunDirectory:
         self.path = path
         self.config = config
         self.stages = stages
+        self.overrides: list[str] = []  # settings it was opened with on top of its own, for messages
         self._clocks: dict[
             str, tuple[float, float]
         ] = {}  # per running stage: seconds before, and when it started
@@ -88,7 +89,9 @@ class RunDirectory:
                 "Start a new run with another --out."
             )
         stages = _read_manifest(file)  # first: another version's config would be refused for the wrong reason
-        return cls(path, load_config(path / "config.yaml", overrides), stages)
+        directory = cls(path, load_config(path / "config.yaml", overrides), stages)
+        directory.overrides = list(overrides)
+        return directory
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> "RunDirectory":

@@ -29,7 +29,7 @@ def summary(run: RunDirectory) -> dict[str, Any]:
         result["sampling"]["memory_mb"] = record.memory_mb
     if "measure" in done:
         counts = run.stages["measure"].counts
-        result |= {"measured": counts["questions"], "measured_unknown": counts["unknown"]}
+        result |= {"measured": counts["questions"], "measured_unknown": counts.get("unknown")}
     if "map" in done:
         counts = run.stages["map"].counts
         result |= {"pool": counts["questions"], "pool_unknown": counts["unknown"]}
@@ -64,6 +64,11 @@ def print_summary(run: RunDirectory) -> None:
         console.print(
             f"[bold]{escape(values['model'])} does not know {share:.0%}[/] of the {values['pool']:,} questions in the pool "
             f"({values['pool_unknown']:,}), says the probe."
+        )
+    elif "measured" in values and values["measured_unknown"] is None:
+        console.print(
+            f"The semantic entropies of {values['measured']:,} questions are in entropy.parquet. No threshold parts known "
+            "from unknown: threshold.json says why."
         )
     elif "measured" in values:
         share = values["measured_unknown"] / values["measured"]
@@ -101,14 +106,13 @@ def print_summary(run: RunDirectory) -> None:
 def sampling_line(record: StageRecord) -> str:
     """What asking has cost, in one line."""
     tokens = record.tokens
-    parts = [
-        f"{record.counts.get('answers', 0):,} answers to {record.counts.get('questions', 0):,} questions"
-    ]
+    asked, given = record.counts.get("questions", 0), record.counts.get("answers", 0)
+    parts = [f"{given:,} answer{'s' * (given != 1)} to {asked:,} question{'s' * (asked != 1)}"]
     for name, verb in (("prompt", "prompt tokens computed"), ("decoded", "tokens decoded")):
         if tokens.get(name):
             saved = tokens.get(f"{name}_saved", 0)
             parts.append(f"{tokens[name]:,} {verb}{f' ({saved:,} more saved)' if saved else ''}")
-    if record.tokens_per_second:
+    if record.tokens_per_second and tokens.get("decoded"):
         parts.append(f"{record.tokens_per_second:,.0f} tokens a second")
     if record.memory_mb:
         parts.append("at most " + ", ".join(f"{mb:,} MB ({name})" for name, mb in record.memory_mb.items()))

@@ -40,23 +40,25 @@ def semantic_entropy(cluster_ids: Sequence[Hashable]) -> float:
     return max(0.0, float(-(shares * np.log(shares)).sum()))  # -0.0 and rounding below zero
 
 
-def fit_threshold(entropies: NDArray[np.floating], rule: str | float) -> Threshold:
+def fit_threshold(entropies: NDArray[np.floating], rule: str | float, *, whose: str = "") -> Threshold:
     """Fit the known/unknown threshold; give it training rows only.
 
     Args:
         entropies: semantic entropies in nats, [questions].
         rule: `two_means`, `eq3`, or a number that is taken as it is.
+        whose: whose entropies they are, for messages: "70 training questions of 100".
 
     Raises:
         DegenerateError: all entropies are equal, so nothing separates known from unknown; or a given number
             leaves one side empty.
     """
     values = np.asarray(entropies, dtype=np.float64)
+    whose = whose or f"{values.size} questions"
     if values.size == 0:
         raise DegenerateError("No question has an entropy, so there is no threshold to fit.")
     if values.min() == values.max():
         raise DegenerateError(
-            f"All {values.size} questions have the same semantic entropy ({values[0]:.3f} nats), so no threshold "
+            f"All {whose} have the same semantic entropy ({values[0]:.3f} nats), so no threshold "
             "separates known from unknown. Use more or other questions, a higher sample.temperature, or another judge."
         )
     if rule == "two_means":
@@ -66,7 +68,7 @@ def fit_threshold(entropies: NDArray[np.floating], rule: str | float) -> Thresho
     threshold = float(rule)
     if not values.min() < threshold <= values.max():
         raise DegenerateError(
-            f"measure.threshold={threshold:g} calls all {values.size} questions "
+            f"measure.threshold={threshold:g} calls all {whose} "
             f"{'unknown' if threshold <= values.min() else 'known'}: entropies lie between {values.min():.3f} and "
             f"{values.max():.3f} nats. Choose a number between, or two_means."
         )

@@ -55,7 +55,6 @@ class Refused(Exception):  # noqa: N818  (not a failure yet: another form of the
         spoken = {
             "logprobs": r"log_?\s?prob",
             "n": r"(?<!\\)\bn\b|one completion|number of (choices|completions)|best_of",
-            "max_tokens": r"max_completion_tokens",  # its name alone also stands in "prompt too long"
         }
         found = re.search(spoken.get(parameter, rf"\b{parameter}\b"), self.words, re.IGNORECASE)
         return found.start() if found else -1
@@ -115,9 +114,12 @@ class Dialect:
 
     def learn(self, body: dict[str, Any], refused: Refused) -> bool:
         """Whether leaving something out of `body` may help; if so it is left out from now on."""
-        if refused.status in (401, 403, 404, 408, 409, 429) or about_temperature(refused):
+        if refused.status in (401, 403, 404, 408, 409, 429):
             return False
-        sent = [name for name in _OPTIONAL if name in body]
+        if about_temperature(refused) or about_length(refused):
+            return False
+        renamed = self.endpoint == "chat" and _wants_another_name(refused)
+        sent = [name for name in _OPTIONAL if name in body and (name != "max_tokens" or renamed)]
         if refused.status in (500, 502, 503, 504):
             sent = [
                 name for name in sent if name == "n"
@@ -129,7 +131,8 @@ class Dialect:
         if named:
             self.drop(min(named)[1])
             return True
-        if "n" in sent and refused.status in (400, 422, 501):
+        # A limit on answers that is refused as such stays: without one, servers cut them at 16 tokens or so.
+        if "n" in sent and refused.status in (400, 422, 501) and not refused.names("max_tokens"):
             self.drop("n")  # no reason given that we understand; one answer at a time is the plainest request
             return True
         return False
@@ -170,6 +173,21 @@ def about_temperature(refused: Refused) -> bool:
     """Whether the model takes no temperature, or not this one."""
     plain = re.search(r"not support|unsupported|only the default|deprecated|not allowed", refused.words, re.I)
     return refused.parameter == "temperature" or (refused.place("temperature") >= 0 and plain is not None)
+
+
+def about_length(refused: Refused) -> bool:
+    """Whether the prompt, or prompt and answer together, are longer than the model takes."""
+    long = (
+        r"context.?(length|size|window)|max_new_tokens`? must be <=|"
+        r"\b(prompt|inputs?|messages|request|max_tokens|max_completion_tokens)\b.{0,30}\btoo (long|large)"
+    )
+    return refused.status in (400, 413, 422) and re.search(long, refused.words, re.I | re.S) is not None
+
+
+def _wants_another_name(refused: Refused) -> bool:
+    """Whether `max_tokens` is not taken at all, or to be called `max_completion_tokens`, as newer chat models have it."""
+    plain = r"not support|unsupported|unrecognized|not permitted|extra_forbidden|use\b.{0,20}max_completion_tokens"
+    return refused.names("max_tokens") and re.search(plain, refused.words, re.I) is not None
 
 
 def to_answer(choice: Choice) -> Answer:

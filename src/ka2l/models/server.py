@@ -155,7 +155,8 @@ class ServerModel:
         def read(told: Any) -> tuple[list[Choice], Usage]:
             return dialect.read(told, ask), _usage(told)
 
-        choices, usage = await self._wire.post(client, lambda: dialect.body(ask), read, dialect.learn)
+        about = f"question {ask.prompt.question_id}"
+        choices, usage = await self._wire.post(client, lambda: dialect.body(ask), read, dialect.learn, about)
         self.usage += usage
         return choices
 

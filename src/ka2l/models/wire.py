@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from ka2l.config import ServerConfig
 from ka2l.errors import ModelError
-from ka2l.models.dialect import Refused, about_temperature
+from ka2l.models.dialect import Refused, about_length, about_temperature
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -97,11 +97,13 @@ class Wire:
         build: Callable[[], dict[str, Any]],
         read: Callable[[Any], T],
         learn: Callable[[dict[str, Any], Refused], bool],
+        about: str = "",
     ) -> T:
         """What `read` makes of the reply to the body that `build` gives.
 
         `learn` hears of a refusal first; where it says so, the body is built anew and sent at once. Otherwise what
-        may pass is tried again, with growing pauses or after as long as the server says.
+        may pass is tried again, with growing pauses or after as long as the server says. `about` names what is asked
+        for, where a refusal is its fault.
 
         Raises:
             ModelError: refused for good, or still failing after the last attempt.
@@ -116,7 +118,7 @@ class Wire:
                 if learn(body, refused):
                     continue
                 if not _may_pass(refused):
-                    raise self._final(refused) from None
+                    raise self._final(refused, about) from None
                 trouble = f"status {refused.status}: {refused.words}"
                 wait = refused.wait if isinstance(refused, _Busy) else None
             except _TryAgain as again:
@@ -168,18 +170,23 @@ class Wire:
 
     def _gave_up(self, attempts: int, trouble: str) -> ModelError:
         return ModelError(
-            f"{self._who()}: {attempts} attempts failed, the last with {trouble[:_WORDS]}\nFix: see that the server "
+            f"{self._who()}: {_failed(attempts)} {trouble[:_WORDS]}\nFix: see that the server "
             "runs and can be reached at server.url; for a busy one lower server.concurrency or set "
             "server.requests_per_minute. The answers that came are kept: the same command goes on."
         )
 
-    def _final(self, refused: Refused) -> ModelError:
+    def _final(self, refused: Refused, about: str) -> ModelError:
         variable = self._config.api_key_env
         if about_temperature(refused):
             fix = (
                 "this model takes no temperature but its own, as models that reason do. KA2L draws answers at "
                 "sample.temperature and one at sample.low_temperature: set both to 1 if the model takes 1, else "
                 "take a model whose temperature can be set."
+            )
+        elif about_length(refused):
+            fix = (
+                f"{about or 'a question'}: prompt too long for this model with the answer's sample.max_new_tokens. Lower "
+                "prompt.shots or sample.max_new_tokens, shorten the question, or have the server take longer prompts."
             )
         elif refused.status in (401, 403) and self._key.get_secret_value():
             fix = f"the key in the environment variable {variable} is not accepted here."
@@ -196,11 +203,16 @@ class Wire:
             fix = "the account has nothing left to spend. The answers that came are kept."
         else:
             fix = (
-                "see the server's words; asking again would not help. server.endpoint, or a prompt too long?"
+                f"see the server's words ({about or 'any question'}); asking again would not help. server.endpoint, or a "
+                "prompt too long?"
             )
         return ModelError(
             f"{self._who()} refused: status {refused.status}: {refused.words[:_WORDS]}\nFix: {fix}"
         )
+
+
+def _failed(attempts: int) -> str:
+    return "the only attempt failed with" if attempts == 1 else f"{attempts} attempts failed, the last with"
 
 
 class _Busy(Refused):

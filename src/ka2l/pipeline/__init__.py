@@ -51,9 +51,6 @@ def run(config: RunConfig, out: Path, reporter: Reporter | None = None) -> RunDi
         for stage in all_stages(config):
             if stage != "load":
                 worked = _do(context, stage) or worked
-        end = limit(config)
-        if end is not None:
-            context.reporter.say(f"The run ends after `{end.last}`. {end.reason}")
         if not worked:
             context.reporter.say(f"Nothing to do: {out} is finished, and nothing it depends on has changed.")
     return directory
@@ -74,6 +71,8 @@ def run_verb(verb: str, directory: RunDirectory, reporter: Reporter | None = Non
             _load(context)
             return ["load"]
         stages = stages_of(verb, directory.config)
+        if verb == "measure" and _only_reads_more(context):
+            stages = ["sample", *stages]
         for stage in stages:
             _do(context, stage)
     return stages
@@ -137,6 +136,15 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         if value not in ("", "geonames", imported.SOURCE, embedded.NAME) and path.exists():
             updates[section] = getattr(config, section).model_copy(update={key: str(path.resolve())})
     return config.model_copy(update=updates)
+
+
+def _only_reads_more(context: Context) -> bool:
+    """Whether nothing but more of the imported answers is missing for `measure`: that costs nothing."""
+    record = context.run.stages.get("sample")
+    if context.config.sample.engine != "imported" or record is None or record.state != "done":
+        return False
+    key = context.keys()["sample"]
+    return record.key == key and not context.run.is_done("sample", key)
 
 
 def _load(context: Context, *, complete: bool = False) -> bool:

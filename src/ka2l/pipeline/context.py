@@ -1,6 +1,7 @@
 """What the stages of one run share: the run directory, the model in memory, the prompts, the questions."""
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -69,9 +70,11 @@ class Context:
             if not self.run.is_done(needed, now[needed]):
                 verb = {"signals": "map"}.get(split_stage(needed)[0], split_stage(needed)[0])
                 was = "out of date" if needed in self.run.stages else "missing"
+                settings = "".join(f" {shlex.quote(override)}" for override in self.run.overrides)
                 raise RunError(
                     f"{self.run.path}: `{split_stage(stage)[0]}` reads what `{verb}` writes, and that is {was}. "
-                    f"Run `ka2l {verb} {self.run.path}`, or `ka2l run --out {self.run.path}` for everything."
+                    f"Run `ka2l {verb} {self.run.path}{settings}`, or `ka2l run --out {self.run.path}{settings}` for "
+                    "everything."
                 )
         return {needed: now[needed] for needed in inputs_of(stage, self.config)}
 

@@ -170,9 +170,11 @@ def _matched(
             f"{directory.path}: no row of the file answers a question of the role probe ({probes} of them)."
         )
     if others:
-        reporter.say(f"{others} rows answer questions of other roles than probe; they are not used.")
+        reporter.say(f"Rows that answer questions of other roles than probe and are not used: {others}.")
     if len(found) < probes:
-        reporter.say(f"{probes - len(found)} of {probes} probe questions have no answers; they are left out.")
+        reporter.say(
+            f"Probe questions that have no answers and are left out: {probes - len(found)} of {probes}."
+        )
     return _table([question for question, _ in found.values()], [row for _, row in found.values()])
 
 

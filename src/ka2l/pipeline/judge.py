@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ka2l import files
+from ka2l.errors import DegenerateError
 from ka2l.knowledge.clustering import cluster_lexical, cluster_nli
-from ka2l.knowledge.entropy import fit_threshold, semantic_entropy
+from ka2l.knowledge.entropy import Threshold, fit_threshold, semantic_entropy
 from ka2l.knowledge.probe import ProbeFit, choose, fit_probes
 from ka2l.knowledge.split import TEST, TRAIN, VALIDATION, assign_split
 from ka2l.pipeline.artifacts import as_table, read_answers, read_states
 from ka2l.pipeline.context import Context
-from ka2l.reach import answered_by, has_stand_in
+from ka2l.reach import answered_by, has_model, has_stand_in
 from ka2l.statistics import Interval, auroc, auroc_interval
 from ka2l.store import StageRecord
 from ka2l.text import is_correct
@@ -37,8 +38,8 @@ def _measure(context: Context, record: StageRecord) -> None:
     groups = [questions[question_id].group for question_id in ids]
     split = assign_split(groups, config.measure.split, config.seed)
     train = np.array([name == TRAIN for name in split])
-    threshold = fit_threshold(entropies[train], config.measure.threshold)
-    unknown = entropies >= threshold.value
+    threshold, why = _threshold(context, entropies[train], f"{train.sum()} training questions of {len(ids)}")
+    unknown = None if threshold is None else entropies >= threshold.value
     rows = []
     for index, question_id in enumerate(ids):
         # Imported answers may lack the low-temperature one. A sample at temperature 1 would be no substitute: it is
@@ -51,7 +52,7 @@ def _measure(context: Context, record: StageRecord) -> None:
                 "group": groups[index],
                 "split": split[index],
                 "semantic_entropy": float(entropies[index]),
-                "unknown": bool(unknown[index]),
+                "unknown": None if unknown is None else bool(unknown[index]),
                 "n_clusters": len(set(clusters[index])),
                 "cluster_ids": clusters[index],
                 "low_temperature_answer": None if low is None else low["text"],
@@ -66,16 +67,34 @@ def _measure(context: Context, record: StageRecord) -> None:
         )
     files.write_table(run.file("entropy.parquet"), as_table(rows))
     summary = {
-        **threshold._asdict(),
-        "objective": None if np.isnan(threshold.objective) else threshold.objective,
+        "value": None if threshold is None else threshold.value,
+        "rule": str(config.measure.threshold) if threshold is None else threshold.rule,
+        "objective": None if threshold is None else _finite(threshold.objective),
         "fitted_on": int(train.sum()),
-        "share_unknown": float(unknown.mean()),
+        "share_unknown": None if unknown is None else float(unknown.mean()),
         "judge": config.measure.judge,
     }
-    files.write_json(run.file("threshold.json"), summary)
-    record.counts = {"questions": len(ids), "unknown": int(unknown.sum())}
+    files.write_json(run.file("threshold.json"), summary | ({"why": why} if why else {}))
+    record.counts = {"questions": len(ids)} | ({} if unknown is None else {"unknown": int(unknown.sum())})
     if pairs:
         record.counts["pairs_judged"] = pairs
+
+
+def _threshold(context: Context, entropies: NDArray[np.floating], whose: str) -> tuple[Threshold | None, str]:
+    """The threshold; where there is none, None and why, if this run wants entropies and nothing else.
+
+    Raises:
+        DegenerateError: there is none, and a probe would need it.
+    """
+    try:
+        return fit_threshold(entropies, context.config.measure.threshold, whose=whose), ""
+    except DegenerateError as error:
+        if has_model(context.config):
+            raise
+        context.reporter.say(
+            f"note       {error}\n           The entropies are in entropy.parquet; `unknown` stays empty there."
+        )
+        return None, str(error)
 
 
 def probe(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:

@@ -42,6 +42,10 @@ def sample(context: Context, stage: str, key: str, inputs: dict[str, str]) -> No
     engine = _engine(context)
     wanted = _wanted(context, engine.sampler, questions)
     folder, states = run.file("answers"), run.file("states")
+    old = run.stages.get(stage)
+    if config.sample.engine == "server" and old is not None and old.key != key:
+        # Beginning removes the old answers, so first see that there will be new ones. What comes is paid for and kept.
+        _ask(context, engine, questions[:1], (0,), lambda _count: None)
     with run.stage(stage, key, inputs) as record:
         have = answered(folder, states if has_model(config) else None)
         todo = _missing(questions, wanted, have)
