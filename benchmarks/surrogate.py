@@ -32,7 +32,7 @@ def main(run: Path, encoder: Path, repeats: int = 3) -> None:
     """Score both sources of states on the same folds."""
     entropy = read_table(run / "entropy.parquet")
     ids = entropy["question_id"].to_pylist()
-    threshold = read_json(run / "threshold.json")["threshold"]
+    threshold = read_json(run / "threshold.json")["value"]
     unknown = np.asarray(entropy["semantic_entropy"]) >= threshold
     texts = dict(read_table(run / "questions.parquet").select(["id", "question"]).to_pandas().to_numpy())
     questions = [texts[i] for i in ids]
