@@ -162,3 +162,20 @@ def test_a_job_with_nothing_to_say_can_be_ended_and_its_silence_is_not_passed_on
 
 def iter_of(*values: int | None) -> Jobs:
     yield from values
+
+
+def test_two_workers_may_reach_for_the_last_spare_slots(tiny_world: TinyWorld) -> None:
+    class Raced(list[Any]):
+        """Seems to hold slots until they are taken: another worker was faster."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_world.folder)
+    builder = PromptBuilder(PromptConfig(shots=2))
+    tiny = LlamaForCausalLM.from_pretrained(tiny_world.folder).eval()
+    model = LocalModel(tiny, tokenizer, ResolvedModel("t", "t", "0"))
+    model.share_prefix(builder.sensing)
+    model._shared[True].spare = Raced()
+    made = list(model.sample([Prompt("q", builder.sensing("Who?"))], {0: 0.0}, seed=0, max_new_tokens=2))
+    assert [result.question_id for result in made] == ["q"]

@@ -54,7 +54,11 @@ class Engine:
     def run(self) -> Generator[Question | None, None, None]:
         """Yield each question when all its answers are there, and None after every pass."""
         # The room made by earlier calls is borrowed: making it anew would cost more than using it.
-        self._slots = self._prefix.spare.pop() if self._prefix.spare else Slots()
+        # No look before the leap: between the two another worker may take the last one.
+        try:
+            self._slots = self._prefix.spare.pop()
+        except IndexError:
+            self._slots = Slots()
         try:
             while self._waiting or self._rows:
                 yield from self._work()
