@@ -1,15 +1,30 @@
-"""What one prompt gives in plain transformers, to compare the engine with."""
+"""What one prompt gives in plain transformers, to compare the engine with, and what such tests begin from."""
 
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
+from transformers import AutoTokenizer
 
+from ka2l.config import PromptConfig
 from ka2l.models.base import Position
-from ka2l.prompts import is_finished, trim_answer
+from ka2l.prompts import PromptBuilder, Shot, is_finished, trim_answer
+from tiny import TinyWorld
 
 NEW_TOKENS = 8
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_world: TinyWorld) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_world.folder)
+
+
+@pytest.fixture(scope="module")
+def builder(tiny_world: TinyWorld) -> PromptBuilder:
+    shots = [Shot(fact["question"], fact["answers"][0]) for fact in tiny_world.known[:3]]
+    return PromptBuilder(PromptConfig(shots=3), shots)
 
 
 class Reference:

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from transformers import AutoTokenizer
 
-from ka2l.config import PromptConfig
 from ka2l.models.base import Prompt, SampledQuestion
 from ka2l.models.budget import Budget
 from ka2l.models.load import ResolvedModel
 from ka2l.models.local import LocalModel
-from ka2l.prompts import PromptBuilder, Shot
+from ka2l.prompts import PromptBuilder
 from reference import Reference, assert_close
+from reference import builder as builder
+from reference import tokenizer as tokenizer
 from tiny import TinyWorld
 
 SIZE: dict[str, Any] = {
@@ -80,17 +80,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "Bloom": ("Bloom", {"n_layer": 3, "n_head": 4, "initializer_range": 0.3}, False),
     "GPT-J": ("GPTJ", GPT2 | {"rotary_dim": 4}, False),
 }
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_world: TinyWorld) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_world.folder)
-
-
-@pytest.fixture(scope="module")
-def builder(tiny_world: TinyWorld) -> PromptBuilder:
-    shots = [Shot(fact["question"], fact["answers"][0]) for fact in tiny_world.known[:3]]
-    return PromptBuilder(PromptConfig(shots=3), shots)
 
 
 @pytest.fixture(scope="module")

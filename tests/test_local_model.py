@@ -32,24 +32,15 @@ from ka2l.models.base import Answer, Position, Prompt, SampledQuestion, Usage
 from ka2l.models.budget import Budget
 from ka2l.models.load import ResolvedModel, resolve
 from ka2l.models.local import LocalModel
-from ka2l.prompts import PromptBuilder, Shot
+from ka2l.prompts import PromptBuilder
 from reference import NEW_TOKENS, Reference, assert_close
+from reference import builder as builder
+from reference import tokenizer as tokenizer
 from tiny import TinyWorld
 
 WINDOW = 24  # of the sliding models: shorter than any prompt with shots
 RANDOM_MODELS = ("llama", "gpt2", "qwen2", "mistral")
 MODELS = ("trained", *RANDOM_MODELS)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_world: TinyWorld) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_world.folder)
-
-
-@pytest.fixture(scope="module")
-def builder(tiny_world: TinyWorld) -> PromptBuilder:
-    shots = [Shot(fact["question"], fact["answers"][0]) for fact in tiny_world.known[:3]]
-    return PromptBuilder(PromptConfig(shots=3), shots)
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,10 @@
 
 import math
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ka2l.config import RunConfig
-from ka2l.models.load import ResolvedModel, quiet_transformers, resolve
+from ka2l.models.load import ResolvedModel, loading_arguments, quiet_transformers, resolve
 from ka2l.models.tokenizer import load_tokenizer
 from ka2l.questions import Question
 from ka2l.reach import answered_by, has_model, has_stand_in, limit
@@ -183,11 +182,8 @@ def _local(config: RunConfig) -> _Local:
 
     resolved = resolve(config.model)
     tokenizer = load_tokenizer(config.model, resolved)
-    arguments: dict[str, Any] = {"trust_remote_code": config.model.trust_remote_code}
-    if not Path(resolved.path).is_dir():
-        arguments["revision"] = resolved.revision
     with quiet_transformers():
-        shape = AutoConfig.from_pretrained(resolved.path, **arguments)
+        shape = AutoConfig.from_pretrained(resolved.path, **loading_arguments(config.model, resolved))
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(shape, trust_remote_code=config.model.trust_remote_code)
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -23,7 +23,7 @@ class Engine:
 
     Args:
         prefix: the model and the tokens all prompts begin with.
-        questions: what to answer; finished ones are yielded as they finish.
+        questions: what to answer, the shortest first, so that little is padding; yielded as they finish.
         names: a name for each prompt index, for errors.
         rule: what ends an answer.
         max_new_tokens: longest answer.
@@ -44,8 +44,7 @@ class Engine:
     ):
         self._prefix, self._names, self._rule = prefix, names, rule
         self._limit, self._budget, self._position = max_new_tokens, budget, position
-        # By length, so that little is padding.
-        self._waiting = deque(sorted(questions, key=lambda q: (len(q.part), q.index)))
+        self._waiting = deque(questions)
         self._rows: list[Row] = []
         self._slots = Slots()
         self._columns = 0  # of the slots in use
@@ -152,9 +151,8 @@ class Engine:
             raise not_finite(name) from None
         except Exception as error:
             if is_out_of_memory(error):
-                self._restart(
-                    rows
-                )  # answers are noted and slots half rearranged: nothing there can be trusted
+                # Answers are noted and slots half rearranged: nothing there can be trusted.
+                self._restart(rows)
             raise
         self._rows = [row for _, row in sorted(zip(new, going, strict=True), key=lambda pair: pair[0])]
 

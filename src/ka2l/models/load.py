@@ -57,9 +57,7 @@ def load_causal_lm(
 
         torch.set_num_threads(config.threads)
     device = pick_device(config)
-    arguments: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    if not Path(resolved.path).is_dir():
-        arguments["revision"] = resolved.revision  # the commit, so that a moved branch cannot mix two models
+    arguments = loading_arguments(config, resolved)
     with quiet_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(resolved.path, **arguments)
@@ -77,6 +75,14 @@ def load_causal_lm(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer
+
+
+def loading_arguments(config: ModelConfig, resolved: ResolvedModel) -> dict[str, Any]:
+    """What every `from_pretrained` of this model must be told."""
+    arguments: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if not Path(resolved.path).is_dir():
+        arguments["revision"] = resolved.revision  # the commit, so that a moved branch cannot mix two models
+    return arguments
 
 
 def _placement(config: ModelConfig, device: str) -> Any:

@@ -6,6 +6,7 @@ question id, sample number), so the batch around it changes nothing but the roun
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -221,13 +222,11 @@ class LocalModel:
                 names = [prompts[indices[i]].question_id for i in group]
                 return work(passes, [parts[i] for i in group], names)
 
-            if isinstance(passes, SharedPrefix):
-                with two_part(self.model):
-                    results = in_groups(parts, one, self.budget, workers=workers_for(self.device, len(parts)))
-                    yield from (([indices[i] for i in group], found) for group, found in results)
-            else:
-                results = in_groups(parts, one, self.budget)
-                yield from (([indices[i] for i in group], found) for group, found in results)
+            in_two = isinstance(passes, SharedPrefix)
+            workers = workers_for(self.device, len(parts)) if in_two else 1
+            with two_part(self.model) if in_two else nullcontext():
+                for group, found in in_groups(parts, one, self.budget, workers=workers):
+                    yield [indices[i] for i in group], found
             shared = len(passes.tokens) if isinstance(passes, SharedPrefix) else 0
             self.usage += Usage(prompt=sum(map(len, parts)), prompt_saved=shared * len(parts))
 

@@ -231,9 +231,8 @@ class _Round:
         )
         question.answers.update(came)
         if not ask.stop and any(answer.text for answer in came.values()):
-            self._dialect.drop(
-                "stop"
-            )  # it costs this model's answers; tokens after the line are the lesser price
+            # A stop costs this model's answers; tokens after the line are the lesser price.
+            self._dialect.drop("stop")
         late = ask.samples[len(choices) :]
         if late:
             self._dialect.drop("n")

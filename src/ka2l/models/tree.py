@@ -85,9 +85,8 @@ def grow(
     """
     going, sources, at = [], [], 0
     for place, row in enumerate(rows):
-        end = row.end + bool(
-            row.tokens
-        )  # the row's last token has taken its column; a prompt ends where it ended
+        # The row's last token has taken its column; a prompt ends where it ended.
+        end = row.end + bool(row.tokens)
         drawn: dict[int, list[int]] = {}
         chances: dict[int, float] = {}
         for sample in row.samples:
