@@ -1,24 +1,17 @@
-"""Semantic entropy by hand, and both threshold rules against a search over every cut."""
+"""Semantic entropy by hand, against the exact entropy of a known distribution, and against the field's mistakes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from itertools import permutations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from ka2l.errors import DegenerateError
-from ka2l.knowledge.entropy import fit_threshold, semantic_entropy
+from ka2l.knowledge import entropy
+from ka2l.knowledge.entropy import likelihood_semantic_entropy, semantic_entropy
 
 LN = math.log
-
-# What ten answers can give: few different values, many ties. And any numbers at all.
-TIED = st.lists(st.sampled_from([0.0, 0.325, 0.5, 0.8018, 1.0, 1.609, 2.3026]), min_size=2, max_size=30)
-SPREAD = st.lists(st.floats(0, 2.4, allow_subnormal=False), min_size=2, max_size=30)
-ENTROPIES = st.one_of(TIED, SPREAD).map(np.array).filter(lambda v: v.max() - v.min() > 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +34,14 @@ def test_by_hand(clusters: list[int], expected: float) -> None:
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
 def test_between_zero_and_ln_n(clusters: list[int]) -> None:
     entropy = semantic_entropy(clusters)
-    assert 0 <= entropy <= LN(len(clusters)) + 1e-12
+    assert 0 <= entropy <= LN(len(clusters))
     assert (entropy == 0) == (len(set(clusters)) == 1)
+
+
+@pytest.mark.parametrize("n", range(1, 200))
+def test_rounding_never_leaves_the_bounds(n: int) -> None:
+    assert semantic_entropy(range(n)) <= LN(n)
+    assert likelihood_semantic_entropy(range(n), list(map(str, range(n))), [-3.3] * n) <= LN(n)
 
 
 @pytest.mark.parametrize("counts", [(1, 2, 3, 4), (1, 1, 2, 6), (1, 1, 1, 2, 5), (2, 3, 5), (1, 1, 3, 5)])
@@ -55,91 +54,123 @@ def test_equal_clusterings_have_the_same_entropy_to_the_last_bit(counts: tuple[i
     assert len(entropies) == 1
 
 
+@pytest.mark.parametrize("value", [-0.01, LN(3) + 0.01, math.nan])
+def test_a_value_outside_the_bounds_is_an_error_not_a_label(value: float) -> None:
+    with pytest.raises(ArithmeticError, match=r"3 answers.*outside \[0, ln 3\]"):
+        entropy._within_bounds(value, 3)
+
+
 def test_no_answers() -> None:
     with pytest.raises(ValueError, match="at least one answer"):
         semantic_entropy([])
+    with pytest.raises(ValueError, match="at least one answer"):
+        likelihood_semantic_entropy([], [], [])
 
 
-def two_means_objective(values: NDArray[np.float64], threshold: float) -> float:
-    sides = values[values < threshold], values[values >= threshold]
-    return float(sum(((side - side.mean()) ** 2).sum() for side in sides) / len(values))
+# A model that gives four sequences of three meanings, with these probabilities: the entropy of the meaning is known.
+SUPPORT = {"Rome": (0, 0.5), "in Rome": (0, 0.2), "Oslo": (1, 0.2), "Lima": (2, 0.1)}
+EXACT = -(0.7 * LN(0.7) + 0.2 * LN(0.2) + 0.1 * LN(0.1))  # 0.8018
 
 
-def eq3_objective(values: NDArray[np.float64], threshold: float) -> float:
-    return float(((values - (values >= threshold)) ** 2).mean())
+def sampled(texts: Sequence[str]) -> tuple[list[int], Sequence[str], list[float]]:
+    return [SUPPORT[text][0] for text in texts], texts, [LN(SUPPORT[text][1]) for text in texts]
 
 
-@pytest.mark.parametrize(("rule", "objective"), [("two_means", two_means_objective), ("eq3", eq3_objective)])
-@settings(max_examples=150, deadline=None)
-@given(values=ENTROPIES)
-def test_rules_against_every_cut(
-    rule: str, objective: Callable[[NDArray[np.float64], float], float], values: NDArray[np.float64]
-) -> None:
-    found = fit_threshold(values, rule)
-    cuts = np.unique(values)[1:]  # both sides of these hold something
-    best = min(objective(values, cut) for cut in cuts)
-    assert found.rule == rule
-    assert found.value in cuts
-    assert found.objective == pytest.approx(best, abs=1e-9)
-    assert objective(values, found.value) == pytest.approx(best, abs=1e-9)
-    # The order of the questions decides nothing.
-    assert fit_threshold(values[::-1].copy(), rule) == found
+def repeats_counted(clusters: Sequence[int], log_likelihoods: Sequence[float]) -> float:
+    """The field's first mistake: a sequence sampled three times is added three times, so likely ones count squared."""
+    mass = {
+        c: sum(math.exp(x) for k, x in zip(clusters, log_likelihoods, strict=True) if k == c)
+        for c in clusters
+    }
+    return -sum(m / sum(mass.values()) * LN(m / sum(mass.values())) for m in mass.values())
 
 
-def test_two_means_by_hand() -> None:
-    found = fit_threshold(np.array([0.0, 2.0, 0.2, 1.8, 0.1]), "two_means")
-    assert found.value == 1.8
-    assert found.objective == pytest.approx((0.01 + 0 + 0.01 + 0.01 + 0.01) / 5)
+def over_samples(clusters: Sequence[int], log_likelihoods: Sequence[float]) -> float:
+    """Its second: the sum −Σ p ln p runs over the samples instead of over the classes."""
+    total = sum(map(math.exp, log_likelihoods))
+    mass = {
+        c: sum(math.exp(x) for k, x in zip(clusters, log_likelihoods, strict=True) if k == c) / total
+        for c in clusters
+    }
+    return -sum(mass[c] * LN(mass[c]) for c in clusters)
 
 
-def test_two_means_keeps_equal_entropies_on_one_side() -> None:
-    values = np.array([0.0] * 3 + [1.0] * 50 + [2.3] * 2)
-    high = values >= fit_threshold(values, "two_means").value
-    for value in (0.0, 1.0, 2.3):
-        assert len(set(high[values == value])) == 1
+SAMPLES = ["Rome"] * 5 + ["in Rome"] * 2 + ["Oslo"] * 2 + ["Lima"]
+
+
+def test_samples_that_cover_the_support_give_the_exact_entropy_however_often_each_came() -> None:
+    assert likelihood_semantic_entropy(*sampled(SAMPLES)) == pytest.approx(EXACT, abs=1e-12)
+    assert likelihood_semantic_entropy(*sampled(list(SUPPORT))) == pytest.approx(EXACT, abs=1e-12)
+    assert likelihood_semantic_entropy(*sampled([*SUPPORT, *["Lima"] * 20])) == pytest.approx(
+        EXACT, abs=1e-12
+    )
+
+
+def test_sums_over_samples_are_not_the_entropy() -> None:
+    clusters, _, values = sampled(SAMPLES)
+    assert repeats_counted(clusters, values) < EXACT - 0.2  # 29/34 of the weight is Rome instead of 7/10
+    assert over_samples(clusters, values) > EXACT + 0.2
+    # Over samples even the bound ln N falls: two meanings, one of them sampled often, all equally likely.
+    assert over_samples([0] * 9 + [1] * 9, [-1.0] * 18) > LN(18)
+    assert likelihood_semantic_entropy(
+        [0] * 9 + [1] * 9, ["a"] * 9 + ["b"] * 9, [-1.0] * 18
+    ) == pytest.approx(LN(2))
+
+
+def test_length_normalised_by_hand() -> None:
+    """Means per token instead of sums: e⁻¹ against e⁻², whatever the number of tokens."""
+    p = 1 / (1 + math.exp(-1))
+    found = likelihood_semantic_entropy([0, 1], ["Rome", "a city by the sea"], [-1.0, -2.0])
+    assert found == pytest.approx(-p * LN(p) - (1 - p) * LN(1 - p), abs=1e-12)
+
+
+ANSWERS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 4), st.floats(-60, 0)), min_size=1, max_size=12
+).map(lambda rows: [(c, f"{c}/{t}", x) for c, t, x in rows])  # a text lies in one cluster
 
 
 @settings(deadline=None)
-@given(ENTROPIES)
-def test_eq3_lands_at_one_half_whatever_the_data(values: NDArray[np.float64]) -> None:
-    """SPEC: an item is better off at 1 exactly when SE > 0.5, so Eq. 3 knows nothing about the data."""
-    threshold = fit_threshold(values, "eq3").value
-    occurring = np.unique(values)
-    if (occurring > 0.5).sum() in (0, len(occurring)):
-        return  # no cut at one half exists
-    # All cuts that part the values at one half are equally good; the first value above it is one of them.
-    first_above = occurring[occurring > 0.5][0]
-    assert threshold >= 0.5
-    assert eq3_objective(values, threshold) == pytest.approx(eq3_objective(values, first_above), abs=1e-12)
+@given(rows=ANSWERS, shift=st.floats(-900, 900), data=st.data())
+def test_order_repeats_and_a_constant_do_not_matter(
+    rows: list[tuple[int, str, float]], shift: float, data: st.DataObject
+) -> None:
+    found = likelihood_semantic_entropy(*zip(*rows, strict=True))
+    assert 0 <= found <= LN(len({c for c, _, _ in rows}))
+    shuffled = data.draw(st.permutations(rows))
+    assert likelihood_semantic_entropy(*zip(*shuffled, strict=True)) == found  # to the last bit
+    again = rows + data.draw(st.lists(st.sampled_from(rows), max_size=5))
+    assert likelihood_semantic_entropy(*zip(*again, strict=True)) == found
+    moved = [(c, t, x + shift) for c, t, x in rows]
+    assert likelihood_semantic_entropy(*zip(*moved, strict=True)) == pytest.approx(found, abs=1e-9)
 
 
-@pytest.mark.parametrize("high", [1.7, 2.2, 3.0])
-def test_eq3_on_dense_data_is_one_half_and_two_means_parts_the_groups(high: float) -> None:
-    rng = np.random.default_rng(0)
-    low, top = np.abs(rng.normal(0.3, 0.25, 4000)), rng.normal(high, 0.1, 4000)
-    values = np.concatenate([low, top])
-    assert fit_threshold(values, "eq3").value == pytest.approx(0.5, abs=0.01)
-    assert abs((low < fit_threshold(values, "two_means").value).mean() - 1) < 0.02
-    assert (top >= fit_threshold(values, "two_means").value).all()
+def test_very_unlikely_answers() -> None:
+    """exp(−1000) is 0 in floating point; only the differences count."""
+    found = likelihood_semantic_entropy([0, 1, 1], ["a", "b", "c"], [-1000.0, -1000.0, -1000.0])
+    assert found == pytest.approx(-(LN(1 / 3) / 3 + 2 * LN(2 / 3) / 3), abs=1e-12)
+    assert likelihood_semantic_entropy([0, 1], ["a", "b"], [-1.0, -1000.0]) == pytest.approx(0, abs=1e-12)
+    assert likelihood_semantic_entropy([0, 1], ["a", "b"], [-1.0, -math.inf]) == 0
 
 
-def test_a_given_number_is_taken_as_it_is() -> None:
-    found = fit_threshold(np.array([0.0, 1.0, 2.0]), 0.7)
-    assert (found.value, found.rule) == (0.7, "given")
-    assert math.isnan(found.objective)
-    assert fit_threshold(np.array([0.0, 1.0]), 1.0).value == 1.0  # unknown iff SE >= threshold
+def test_of_one_text_the_largest_likelihood_counts() -> None:
+    once = likelihood_semantic_entropy([0, 1], ["a", "b"], [-1.0, -2.0])
+    assert likelihood_semantic_entropy([0, 0, 1, 0], ["a"] * 2 + ["b", "a"], [-1.5, -1.0, -2.0, -9.0]) == once
 
 
-@pytest.mark.parametrize("rule", ["two_means", "eq3", 0.5])
+def test_unknown_likelihoods_are_not_an_entropy() -> None:
+    assert math.isnan(likelihood_semantic_entropy([0, 1], ["a", "b"], [-1.0, math.nan]))
+    assert math.isnan(likelihood_semantic_entropy([0, 1], ["a", "b"], [-math.inf, -math.inf]))
+
+
 @pytest.mark.parametrize(
-    ("values", "message"), [([], "No question"), ([1.2] * 4, "All 4 questions"), ([0.3], "All 1")]
+    ("given", "message"),
+    [
+        (([0, 1], ["a"], [-1.0, -1.0]), "2 cluster ids, 1 texts and 2 log-likelihoods"),
+        (([0, 1], ["a", "b"], [-1.0]), "2 cluster ids, 2 texts and 1 log-likelihoods"),
+        (([0, 1], ["a", "a"], [-1.0, -1.0]), "'a' is in two clusters, 0 and 1"),
+        (([0, 1], ["a", "b"], [-1.0, math.inf]), r"\+inf"),
+    ],
 )
-def test_nothing_to_separate(values: list[float], message: str, rule: str | float) -> None:
-    with pytest.raises(DegenerateError, match=message):
-        fit_threshold(np.array(values), rule)
-
-
-@pytest.mark.parametrize(("threshold", "side"), [(0.2, "unknown"), (0.1, "unknown"), (1.5, "known")])
-def test_a_given_number_that_leaves_one_side_empty(threshold: float, side: str) -> None:
-    with pytest.raises(DegenerateError, match=rf"calls all 3 questions {side}"):
-        fit_threshold(np.array([0.2, 0.7, 1.4]), threshold)
+def test_impossible_input(given: tuple[list[int], list[str], list[float]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        likelihood_semantic_entropy(*given)

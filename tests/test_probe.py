@@ -1,5 +1,11 @@
 """Probes: they learn what is there and nothing else, choose without the test rows, and train layers independently."""
 
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +14,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ka2l.config import ProbeConfig
-from ka2l.errors import DegenerateError
+from ka2l.errors import DataError, DegenerateError
 from ka2l.knowledge import mlp
+from ka2l.knowledge.choice import choose
+from ka2l.knowledge.evaluation import evaluate_fit
 from ka2l.knowledge.mlp import fit_mlps
-from ka2l.knowledge.probe import Probe, ProbeFit, choose, evaluate_fit, fit_probes, standardization
+from ka2l.knowledge.probe import (
+    Examples,
+    Probe,
+    ProbeFit,
+    fit_probe,
+    fit_probes,
+    standardization,
+)
 from ka2l.statistics import auroc
 
 ROWS, LAYERS, WIDTH = 300, 4, 12
@@ -25,6 +40,7 @@ Labelled = tuple[NDArray[np.floating], NDArray[np.bool_]]
 @pytest.fixture(scope="module")
 def planted() -> Labelled:
     """Labels along one direction of layer 2, weaker at layer 1, noise at layer 3; layer 0 is constant."""
+    torch.set_num_threads(1)  # as in the tests: a product's rounding depends on it
     rng = np.random.default_rng(0)
     states = rng.normal(size=(ROWS, LAYERS, WIDTH)).astype(np.float32)
     unknown = rng.random(ROWS) < 0.4
@@ -46,6 +62,17 @@ def fits(planted: Labelled) -> list[ProbeFit]:
 
 def fit(data: Labelled, config: ProbeConfig = SMALL, seed: int = 0) -> list[ProbeFit]:
     return fit_probes(*data, TRAIN, VALIDATION, config, seed)
+
+
+def mlps(
+    data: Labelled, train: NDArray[np.intp], validation: NDArray[np.intp], config: ProbeConfig
+) -> list[ProbeFit]:
+    return fit_mlps(examples(data, train, validation), config, 0)
+
+
+def examples(data: Labelled, train: NDArray[np.intp], validation: NDArray[np.intp]) -> Examples:
+    states, unknown = data
+    return Examples(states, unknown.astype(float), unknown, train, validation, "label")
 
 
 def of(fits: list[ProbeFit], kind: str, layer: int) -> ProbeFit:
@@ -171,7 +198,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch_not_of_the_last() -> None:
 
     def train(epochs: int) -> list[ProbeFit]:
         config = ProbeConfig(mlp_width=32, mlp_epochs=epochs, mlp_patience=100, mlp_lr=5e-3)
-        return fit_mlps(*data, rows, validation, config, 0)
+        return mlps(data, rows, validation, config)
 
     long = train(25)
     assert all(0 < found.epochs < 20 for found in long), "the test needs layers that overfit"
@@ -189,25 +216,25 @@ def test_the_reported_loss_is_that_of_the_kept_weights(planted: Labelled, fits: 
     states, unknown = planted
     for found in fits:
         rows = states[VALIDATION, found.probe.layer]
-        again = evaluate_fit(found.probe, rows, unknown[VALIDATION], found.epochs)
-        assert again == found
+        again = evaluate_fit(found.probe, rows, unknown[VALIDATION], epochs=found.epochs)
+        assert again == found._replace(choice_loss=found.validation_loss)
         p = found.probe.predict(rows).astype(float)
         expected = -np.log(np.where(unknown[VALIDATION], p, 1 - p)).mean()
         assert found.validation_loss == pytest.approx(expected, rel=1e-3)
 
 
 def test_layers_train_as_if_alone() -> None:
-    states, unknown = overfitting()
+    data = overfitting()
     few = VALIDATION[:12]  # so that the validation loss goes up and down
     for patience in (2, 100):
         config = ProbeConfig(
             mlp_width=16, mlp_epochs=20, mlp_patience=patience, mlp_lr=3e-4, mlp_batch_size=16
         )
-        together = fit_mlps(states, unknown, TRAIN, few, config, 0)
+        together = mlps(data, TRAIN, few, config)
         for layer, found in enumerate(together):
-            (alone,) = mlp._fit_chunk(states, [layer], unknown, TRAIN, few, config, 0)
+            (alone,) = mlp._fit_chunk(examples(data, TRAIN, few), range(layer, layer + 1), config, 0)
             assert alone.epochs == found.epochs
-            rows = states[TEST, layer]
+            rows = data[0][TEST, layer]
             np.testing.assert_allclose(alone.probe.predict(rows), found.probe.predict(rows), atol=1e-4)
 
 
@@ -216,44 +243,40 @@ def test_a_layer_out_of_patience_is_not_revived_by_the_company(monkeypatch: pyte
     script = iter(
         [[0.6, 0.9], [0.7, 0.8], [0.8, 0.7], [0.9, 0.6], [0.1, 0.5], [0.1, 0.6], [0.1, 0.7], [0.0, 0.0]]
     )
-    losses = mlp._losses
-
-    def scripted(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return losses(logits, labels) if logits.requires_grad else torch.tensor(next(script))
-
-    monkeypatch.setattr(mlp, "_losses", scripted)
+    monkeypatch.setattr(mlp, "_losses", lambda _logits, _targets: torch.tensor(next(script)))
     states, unknown = overfitting()
     config = ProbeConfig(mlp_width=4, mlp_epochs=50, mlp_patience=2)
-    fits = fit_mlps(states[:, :2], unknown, TRAIN, VALIDATION, config, 0)
+    fits = mlp._fit_chunk(examples((states, unknown), TRAIN, VALIDATION), range(2), config, 0)
     assert [found.epochs for found in fits] == [1, 5]
     assert next(script) == [0.0, 0.0], "training ends when the last layer is out of patience"
 
 
-def test_chunking_changes_nothing(planted: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fit_mlps(*planted, TRAIN, VALIDATION, SMALL, 0)
-    per_layer = 3 * WIDTH * SMALL.mlp_width * 4 * 4
-    for layers_at_once in (0, 1, 3):
-        monkeypatch.setattr(mlp, "_CHUNK_BYTES", layers_at_once * per_layer)
-        chunked = fit_mlps(*planted, TRAIN, VALIDATION, SMALL, 0)
-        assert [f.probe.layer for f in chunked] == list(range(LAYERS))
-        for one, other in zip(whole, chunked, strict=True):
-            assert one.epochs == other.epochs
-            rows = planted[0][TEST, one.probe.layer]
-            np.testing.assert_allclose(one.probe.predict(rows), other.probe.predict(rows), atol=1e-4)
+def test_chunks_and_threads_change_nothing(planted: Labelled) -> None:
+    whole = mlp._fit_chunk(examples(planted, TRAIN, VALIDATION), range(LAYERS), SMALL, 0)
+    torch.set_num_threads(2)  # two chunks side by side
+    told: list[int] = []
+    chunked = fit_mlps(examples(planted, TRAIN, VALIDATION), SMALL, 0, told.append)
+    assert torch.get_num_threads() == 2
+    assert told == [1] * LAYERS
+    assert [f.probe.layer for f in chunked] == list(range(LAYERS))
+    for one, other in zip(whole, chunked, strict=True):
+        assert one.epochs == other.epochs
+        rows = planted[0][TEST, one.probe.layer]
+        np.testing.assert_allclose(one.probe.predict(rows), other.probe.predict(rows), atol=1e-4)
 
 
 def test_training_stops_when_no_layer_improves(planted: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
     losses = mlp._losses
 
-    def count(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def count(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         nonlocal calls
-        calls += not logits.requires_grad  # the validation pass, once an epoch
-        return losses(logits, labels)
+        calls += 1  # the validation pass, once an epoch
+        return losses(logits, targets)
 
     monkeypatch.setattr(mlp, "_losses", count)
     config = ProbeConfig(mlp_width=16, mlp_epochs=500, mlp_patience=2, mlp_lr=1e-2)
-    fits = fit_mlps(*planted, TRAIN, VALIDATION, config, 0)
+    fits = mlps(planted, TRAIN, VALIDATION, config)
     assert calls < 200
     assert calls >= max(found.epochs for found in fits) + 2
 
@@ -269,20 +292,35 @@ def test_seeds(planted: Labelled) -> None:
     assert not np.allclose(gates[1], gates[2])
 
 
-def test_predict_equals_the_torch_forward(planted: Labelled, fits: list[ProbeFit]) -> None:
+def test_predict_is_the_printed_form(planted: Labelled, fits: list[ProbeFit]) -> None:
+    """score(down(SiLU(gate x) ⊙ up x)), in whose order the training does not multiply."""
     states, _ = planted
     probe = of(fits, "mlp", 1).probe
-    w = {name: torch.from_numpy(array) for name, array in probe.weights.items()}
-    x = (torch.from_numpy(states[:, 1]) - w["mean"]) / w["scale"]
-    stacked = {name: w[name][None] for name in ("gate", "up", "down", "score")} | {
-        "bias": w["bias"][None, None]
+    w = {name: array.astype(float) for name, array in probe.weights.items()}
+    x = (states[:, 1] - w["mean"]) / w["scale"]
+    gate = x @ w["gate"]
+    two = (gate / (1 + np.exp(-gate)) * (x @ w["up"])) @ w["down"] @ w["score"] + w["bias"]
+    by_hand = np.exp(two[:, 1]) / np.exp(two).sum(1)
+    np.testing.assert_allclose(probe.predict(states[:, 1]), by_hand, atol=1e-5)
+
+
+def test_gradients_of_the_mlp_are_autograds() -> None:
+    weights = {
+        name: tensor.double().requires_grad_()
+        for name, tensor in mlp._initial_weights(range(3), 6, 5, seed=0).items()
     }
-    expected = torch.softmax(mlp._forward(stacked, x[None])[0], dim=-1)[:, 1]
-    np.testing.assert_allclose(probe.predict(states[:, 1]), expected.numpy(), atol=1e-5)
-    # The printed form: score(down(SiLU(gate x) ⊙ up x)).
-    hidden = torch.nn.functional.silu(x @ w["gate"]) * (x @ w["up"])
-    by_hand = torch.softmax(hidden @ w["down"] @ w["score"] + w["bias"], dim=-1)[:, 1]
-    np.testing.assert_allclose(probe.predict(states[:, 1]), by_hand.numpy(), atol=1e-5)
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 7, 6, generator=stream, dtype=torch.float64)
+    targets = torch.rand(7, generator=stream, dtype=torch.float64)
+    gate, up = (x @ weights["gate_up"]).chunk(2, dim=2)
+    two = (torch.nn.functional.silu(gate) * up) @ weights["down"] @ weights["score"] + weights["bias"]
+    both = torch.stack([1 - targets, targets], dim=1).expand(3, -1, -1)
+    loss = torch.nn.functional.cross_entropy(two.flatten(0, 1), both.flatten(0, 1), reduction="sum") / 7
+    loss.backward()
+    by_hand = mlp._gradients(weights, x, targets)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(by_hand[name], tensor.grad)
+    torch.testing.assert_close(mlp._losses(mlp._logits(weights, x), targets).sum(), loss)
 
 
 def test_the_linear_probe_is_the_logistic_regression_it_says(planted: Labelled, fits: list[ProbeFit]) -> None:
@@ -300,18 +338,6 @@ def test_extreme_states_give_probabilities_not_warnings(fits: list[ProbeFit]) ->
         assert ((p >= 0) & (p <= 1)).all()
 
 
-def _fit(kind: str, layer: int, score: float, loss: float) -> ProbeFit:
-    return ProbeFit(Probe(kind, layer, {}), score, loss, 0)
-
-
-def test_choose() -> None:
-    nan = float("nan")
-    assert choose([_fit("linear", 0, 0.7, 0.1), _fit("mlp", 1, 0.8, 9.0)]).probe.layer == 1
-    assert choose([_fit("linear", 0, 0.8, 0.5), _fit("mlp", 1, 0.8, 0.4)]).probe.layer == 1
-    assert choose([_fit("linear", 0, nan, 0.4), _fit("mlp", 1, nan, 0.5)]).probe.layer == 0
-    assert choose([_fit("linear", 0, nan, 0.1), _fit("mlp", 1, 0.4, 0.5)]).probe.layer == 1
-
-
 @pytest.mark.parametrize(("label", "word"), [(True, "unknown"), (False, "known")])
 def test_training_rows_of_one_class(planted: Labelled, label: bool, word: str) -> None:
     states, unknown = planted
@@ -321,13 +347,14 @@ def test_training_rows_of_one_class(planted: Labelled, label: bool, word: str) -
         fit((states, labels))
 
 
-def test_validation_rows_of_one_class_fall_back_to_the_loss(planted: Labelled) -> None:
+def test_validation_rows_of_one_class_leave_the_layer_to_the_loss(planted: Labelled) -> None:
     states, unknown = planted
     labels = unknown.copy()
     labels[VALIDATION] = False
     fits = fit((states, labels), ProbeConfig(kinds=["linear"]))
     assert all(np.isnan(found.validation_auroc) for found in fits)
-    assert choose(fits).validation_loss == min(found.validation_loss for found in fits)
+    assert choose(fits).choice_loss == min(found.choice_loss for found in fits)
+    assert choose(fits, "best").validation_loss == min(found.validation_loss for found in fits)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +366,71 @@ def test_empty_splits(
 ) -> None:
     with pytest.raises(DegenerateError, match=message):
         fit_probes(*planted, train, validation, SMALL, 0)
+
+
+def test_states_that_are_not_numbers_are_refused(planted: Labelled) -> None:
+    states, unknown = planted[0].copy(), planted[1]
+    states[7, 2, 3] = np.inf
+    states[200, 2, 0] = np.nan
+    with pytest.raises(
+        DataError, match=r"layer 2: 2 of 240 rows hold NaN or infinity \(the first is row 7\)"
+    ):
+        fit((states, unknown))
+
+
+def test_targets_outside_the_interval_are_refused(planted: Labelled) -> None:
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        fit_probes(planted[0], planted[1] * 2.3, TRAIN, VALIDATION, SMALL, 0)
+
+
+def test_from_states_and_labels_to_a_calibrated_probe(planted: Labelled) -> None:
+    states, unknown = planted
+    groups = [f"fact {row // 2}" for row in range(ROWS)]
+    fitted = fit_probe(states, unknown, groups, config=SMALL, seed=3)
+    assert fitted.split[::2] == fitted.split[1::2], "a group lies on one side of the split"
+    assert len(fitted.fits) == 2 * LAYERS
+    assert (fitted.probe.layer, fitted.probe.calibration) == (PLANTED, "platt")
+    test = np.flatnonzero(np.array(fitted.split) == "test")
+    p = fitted.probe.predict(states[test, PLANTED])
+    assert auroc(p, unknown[test]) > 0.97
+    assert p.mean() == pytest.approx(unknown[test].mean(), abs=0.1)
+    blind = states.copy()
+    blind[test] = np.nan
+    assert same(fit_probe(blind, unknown, groups, config=SMALL, seed=3).probe, fitted.probe)
+
+
+def test_a_value_probe_is_calibrated_against_its_event(planted: Labelled) -> None:
+    states, unknown = planted
+    values = np.where(unknown, 0.9, 0.6)
+    config = ProbeConfig(kinds=["linear"], target="value")
+    groups = [str(row) for row in range(ROWS)]
+    probe = fit_probe(states, values, groups, event=unknown, config=config).probe
+    assert (probe.score(states[:, PLANTED]) > 0.5).mean() > 0.95
+    assert probe.predict(states[~unknown, PLANTED]).mean() < 0.2
+
+
+def test_the_methods_that_keep_a_probe_pass_it_on(
+    monkeypatch: pytest.MonkeyPatch, fits: list[ProbeFit], tmp_path: Path
+) -> None:
+    kept: dict[str, Any] = {}
+    folder = ModuleType("ka2l.probe_folder")
+    folder.save = lambda probe, card, path: kept.update({str(path): (probe, card)})  # type: ignore[attr-defined]
+    folder.load = lambda name, _revision: kept[name]  # type: ignore[attr-defined]
+    folder.push = lambda probe, card, repo, **options: (probe, card, repo, options)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ka2l.probe_folder", folder)
+    monkeypatch.setattr("ka2l.probe_folder", folder, raising=False)
+    probe = replace(fits[0].probe, card={"model": "m"})
+    probe.save_pretrained(tmp_path)
+    kept[str(tmp_path)] = (fits[0].probe, kept[str(tmp_path)][1])
+    again = Probe.from_pretrained(str(tmp_path))
+    assert again == probe
+    assert again.card == {"model": "m"}
+    assert probe.push_to_hub("me/probe", private=True) == (
+        probe,
+        {"model": "m"},
+        "me/probe",
+        {"private": True},
+    )
 
 
 @settings(max_examples=20, deadline=None)

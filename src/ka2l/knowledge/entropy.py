@@ -1,25 +1,18 @@
-"""Semantic entropy and the rules that turn it into known and unknown (paper, Section 3.2.2).
+"""Semantic entropy: how many meanings a model's answers to one question spread over, in nats.
 
-semantic_entropy([0, 0, 0, 1])        0.5623 nats
-fit_threshold(entropies, "two_means")
+    semantic_entropy([0, 0, 0, 1])                                                       # 0.5623
+    likelihood_semantic_entropy([0, 0, 1], ["Rome", "Rome", "Oslo"], [-0.1, -0.1, -2.4])  # 0.3051
+
+Both lie between 0 (one meaning) and ln N (N answers, all different), checked on the way out.
 """
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ka2l.errors import DegenerateError
-
-
-class Threshold(NamedTuple):
-    """A question is unknown where semantic entropy >= value (Eq. 5)."""
-
-    value: float  # nats
-    rule: str
-    objective: float  # what the rule minimised; NaN for a given number
+_ROUNDING = 1e-9  # far above the rounding of some hundred terms, far below any difference in counts
 
 
 def semantic_entropy(cluster_ids: Sequence[Hashable]) -> float:
@@ -37,71 +30,63 @@ def semantic_entropy(cluster_ids: Sequence[Hashable]) -> float:
     # In order of size: the same clusters in another order must not differ in the last bit, or a threshold that is
     # itself such a value would part equal questions.
     shares = np.array([count / n for count in sorted(Counter(cluster_ids).values())])
-    return max(0.0, float(-(shares * np.log(shares)).sum()))  # -0.0 and rounding below zero
+    return _within_bounds(float(-(shares * np.log(shares)).sum()), n)
 
 
-def fit_threshold(entropies: NDArray[np.floating], rule: str | float, *, whose: str = "") -> Threshold:
-    """Fit the known/unknown threshold; give it training rows only.
+def likelihood_semantic_entropy(
+    cluster_ids: Sequence[Hashable], texts: Sequence[str], log_likelihoods: Sequence[float]
+) -> float:
+    """Semantic entropy weighted by likelihood, in nats: H = −Σ_c p(c) ln p(c), p(c) ∝ Σ of p(s) over c's sequences s.
+
+    Kuhn et al. (arXiv 2302.09664), Rao-Blackwellised and normalised over the classes seen as in Farquhar et al.
+    (2024): the likelihoods take the place of the counts. Each distinct sequence counts once: samples repeat likely
+    sequences, so adding up the samples instead would square the probabilities. Where the samples are the whole
+    support, this is the exact entropy of the meaning, however often each of them came.
 
     Args:
-        entropies: semantic entropies in nats, [questions].
-        rule: `two_means`, `eq3`, or a number that is taken as it is.
-        whose: whose entropies they are, for messages: "70 training questions of 100".
+        cluster_ids: the semantic cluster of each of the N answers, at least one.
+        texts: the answers. Equal texts are one sequence; of their log-likelihoods (which differ by rounding, or by
+            tokenisation) the largest is taken.
+        log_likelihoods: of each answer, the sum of its token log-probabilities; or their mean, which gives the
+            length-normalised variant (a long answer is then not less likely only because it is long). Only their
+            differences matter. −inf is an answer of probability 0.
+
+    Returns:
+        a number between 0 and ln N; NaN where a log-likelihood is NaN (unknown), or all are −inf.
 
     Raises:
-        DegenerateError: all entropies are equal, so nothing separates known from unknown; or a given number
-            leaves one side empty.
+        ValueError: no answers, lengths that differ, +inf, or one text in two clusters.
     """
-    values = np.asarray(entropies, dtype=np.float64)
-    whose = whose or f"{values.size} questions"
-    if values.size == 0:
-        raise DegenerateError("No question has an entropy, so there is no threshold to fit.")
-    if values.min() == values.max():
-        raise DegenerateError(
-            f"All {whose} have the same semantic entropy ({values[0]:.3f} nats), so no threshold "
-            "separates known from unknown. Use more or other questions, a higher sample.temperature, or another judge."
-        )
-    if rule == "two_means":
-        return _two_means(values)
-    if rule == "eq3":
-        return _eq3(values)
-    threshold = float(rule)
-    if not values.min() < threshold <= values.max():
-        raise DegenerateError(
-            f"measure.threshold={threshold:g} calls all {whose} "
-            f"{'unknown' if threshold <= values.min() else 'known'}: entropies lie between {values.min():.3f} and "
-            f"{values.max():.3f} nats. Choose a number between, or two_means."
-        )
-    return Threshold(threshold, "given", float("nan"))
+    n = len(cluster_ids)
+    if n == 0:
+        raise ValueError("semantic entropy needs at least one answer")
+    if not n == len(texts) == len(log_likelihoods):
+        raise ValueError(f"{n} cluster ids, {len(texts)} texts and {len(log_likelihoods)} log-likelihoods")
+    if any(map(math.isnan, log_likelihoods)):
+        return math.nan
+    home: dict[str, Hashable] = {}
+    best: dict[str, float] = {}
+    for cluster, text, value in zip(cluster_ids, texts, log_likelihoods, strict=True):
+        if home.setdefault(text, cluster) != cluster:
+            raise ValueError(f"the answer {text!r} is in two clusters, {home[text]!r} and {cluster!r}")
+        best[text] = max(value, best.get(text, -math.inf))
+    largest = max(best.values())
+    if largest == math.inf:
+        raise ValueError("a log-likelihood is +inf; natural logs of probabilities are 0 or less")
+    if largest == -math.inf:
+        return math.nan
+    # Relative to the likeliest, nothing overflows and at least one term is 1. fsum rounds once, at the end, so that
+    # the order of the answers does not reach the last bit.
+    terms: dict[Hashable, list[float]] = {}
+    for text, value in best.items():
+        terms.setdefault(home[text], []).append(math.exp(value - largest))
+    masses = [math.fsum(members) for members in terms.values()]
+    total = math.fsum(masses)
+    return _within_bounds(-math.fsum(m / total * math.log(m / total) for m in masses if m > 0), n)
 
 
-def _two_means(values: NDArray[np.float64]) -> Threshold:
-    """The split into low and high with the least squared error around their two means, exact in O(n log n).
-
-    Kossen et al. (arXiv 2406.15927), Section 4. Only cuts between different values count: equal entropies stay on
-    one side. The threshold is the smallest value of the high side, so it is itself a value that occurs.
-    """
-    ordered = np.sort(values)
-    n = ordered.size
-    below = np.arange(1, n)
-    sums, squares = np.cumsum(ordered), np.cumsum(ordered**2)
-    low = squares[:-1] - sums[:-1] ** 2 / below
-    high = (squares[-1] - squares[:-1]) - (sums[-1] - sums[:-1]) ** 2 / (n - below)
-    objective = np.where(ordered[1:] > ordered[:-1], low + high, np.inf)
-    cut = int(np.argmin(objective))
-    return Threshold(float(ordered[cut + 1]), "two_means", float(max(objective[cut], 0.0) / n))
-
-
-def _eq3(values: NDArray[np.float64]) -> Threshold:
-    """Eq. 3–4 as printed: argmin over the occurring values τ of mean (SE − 1[SE ≥ τ])².
-
-    Each item is better off at 1 exactly when SE > 0.5, so this is about 0.5 whatever the data (see docs/paper-map.md).
-    """
-    ordered = np.sort(values)
-    candidates = np.unique(ordered)[1:]  # the smallest value would call everything unknown
-    squares_below = np.concatenate([[0.0], np.cumsum(ordered**2)])
-    squares_above = np.concatenate([np.cumsum(((ordered - 1) ** 2)[::-1])[::-1], [0.0]])
-    cut = np.searchsorted(ordered, candidates, side="left")
-    objective = (squares_below[cut] + squares_above[cut]) / ordered.size
-    best = int(np.argmin(objective))
-    return Threshold(float(candidates[best]), "eq3", float(objective[best]))
+def _within_bounds(entropy: float, n: int) -> float:
+    """0 ≤ SE ≤ ln N holds by definition: rounding is clamped, more than that is a bug and must not become a label."""
+    if not -_ROUNDING <= entropy <= math.log(n) + _ROUNDING:
+        raise ArithmeticError(f"semantic entropy of {n} answers came out as {entropy}, outside [0, ln {n}]")
+    return min(max(0.0, entropy), math.log(n))  # max(0.0, -0.0) is 0.0

@@ -1,7 +1,10 @@
-"""The paper's SwiGLU probes, trained for many layers at once: one batched product instead of a loop over layers.
+"""The paper's SwiGLU probes, trained a few layers at a time: batched products that fit the processor's cache.
 
 The layers share nothing but the order of the rows: the loss is a sum over layers, so each layer's gradient, and
-Adam's state, are what training it alone would give.
+Adam's state, are what training it alone would give. Gradients are written out by hand. `score` follows `down` with
+nothing between, so down·score is formed first ([hidden, 2]), and the gradient of `down` has rank 2: the third of the
+network that is `down` costs next to nothing. What remains is the two products of gate and up, and AdamW's pass over
+weights and moments.
 """
 
 from collections.abc import Callable
@@ -11,106 +14,129 @@ import torch
 from numpy.typing import NDArray
 
 from ka2l.config import ProbeConfig
-from ka2l.knowledge.probe import Probe, ProbeFit, evaluate_fit, standardization
+from ka2l.knowledge.evaluation import evaluate_fit
+from ka2l.knowledge.probe import Examples, Probe, ProbeFit, standardization
+from ka2l.knowledge.side_by_side import chunks_of, scaled_inputs, side_by_side
 
-_CHUNK_BYTES = 1 << 30  # parameters, gradients and Adam's two moments of the layers trained together
+_CHUNK_BYTES = 16 << 20  # parameters, gradients and Adam's two moments of the layers trained together
+_ALONE_BYTES = 1 << 30  # layers this large are trained one after another, each by all threads
+
+Weights = dict[str, torch.Tensor]  # gate_up [layers, width, 2 hidden], down, score, bias [layers, 1, 2]
 
 
 def fit_mlps(
-    states: NDArray[np.floating],
-    unknown: NDArray[np.bool_],
-    train: NDArray[np.intp],
-    validation: NDArray[np.intp],
-    config: ProbeConfig,
-    seed: int,
-    on_fitted: Callable[[int], None] = lambda _count: None,
+    data: Examples, config: ProbeConfig, seed: int, on_fitted: Callable[[int], None] = lambda _count: None
 ) -> list[ProbeFit]:
-    """One network per layer; arguments as in `ka2l.knowledge.probe.fit_probes`."""
-    n_layers, width = states.shape[1:]
-    per_layer = 3 * width * config.mlp_width * 4 * 4
-    chunk = max(1, _CHUNK_BYTES // per_layer)
+    """One network per layer.
+
+    Args:
+        data: states, targets and rows, as in `ka2l.knowledge.probe.fit_probes`.
+        config: width, learning rate, epochs, patience, batch size, weight decay, and whether to standardise.
+        seed: of initial weights and batch order.
+        on_fitted: told how many layers have been fitted since the last call.
+    """
+    per_layer = 3 * data.states.shape[2] * config.mlp_width * 4 * 4
+    chunks = chunks_of(data.states.shape[1], _CHUNK_BYTES // per_layer)
+
+    def fit(chunk: range) -> list[ProbeFit]:
+        return _fit_chunk(data, chunk, config, seed)
+
     fits: list[ProbeFit] = []
-    for start in range(0, n_layers, chunk):
-        layers = list(range(start, min(start + chunk, n_layers)))
-        fits += _fit_chunk(states, layers, unknown, train, validation, config, seed)
-        on_fitted(len(layers))
+    for found in map(fit, chunks) if per_layer > _ALONE_BYTES else side_by_side(fit, chunks):
+        fits += found
+        on_fitted(len(found))
     return fits
 
 
-def _fit_chunk(
-    states: NDArray[np.floating],
-    layers: list[int],
-    unknown: NDArray[np.bool_],
-    train: NDArray[np.intp],
-    validation: NDArray[np.intp],
-    config: ProbeConfig,
-    seed: int,
-) -> list[ProbeFit]:
-    width = states.shape[2]
+@torch.no_grad()
+def _fit_chunk(data: Examples, layers: range, config: ProbeConfig, seed: int) -> list[ProbeFit]:
+    states, train, validation = data.states, data.train, data.validation
     scaling = [_scaling(states[train, layer], config.standardize) for layer in layers]
-    x_train = _stack(states, layers, train, scaling)
-    x_val = _stack(states, layers, validation, scaling)
-    y_train = torch.from_numpy(unknown[train].astype(np.int64))
-    y_val = torch.from_numpy(unknown[validation].astype(np.int64))
-    weights = _initial_weights(layers, width, config.mlp_width, seed)
-    best = {name: tensor.detach().clone() for name, tensor in weights.items()}
+    x_train = scaled_inputs(states, layers, train, scaling)
+    x_val = scaled_inputs(states, layers, validation, scaling)
+    y_train, y_val = (torch.from_numpy(data.values[rows].astype(np.float32)) for rows in (train, validation))
+    weights = _initial_weights(layers, states.shape[2], config.mlp_width, seed)
+    best = {name: tensor.clone() for name, tensor in weights.items()}
     best_loss = torch.full((len(layers),), float("inf"))
     best_epoch = torch.zeros(len(layers), dtype=torch.long)
     going = torch.ones(len(layers), dtype=torch.bool)
-    optimizer = torch.optim.AdamW(weights.values(), lr=config.mlp_lr, weight_decay=config.mlp_weight_decay)
+    optimizer = torch.optim.AdamW(
+        weights.values(), lr=config.mlp_lr, weight_decay=config.mlp_weight_decay, fused=True
+    )
     order = torch.Generator().manual_seed(seed)
     for epoch in range(1, config.mlp_epochs + 1):
         for rows in torch.randperm(len(train), generator=order).split(config.mlp_batch_size):
-            optimizer.zero_grad(set_to_none=True)
-            _losses(_forward(weights, x_train[:, rows]), y_train[rows]).sum().backward()
+            gradients = _gradients(weights, x_train[:, rows], y_train[rows])
+            for name, tensor in weights.items():
+                tensor.grad = gradients[name]
             optimizer.step()
-        with torch.no_grad():
-            loss = _losses(_forward(weights, x_val), y_val)
+        loss = _losses(_logits(weights, x_val), y_val)
         better = (loss < best_loss) & going  # a layer that ran out of patience is done, whoever trains on
         best_loss = torch.where(better, loss, best_loss)
         best_epoch[better] = epoch
         for index in better.nonzero().flatten().tolist():
             for name, tensor in weights.items():  # a copy: a reference would follow the training
-                best[name][index] = tensor.detach()[index]
+                best[name][index] = tensor[index]
         going &= epoch - best_epoch < config.mlp_patience
         if not going.any():
             break
     return [
         evaluate_fit(
-            Probe("mlp", layer, _as_numpy(best, index, *scaling[index])),
+            Probe("mlp", layer, _as_numpy(best, index, *scaling[index]), data.target),
             states[validation, layer],
-            unknown[validation],
+            data.values[validation],
+            data.event[validation],
             int(best_epoch[index]),
         )
         for index, layer in enumerate(layers)
     ]
 
 
-def _initial_weights(layers: list[int], width: int, hidden: int, seed: int) -> dict[str, torch.Tensor]:
+def _initial_weights(layers: range, width: int, hidden: int, seed: int) -> Weights:
     """PyTorch's default uniform initialisation of a linear layer, from a stream per layer."""
     shapes = {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width), "score": (width, 2)}
-    weights: dict[str, list[torch.Tensor]] = {name: [] for name in shapes}
+    drawn: dict[str, list[torch.Tensor]] = {name: [] for name in shapes}
     for layer in layers:
         stream = torch.Generator().manual_seed(seed * 100_003 + layer)
         for name, shape in shapes.items():
             bound = shape[0] ** -0.5
-            weights[name].append(torch.empty(shape).uniform_(-bound, bound, generator=stream))
-    stacked = {name: torch.stack(tensors).requires_grad_() for name, tensors in weights.items()}
-    stacked["bias"] = torch.zeros(len(layers), 1, 2, requires_grad=True)
-    return stacked
+            drawn[name].append(torch.empty(shape).uniform_(-bound, bound, generator=stream))
+    gate, up, down, score = (torch.stack(tensors) for tensors in drawn.values())
+    bias = torch.zeros(len(layers), 1, 2)
+    return {"gate_up": torch.cat([gate, up], dim=2), "down": down, "score": score, "bias": bias}
 
 
-def _forward(w: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Logits [layers, rows, 2] of inputs [layers, rows, width]."""
-    hidden = torch.nn.functional.silu(x @ w["gate"]) * (x @ w["up"])
-    return hidden @ w["down"] @ w["score"] + w["bias"]
+def _logits(w: Weights, x: torch.Tensor) -> torch.Tensor:
+    """Log-odds of unknown, [layers, rows], of inputs [layers, rows, width]."""
+    gate, up = (x @ w["gate_up"]).chunk(2, dim=2)
+    logits = (torch.nn.functional.silu(gate) * up) @ (w["down"] @ w["score"]) + w["bias"]
+    return logits[..., 1] - logits[..., 0]
 
 
-def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of each layer, [layers]."""
-    target = labels.expand(logits.shape[0], -1)
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
-    return losses.view_as(target).mean(1)
+def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of each layer, [layers], with targets in [0, 1]."""
+    return (torch.nn.functional.softplus(logits) - targets * logits).mean(1)
+
+
+def _gradients(w: Weights, x: torch.Tensor, targets: torch.Tensor) -> Weights:
+    """Of the sum of `_losses(_logits(w, x), targets)` over layers."""
+    gate, up = (x @ w["gate_up"]).chunk(2, dim=2)
+    sigmoid = torch.sigmoid(gate)
+    silu = gate * sigmoid
+    hidden = silu * up
+    read = w["down"] @ w["score"]
+    logits = hidden @ read + w["bias"]
+    residual = (torch.sigmoid(logits[..., 1] - logits[..., 0]) - targets) / len(targets)
+    to_logits = torch.stack([-residual, residual], dim=2)
+    to_read = hidden.mT @ to_logits
+    to_hidden = to_logits @ read.mT
+    to_gate = to_hidden * up * (sigmoid + silu * (1 - sigmoid))
+    return {
+        "gate_up": x.mT @ torch.cat([to_gate, to_hidden * silu], dim=2),
+        "down": to_read @ w["score"].mT,
+        "score": w["down"].mT @ to_read,
+        "bias": to_logits.sum(1, keepdim=True),
+    }
 
 
 def _scaling(
@@ -124,21 +150,17 @@ def _scaling(
     return np.where(constant, mean, np.float32(0)), np.ones_like(scale)
 
 
-def _stack(
-    states: NDArray[np.floating],
-    layers: list[int],
-    rows: NDArray[np.intp],
-    scaling: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
-) -> torch.Tensor:
-    scaled = [
-        (states[rows, layer] - mean) / scale for layer, (mean, scale) in zip(layers, scaling, strict=True)
-    ]
-    return torch.from_numpy(np.stack(scaled).astype(np.float32))
-
-
 def _as_numpy(
-    weights: dict[str, torch.Tensor], index: int, mean: NDArray[np.float32], scale: NDArray[np.float32]
+    weights: Weights, index: int, mean: NDArray[np.float32], scale: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float32]]:
-    arrays = {name: tensor[index].numpy().copy() for name, tensor in weights.items()}
-    arrays["bias"] = arrays["bias"].reshape(2)
-    return {"mean": mean, "scale": scale, **arrays}
+    gate, up = weights["gate_up"][index].chunk(2, dim=1)
+    arrays = {
+        "gate": gate,
+        "up": up,
+        "down": weights["down"][index],
+        "score": weights["score"][index],
+        "bias": weights["bias"][index, 0],
+    }
+    return {"mean": mean, "scale": scale} | {
+        name: tensor.contiguous().numpy().copy() for name, tensor in arrays.items()
+    }

@@ -1,0 +1,59 @@
+"""Chunks of layers trained side by side: one Python thread per processor core, each with one torch thread.
+
+Threads inside one small product meet at its end thousands of times a second and mostly wait; chunks never meet.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+_LEAST_CHUNKS = 8  # work for as many cores; whatever their number here, so that it changes no result
+
+
+def side_by_side(work: Callable[[range], T], chunks: Sequence[range]) -> Iterator[T]:
+    """What `work` makes of each chunk, in their order; `work` must not depend on the number of threads."""
+    threads = min(torch.get_num_threads(), len(chunks))
+    if threads < 2:
+        yield from map(work, chunks)
+        return
+    with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
+        try:
+            yield from pool.map(work, chunks)
+        finally:  # after an error, or a caller who stopped listening, chunks that wait are not begun
+            pool.shutdown(cancel_futures=True)
+
+
+def chunks_of(layers: int, size: int) -> list[range]:
+    """Layers 0 … layers − 1 in chunks of at most `size` (at least 1), and no fewer than eight where there are as many."""
+    size = max(1, min(size, layers // _LEAST_CHUNKS))
+    return [range(start, min(start + size, layers)) for start in range(0, layers, size)]
+
+
+def scaled_inputs(
+    states: NDArray[np.floating],
+    layers: range,
+    rows: NDArray[np.intp],
+    scaling: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
+) -> torch.Tensor:
+    """What a chunk is trained on: (states − mean) / scale of these rows, float32 [layers, rows, width]."""
+    scaled = np.empty((len(layers), len(rows), states.shape[2]), dtype=np.float32)
+    for into, layer, (mean, scale) in zip(scaled, layers, scaling, strict=True):
+        np.subtract(states[rows, layer], mean, out=into)
+        into /= scale
+    return torch.from_numpy(scaled)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
