@@ -1,8 +1,9 @@
-"""The small interface to a language model: the three things one can ask of it, and the values they return.
+"""The small interface to a language model: the four things one can ask of it, and the values they return.
 
 sample      answers, with the states the prompt left behind
 states      the prompt's hidden state at one layer
 next_token  how undecided the model is about its first token
+choices     how likely it begins with each of a few given answers
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -98,4 +99,22 @@ class LanguageModel(Sampler, Protocol):
 
     def next_token_entropy(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """Entropy in nats of the distribution of the first answer token, [prompts] (Section 4.5)."""
+        ...
+
+    def choice_log_probabilities(
+        self, prompts: Sequence[Prompt], choices: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """Natural log of the probability that the first answer token is the first token of a choice.
+
+        Args:
+            prompts: the questions.
+            choices: texts that follow the prompt directly, such as " True". What all of them begin with, where that is
+                tokens of its own, counts as the prompt's.
+
+        Returns:
+            [prompts, choices]; the probabilities of a row sum to less than 1, as other tokens are possible too.
+
+        Raises:
+            ModelError: two choices begin with the same token.
+        """
         ...

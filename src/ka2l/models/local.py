@@ -22,6 +22,7 @@ from ka2l.models.budget import find_budget
 from ka2l.models.decoding import StopRule, uniforms
 from ka2l.models.engine import Engine
 from ka2l.models.load import ResolvedModel, load_causal_lm
+from ka2l.models.next_token import entropy, first_tokens
 from ka2l.models.plain import PlainPasses
 from ka2l.models.shared import SharedPrefix, exact_length
 from ka2l.models.states import check_logits, check_states, to_numpy
@@ -193,17 +194,30 @@ class LocalModel:
     @torch.inference_mode()
     def next_token_entropy(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
         """See `LanguageModel.next_token_entropy`."""
-        entropy = np.empty(len(prompts), dtype=np.float32)
+        return self._of_next_token(prompts, (), entropy)
+
+    @torch.inference_mode()
+    def choice_log_probabilities(
+        self, prompts: Sequence[Prompt], choices: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """See `LanguageModel.choice_log_probabilities`."""
+        begin = first_tokens(self.tokenizer, prompts, choices)
+        found = self._of_next_token(begin.prompts, (len(begin.tokens),), begin.log_probabilities)
+        return np.take_along_axis(found, begin.columns, axis=1)
+
+    def _of_next_token(
+        self, prompts: Sequence[Prompt], shape: tuple[int, ...], measure: Callable[[Any], torch.Tensor]
+    ) -> NDArray[np.float32]:
+        result = np.empty((len(prompts), *shape), dtype=np.float32)
 
         def work(passes: Passes, parts: list[list[int]], names: list[str]) -> NDArray[np.float32]:
             logits = passes.prefill(parts).logits.float()
             check_logits(logits, names)
-            # Rounding can leave a certain model a hair below zero.
-            return to_numpy(torch.distributions.Categorical(logits=logits).entropy().clamp(min=0))
+            return to_numpy(measure(logits))
 
         for rows, found in self._over_prompts(prompts, work):
-            entropy[rows] = found
-        return entropy
+            result[rows] = found
+        return result
 
     def _over_prompts(
         self,
