@@ -52,13 +52,13 @@ def main(n_questions: int = 64, repeats: int = 3) -> None:
     for _ in range(repeats):
         for name, work in contenders.items():
             model.usage = Usage()
-            rates.append(_matrix_rate())
+            rates.append(matrix_rate())
             started = time.perf_counter()
             done = work()
             per_question[name].append((time.perf_counter() - started) / done)
             if name == "ours":
                 usage = model.usage
-            rates.append(_matrix_rate())
+            rates.append(matrix_rate())
     medians = {name: statistics.median(times) for name, times in per_question.items()}
     n_parameters = model.model.num_parameters()
     rate = statistics.median(rates)
@@ -80,7 +80,7 @@ def geonames_prompts(builder: PromptBuilder, count: int) -> list[Prompt]:
     ]
 
 
-def _matrix_rate() -> float:
+def matrix_rate() -> float:
     """Floating-point operations a second in a large matrix product, the best of a few."""
     a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
     best = float("inf")

@@ -65,7 +65,7 @@ def make_finished_run(world: TinyWorld, folder: Path) -> RunDirectory:
     from ka2l.pipeline import run
     from ka2l.recipe import to_yaml
 
-    teach = ("epochs=15", "learning_rate=5e-3", "lora_rank=32", "lora_alpha=32", "save_steps=100")
+    teach = ("epochs=30", "learning_rate=5e-3", "lora_rank=32", "lora_alpha=32", "save_steps=100")
     overrides = [f"finetune.{setting}" for setting in teach]
     config = tiny_config(world, questions_file(world, folder), *overrides)
     (folder / "recipe.yaml").write_text(to_yaml(config), encoding="utf-8")
@@ -106,7 +106,8 @@ def content(run: Path) -> dict[str, Any]:
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     """Equal artifacts; says which differ instead of printing them."""
     assert one.keys() == other.keys()
-    assert [name for name in one if one[name] != other[name]] == []
+    differing = [name for name in one if one[name] != other[name]]
+    assert differing == []
 
 
 def times(run: Path) -> dict[str, int]:

@@ -28,6 +28,8 @@ def test_paper_preset_has_the_papers_values() -> None:
     assert config.probe.kinds == ["mlp"]
     assert (config.probe.mlp_width, config.probe.mlp_lr, config.probe.mlp_epochs) == (14336, 1e-5, 20)
     assert not config.probe.standardize
+    assert (config.probe.choice, config.probe.calibration) == ("best", "none")
+    assert config.measure.scores == ["p_true"]  # Table 9
     assert (config.sample.n, config.sample.temperature, config.sample.low_temperature) == (10, 1.0, 0.1)
     assert (config.finetune.epochs, config.finetune.learning_rate) == (3, 1e-4)
     assert config.evaluate.temperature == 0.1
@@ -95,11 +97,14 @@ def test_unknown_keys_are_named_with_those_that_exist() -> None:
         ("measure.threshold=.nan", ["measure.threshold: "]),
         ("model.dtype=float8", ["model.dtype: ", "'float32', 'bfloat16'"]),
         ("select.strategy=best", ["select.strategy: ", "'coreset'"]),
-        ("measure.threshold=median", ["measure.threshold: ", "'two_means' or 'eq3'", "'median'"]),
+        (
+            "measure.threshold=mean",
+            ["measure.threshold: ", "'two_means', 'eq3', 'median' or 'quantile'", "'mean'"],
+        ),
         ("measure.threshold=-1", ["measure.threshold: ", "greater than or equal to 0"]),
         ("measure.split=[0.5, 0.2, 0.2]", ["measure: ", "sum to 1"]),
         ("probe.kinds=[]", ["probe: ", "at least one of linear, mlp"]),
-        ("probe.kinds=[tree]", ["probe.kinds.0: ", "'linear' or 'mlp'"]),
+        ("probe.kinds=[tree]", ["probe.kinds.0: ", "'linear', 'mlp' or 'mix'"]),
         ("sample=3", ["sample: "]),
         ("preset=best", ["preset: ", "'paper'"]),
         ("preset=[paper]", ["preset: "]),

@@ -137,7 +137,7 @@ def test_a_stand_in_gives_states_until_teaching(
         "big-secret",
         True,
     )
-    assert card["scores"]["probe"]["se_label"]["value"] > 0.75  # both know the same half
+    assert card["scores"]["probe"]["se_label"]["auroc"]["value"] > 0.75  # both know the same half
     assert directory.stages["sample"].tokens["states_prompt"] > 0
     assert len(parts(directory.file("states"), ".safetensors")) == 4
     assert not directory.file("arms").exists()

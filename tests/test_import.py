@@ -163,8 +163,8 @@ def test_states_come_later_and_give_the_same_probe_and_map(
         run_verb(verb, same, Ear())
     cards = [read_json(run.file("probe") / "probe.json") for run in (same, finished)]
     assert cards[0]["layer"] == cards[1]["layer"]
-    assert cards[0]["scores"]["probe"]["se_label"]["value"] == pytest.approx(
-        cards[1]["scores"]["probe"]["se_label"]["value"], abs=0.02
+    assert cards[0]["scores"]["probe"]["se_label"]["auroc"]["value"] == pytest.approx(
+        cards[1]["scores"]["probe"]["se_label"]["auroc"]["value"], abs=0.02
     )
     maps = [read_table(run.file("knowledge_map.parquet")).to_pydict() for run in (same, finished)]
     assert maps[0]["question_id"] == maps[1]["question_id"]

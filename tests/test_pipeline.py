@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import pytest
 
 from ka2l.errors import DegenerateError, RunError, WaitingForPeople
 from ka2l.files import parts, read_json, read_table, read_tensors
+from ka2l.knowledge.clustering import Pair
+from ka2l.models.judgements import Judged
 from ka2l.pipeline import run, run_verb
 from ka2l.pipeline.people import check_question, export_sheet, import_sheet
 from ka2l.recipe import load_config
@@ -111,8 +113,8 @@ def test_roles_are_disjoint_and_every_stage_reads_its_own(finished: RunDirectory
 def test_probe_separates_what_is_known(finished: RunDirectory) -> None:
     card = read_json(finished.file("probe") / "probe.json")
     assert card["validation_auroc"] > 0.75
-    assert card["scores"]["probe"]["se_label"]["value"] > 0.75
-    assert card["scores"]["probe"]["wrong_answer"]["value"] > 0.75
+    assert card["scores"]["probe"]["se_label"]["auroc"]["value"] > 0.75
+    assert card["scores"]["probe"]["wrong_answer"]["auroc"]["value"] > 0.75
     layers = read_table(finished.file("probe") / "layers.parquet").to_pylist()
     assert len(layers) == 4 * 2
     assert [row["layer"] for row in layers if row["chosen"]] == [card["layer"]]
@@ -288,15 +290,17 @@ def test_nli_judge_puts_answers_together(
     class SameFirstLetter:
         """Judges that answers with the same first letter entail each other."""
 
+        key, symmetric = "letters", False
+
         def __init__(self, name: str, **_: object):
             assert name == "some/nli"
-            self.pairs_scored = 0
 
-        def entails(self, pairs: Sequence[tuple[str, str]], *_: object) -> list[bool]:
-            self.pairs_scored += len(pairs)
-            return [one.rsplit(" ", 1)[-1][:1] == other.rsplit(" ", 1)[-1][:1] for one, other in pairs]
+        def batches(self, pairs: Sequence[Pair]) -> Iterator[Judged]:
+            alike = [pair.premise[:1] == pair.hypothesis[:1] for pair in pairs]
+            yield Judged(range(len(pairs)), ["entailment" if held else "neutral" for held in alike])
 
     monkeypatch.setattr("ka2l.models.nli.EntailmentModel", SameFirstLetter)
+    monkeypatch.setattr("ka2l.pipeline.judges.revision_of", lambda name: f"{name}@1")
     lexical = read_table(finished.file("entropy.parquet"))["semantic_entropy"].to_numpy()
     directory = RunDirectory.open(
         copy_of(finished, tmp_path).path, ["measure.judge=nli", "measure.nli_model=some/nli"]
@@ -304,9 +308,17 @@ def test_nli_judge_puts_answers_together(
     run_verb("measure", directory, Ear())
     merged = read_table(directory.file("entropy.parquet"))["semantic_entropy"].to_numpy()
     assert read_json(directory.file("threshold.json"))["judge"] == "nli"
-    assert directory.stages["measure"].counts["pairs_judged"] > 0
+    counts = directory.stages["measure"].counts
+    assert counts["pairs_judged"] == counts["judgements_made"] > 0
+    assert (counts["judge_calls"] > 0, counts["cache_hits"]) == (True, 0)
     assert (merged <= lexical + 1e-9).all()
     assert merged.sum() < lexical.sum()
+    # Another rule over the same pairs: what was judged is not judged again.
+    again = RunDirectory.open(directory.path, ["measure.clusters=components"])
+    run_verb("measure", again, Ear())
+    counts = again.stages["measure"].counts
+    assert counts["cache_hits"] > 0
+    assert counts["cache_hits"] + counts["judgements_made"] == counts["pairs_judged"]
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import pytest
 
 from ka2l.evaluation.protocol import ArmEvaluation, Evaluation, Forgotten, Learned, Scores, SetComparison
 from ka2l.evaluation.serialize import to_json
+from ka2l.knowledge.reliability import ReliabilityBin
 from ka2l.report import figures, numbers
 from ka2l.report.comparison import read_evaluation
-from ka2l.report.data import Case, LayerScore, ReportData, ScoreRow, StageCost
+from ka2l.report.data import Case, LayerScore, PerturbedThreshold, ReportData, ScoreRow, StageCost
 from ka2l.report.headline import verdict
 from ka2l.report.page import render
 from ka2l.statistics import Interval
@@ -170,6 +171,22 @@ def measured() -> ReportData:
     )
 
 
+def _score_row(
+    name: str, unknown: float | None, wrong: float, p_values: dict[str, float] | None = None
+) -> ScoreRow:
+    """A method with a few metrics; no unknown: it defines that target."""
+    metrics = {
+        target: {
+            "auroc": _around(value, 0.08, 72),
+            "auprc": _around(value, 0.1, 72),
+            "ece": _around(0.06, 0.04, 72),
+        }
+        for target, value in (("se_label", unknown), ("wrong_answer", wrong))
+        if value is not None
+    }
+    return ScoreRow(name, metrics, p_values or {})
+
+
 def full() -> ReportData:
     """A whole run, with realistic numbers."""
     rng = random.Random(1)
@@ -191,12 +208,25 @@ def full() -> ReportData:
         probe_position="tbg",
         probe_auroc=_around(0.868, 0.07, 72),
         scores=(
-            ScoreRow("Probe, linear, layer 27", _around(0.868, 0.07, 72), _around(0.81, 0.08, 72)),
-            ScoreRow("Probe, MLP, layer 27", _around(0.861, 0.07, 72), _around(0.80, 0.08, 72)),
-            ScoreRow("Semantic entropy", None, _around(0.83, 0.08, 72)),
-            ScoreRow("Mean log-likelihood", _around(0.79, 0.09, 72), _around(0.77, 0.09, 72)),
-            ScoreRow("P(True)", _around(0.54, 0.12, 72), Interval(NAN, NAN, NAN, 72)),
+            _score_row("kept probe (layer 27)", 0.868, 0.81),
+            _score_row("MLP probe (layer 27)", 0.861, 0.80, {"se_label": 0.61, "wrong_answer": 0.72}),
+            _score_row("semantic entropy", None, 0.83, {"wrong_answer": 0.34}),
+            _score_row("negative log-likelihood", 0.79, 0.77, {"se_label": 0.004, "wrong_answer": 0.0006}),
+            _score_row("1 − P(True)", 0.54, NAN, {"se_label": 0.0004}),
         ),
+        calibration="platt",
+        threshold_range=(1.22, 1.61, 0.031),
+        n_ambiguous=12,
+        reliability=[
+            ReliabilityBin(i / 10, (i + 1) / 10, (i + 0.5) / 10, (i + 0.7) / 11, 7, i / 13, (i + 2) / 12)
+            for i in range(10)
+        ],
+        perturbed=[
+            PerturbedThreshold(
+                delta, 1.36 + delta, round(90 * abs(delta)), _around(0.86 - abs(delta) / 9, 0.05, 72), None
+            )
+            for delta in (-0.2, -0.05, 0.0, 0.05, 0.2)
+        ],
         pca=[
             (rng.gauss(1.4 * flag, 1), rng.gauss(-0.8 * flag, 1), flag) for flag in [True, False, True] * 120
         ],
@@ -337,7 +367,9 @@ def test_hostile_text_stays_text(text: str) -> None:
         **strings,
         cases=(case,),
         layers=[dataclasses.replace(row, kind=text) for row in data.layers],
-        scores=(ScoreRow(text, None, None),),
+        scores=(ScoreRow(text, {}),),
+        calibration=text,
+        given_probe=text,
         bought={text: [(text, 0.5, text)]},
         stages=(StageCost(text, 1.0, {text: 1}, {text: 2}),),
         libraries={text: text},
@@ -369,7 +401,7 @@ def test_missing_numbers_are_dashes() -> None:
     check(render(dataclasses.replace(data, evaluation=nulls)))
     nothing = Interval(NAN, NAN, NAN, 0)
     layers = [dataclasses.replace(row, validation_auroc=NAN, test_auroc=NAN) for row in data.layers]
-    scores = [dataclasses.replace(row, se_label=nothing) for row in data.scores]
+    scores = [dataclasses.replace(row, metrics={"se_label": {"auroc": nothing}}) for row in data.scores]
     empty = dataclasses.replace(
         data, layers=layers, scores=scores, probe_auroc=nothing, greedy_accuracy=nothing
     )
@@ -413,6 +445,8 @@ def test_numbers_in_words() -> None:
         "1\u00a0h 1\u00a0min",
     ]
     assert numbers.points(-0.034) == "−3.4"
+    assert [numbers.signed(x) for x in (0.05, -0.2, 0.0)] == ["+0.05", "−0.20", "0.00"]
+    assert [numbers.p_value(p) for p in (0.0004, 0.034, 0.61, None)] == ["< 0.001", "0.034", "0.61", ""]
     assert numbers.as_interval([None, 0.1, 0.2, 5]) is None
     assert numbers.difference_verdict(Interval(0.1, -0.01, 0.2, 9)) == "no clear difference"
     assert numbers.difference_verdict(Interval(0.1, 0.01, 0.2, 9)) == "better"

@@ -36,6 +36,8 @@ TABLE: list[tuple[str, list[str]]] = [
     ("probe.position=mean_prompt", ALL[1:]),
     ("measure.threshold=0.5", ALL[2:]),
     ("measure.judge=nli", ALL[2:]),
+    ("measure.scores=[eigenscore]", ALL[2:]),
+    ("measure.bootstrap=200", ALL[2:]),
     ("measure.correct=f1", ALL[2:]),
     ("measure.split=[0.5, 0.25, 0.25]", ALL[2:]),
     ("probe.kinds=[linear]", ALL[3:]),
@@ -59,11 +61,16 @@ TABLE: list[tuple[str, list[str]]] = [
     # What the chosen source, judge or strategy does not read; where the questions lie.
     ("questions.source=other.jsonl", []),
     ("questions.geonames.capitals=1", []),
-    ("measure.nli_model=mine", []),
+    ("measure.equivalence=lenient", []),
+    ("measure.clusters=components", []),
+    ("measure.embedding_threshold=0.5", []),
+    ("measure.p_true_shots=2", []),
+    ("measure.quantile=0.4", []),
     ("select.known_fraction=0.4", []),
     # Nothing is paid for twice because of a smaller batch or another device.
     ("sample.part_size=3", []),
-    ("measure.nli_batch_size=3", []),
+    ("measure.batch_tokens=300", []),
+    ("measure.cache=shared.sqlite", []),
     ("map.part_size=3", []),
     ("finetune.save_steps=3", []),
     ("model.threads=2", []),
@@ -94,7 +101,13 @@ ANSWERS = ["load", "sample", "measure", "report"]
 # The same on top of other settings, for what counts only there.
 BASED: list[tuple[list[str], str, list[str]]] = [
     (["questions.source=geonames"], "questions.geonames.capitals=1", ALL),
-    (["measure.judge=nli"], "measure.nli_model=mine", ALL[2:]),
+    (["measure.judge=nli"], "measure.equivalence=lenient", ALL[2:]),
+    (["measure.judge=nli"], "measure.clusters=components", ALL[2:]),
+    (["measure.judge=embedding"], "measure.clusters=components", ALL[2:]),
+    (["measure.judge=embedding"], "measure.equivalence=lenient", []),
+    (["measure.judge=embedding"], "measure.embedding_threshold=0.5", ALL[2:]),
+    (["measure.scores=[p_true]"], "measure.p_true_shots=2", ALL[2:]),
+    (["measure.threshold=quantile"], "measure.quantile=0.4", ALL[2:]),
     (["select.strategy=combine"], "select.known_fraction=0.4", MAIN_ARM + END),
     (["select.strategy=combine"], "select.draw=random", []),
     (BLACK_BOX, "server.model=other", ANSWERS[1:]),
@@ -185,6 +198,9 @@ def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
     ours = keys(load_config(None), OUTSIDE)
     examples = {
         "probe.standardize": "false",
+        "probe.target": "value",
+        "probe.choice": "best",
+        "probe.calibration": "isotonic",
         "questions.columns": "{question: q}",
         "questions.roles": "{pool: 0.1}",
         "questions.subset": "x",
@@ -194,8 +210,11 @@ def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
         "finetune.warmup_ratio": "0.5",
         "select.budget": "3",
     }
-    # In `Outside.model`: name, revision and the type the weights have here.
+    # In `Outside.model`: name, revision and the type the weights have here; in the others likewise.
     outside = {f"model.{name}" for name in ("name", "revision", "trust_remote_code", "dtype", "quantization")}
+    outside |= {f"measure.{name}_model" for name in ("nli", "embedding", "llm")}
+    outside |= {"map.probe", "map.probe_revision"}
+    outside |= {name for name in unlisted if name.startswith("judge_server.")}
     for name in unlisted:
         if name in outside:
             continue
@@ -217,6 +236,31 @@ def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
 def test_a_changed_world_redoes_what_depends_on_it(outside: Outside, redone: list[str]) -> None:
     before, after = (keys(load_config(None), world) for world in (OUTSIDE, outside))
     assert sorted(stage for stage in after if after[stage] != before[stage]) == sorted(redone)
+
+
+@pytest.mark.parametrize(
+    ("settings", "redone"),
+    [([], []), (["measure.judge=nli"], ALL[2:]), (["measure.judge=llm"], ALL[2:])],
+    ids=["lexical", "nli", "llm"],
+)
+def test_another_judge_redoes_what_it_judged(settings: list[str], redone: list[str]) -> None:
+    config = load_config(None, settings)
+    before, after = (keys(config, OUTSIDE._replace(judge=judge)) for judge in ("one@1", "one@2"))
+    assert sorted(stage for stage in after if after[stage] != before[stage]) == sorted(redone)
+
+
+def test_a_score_that_asks_the_model_depends_on_its_prompt() -> None:
+    """Imported answers were asked with whatever prompt; EigenScore reads states behind the run's own."""
+    imported = ["sample.engine=imported", "measure.scores=[eigenscore]"]
+    before, after = (keys(load_config(None, [*imported, f"prompt.shots={k}"]), OUTSIDE) for k in (2, 3))
+    assert before["measure"] != after["measure"]
+
+
+def test_a_probe_trained_before_takes_the_place_of_stage_1() -> None:
+    config = load_config(None, ["map.probe=somewhere"])
+    assert all_stages(config) == ["load", "map", *_by_verb(BOTH_ARMS), *END]
+    before, after = (keys(config, OUTSIDE._replace(probe=probe)) for probe in ("one", "other"))
+    assert sorted(s for s in after if after[s] != before[s]) == sorted(["map", *BOTH_ARMS, *END])
 
 
 def test_new_answers_from_people_redo_from_annotate_on() -> None:

@@ -11,12 +11,23 @@ Answers made elsewhere can be measured without a model:
     run = ka2l.import_answers(Path("runs/theirs"), Path("answers.jsonl"))
     ka2l.run_verb("measure", run)
 
-Each part can be used alone; none of these needs a run directory:
+Each part can be used alone; none of these needs a run directory. What does a model know, from its answers?
+
+    measured = ka2l.measure(questions, answers)             # texts; several answers to each question
+    measured.scores["semantic_entropy"], measured.unknown
+
+And can that be read from its hidden states, before it answers?
+
+    fitted = ka2l.probe(states, measured.unknown, groups)   # states [questions, layers + 1, width]
+    fitted.probe.predict(new_states[:, fitted.probe.layer])
+    fitted.probe.save_pretrained("my-probe")
+
+The pieces under them:
 
     ka2l.semantic_entropy([0, 0, 0, 1])                     # nats
     ka2l.cluster_lexical(["Paris", "paris.", "Lyon"])       # [0, 0, 1]
     ka2l.fit_threshold(entropies, "two_means")
-    ka2l.fit_probes(states, unknown, train, validation, ka2l.ProbeConfig(), seed=0)
+    ka2l.evaluate_scores({"entropy": entropies}, wrong, groups)
     ka2l.select("unknown", ka2l.Signals(ids, p_unknown=p), budget=100, seed=0)
 """
 
@@ -27,9 +38,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ka2l.config import ProbeConfig, RunConfig
     from ka2l.errors import Ka2lError
-    from ka2l.knowledge.clustering import cluster_lexical, cluster_nli
-    from ka2l.knowledge.entropy import fit_threshold, semantic_entropy
-    from ka2l.knowledge.probe import Probe, choose, fit_probes
+    from ka2l.knowledge.choice import choose
+    from ka2l.knowledge.clustering import cluster_by_meaning, cluster_lexical
+    from ka2l.knowledge.entropy import semantic_entropy
+    from ka2l.knowledge.measure import measure
+    from ka2l.knowledge.metrics import evaluate_scores
+    from ka2l.knowledge.probe import Probe, fit_probes
+    from ka2l.knowledge.probe import fit_probe as probe
+    from ka2l.knowledge.threshold import fit_threshold
     from ka2l.pipeline import import_answers, run, run_verb
     from ka2l.questions import Question, load_questions
     from ka2l.recipe import load_config
@@ -45,14 +61,17 @@ _HOME = {
     "RunDirectory": "ka2l.store",
     "Selection": "ka2l.selection.strategies",
     "Signals": "ka2l.selection.strategies",
-    "choose": "ka2l.knowledge.probe",
+    "choose": "ka2l.knowledge.choice",
+    "cluster_by_meaning": "ka2l.knowledge.clustering",
     "cluster_lexical": "ka2l.knowledge.clustering",
-    "cluster_nli": "ka2l.knowledge.clustering",
+    "evaluate_scores": "ka2l.knowledge.metrics",
     "fit_probes": "ka2l.knowledge.probe",
-    "fit_threshold": "ka2l.knowledge.entropy",
+    "fit_threshold": "ka2l.knowledge.threshold",
     "import_answers": "ka2l.pipeline",
     "load_config": "ka2l.recipe",
     "load_questions": "ka2l.questions",
+    "measure": "ka2l.knowledge.measure",
+    "probe": "ka2l.knowledge.probe:fit_probe",
     "run": "ka2l.pipeline",
     "run_verb": "ka2l.pipeline",
     "select": "ka2l.selection.strategies",
@@ -69,13 +88,16 @@ __all__ = [
     "Selection",
     "Signals",
     "choose",
+    "cluster_by_meaning",
     "cluster_lexical",
-    "cluster_nli",
+    "evaluate_scores",
     "fit_probes",
     "fit_threshold",
     "import_answers",
     "load_config",
     "load_questions",
+    "measure",
+    "probe",
     "run",
     "run_verb",
     "select",
@@ -89,4 +111,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'ka2l' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOME[name]), name)
+    module, _, original = _HOME[name].partition(":")
+    return getattr(import_module(module), original or name)

@@ -182,7 +182,31 @@ def sample(
 
 _add_verb("measure", "Semantic entropy and the known/unknown threshold.")
 _add_verb("probe", "Train a probe on every layer and keep the best.")
-_add_verb("map", "Map the pool into known and unknown.")
+
+
+@app.command("map")
+def map_(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The run directory; with --probe and --questions a new one.")
+    ],
+    overrides: Overrides = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="A probe trained before, or its Hub id: Stage 1 is not run."),
+    ] = None,
+    questions: Annotated[
+        str | None, typer.Option(help="The pool of a new run: a file, a folder, a Hub dataset.")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Map the pool into known and unknown."""
+    from ka2l.start import with_probe
+
+    settings = with_probe(directory, list(overrides or []), probe, questions, quiet=quiet)
+    _verb("map", directory, settings, as_json, quiet)
+
+
 _add_verb("select", "Choose what to buy with the budget.")
 
 
@@ -241,8 +265,8 @@ def check(
         word = "unknown" if result["unknown"] else "known"
         stands = f", which stands in for {result['stands_in_for']}" if result["stands_in_for"] else ""
         print(
-            f"{word}  (p_unknown = {result['p_unknown']:.2f}; probe at layer {result['layer']} of "
-            f"{result['model']}{stands})"
+            f"{word}  (p_unknown = {result['p_unknown']:.2f}; probe at "
+            f"{'all layers' if result['layer'] < 0 else 'layer ' + str(result['layer'])} of {result['model']}{stands})"
         )
 
 

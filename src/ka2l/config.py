@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ka2l.knowledge_config import MapConfig, MeasureConfig, ProbeConfig
 from ka2l.source_config import ColumnsConfig as ColumnsConfig  # these are part of the configuration's surface
 from ka2l.source_config import Fraction, Positive, Section
 from ka2l.source_config import GeonamesConfig as GeonamesConfig
@@ -112,67 +113,6 @@ class SampleConfig(Section):
     """Questions in one part file: what a crash can cost at most. Every part ends with a few slow stragglers."""
 
 
-class MeasureConfig(Section):
-    """From answers to semantic entropy and the known/unknown label (Section 3.2.2)."""
-
-    judge: Literal["lexical", "nli"] = "lexical"
-    """When two answers mean the same: equal after SQuAD normalisation, or mutual entailment."""
-    nli_model: str = "microsoft/deberta-large-mnli"
-    """A sequence-classification model with an entailment label, for judge `nli`."""
-    nli_batch_size: Positive = 64
-    """Pairs scored at once."""
-    threshold: Literal["two_means", "eq3"] | Annotated[float, Field(ge=0.0)] = "two_means"
-    """Semantic entropy from which a question is unknown: a rule, or a number in nats."""
-    correct: Literal["exact_match", "f1"] = "exact_match"
-    """When an answer counts as right: exact match, or token F1 of 0.5 and more, against the best alias."""
-    split: Annotated[tuple[Fraction, Fraction, Fraction], Field(strict=False)] = (0.6, 0.2, 0.2)
-    """Train, validation and test share of the probe questions, by group."""
-
-    @model_validator(mode="after")
-    def _split_sums_to_one(self) -> "MeasureConfig":
-        if abs(sum(self.split) - 1.0) > 1e-6 or min(self.split) <= 0:
-            raise ValueError(f"split must be three positive shares that sum to 1, not {list(self.split)}")
-        return self
-
-
-class ProbeConfig(Section):
-    """One probe per layer and kind; the best on validation rows is kept (Section 3.2.3)."""
-
-    kinds: list[Literal["linear", "mlp"]] = Field(default=["linear", "mlp"])
-    """`linear`: standardised logistic regression; `mlp`: the paper's SwiGLU network."""
-    position: Literal["tbg", "mean_prompt"] = "tbg"
-    """`tbg`: last prompt token (before generation); `mean_prompt`: mean over the question's tokens."""
-    standardize: bool = True
-    """Standardise inputs of the MLP by training rows (the linear probe always does)."""
-    mlp_width: Positive = 128
-    """Width of gate and up (paper: 14336)."""
-    mlp_lr: Annotated[float, Field(gt=0)] = 1e-3
-    """Adam's learning rate (paper: 1e-5)."""
-    mlp_epochs: Positive = 40
-    """Most epochs; the epoch with the lowest validation loss is kept."""
-    mlp_patience: Positive = 6
-    """Stop when no layer's validation loss has improved for so many epochs."""
-    mlp_batch_size: Positive = 32
-    """Rows per step."""
-    mlp_weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    """Decoupled weight decay."""
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
-    """Resamples of the intervals."""
-
-    @model_validator(mode="after")
-    def _some_kind(self) -> "ProbeConfig":
-        if not self.kinds:
-            raise ValueError("kinds must name at least one of linear, mlp")
-        return self
-
-
-class MapConfig(Section):
-    """The probe over the whole pool."""
-
-    part_size: Positive = 512
-    """Questions in one part file."""
-
-
 class SelectConfig(Section):
     """Which questions to buy."""
 
@@ -265,6 +205,8 @@ class RunConfig(Section):
     """Answers and hidden states."""
     measure: MeasureConfig = MeasureConfig()
     """Semantic entropy and threshold."""
+    judge_server: ServerConfig = ServerConfig()
+    """A server that judges answers, for `measure.judge=llm`; empty url: a model in this process does."""
     probe: ProbeConfig = ProbeConfig()
     """Probes on hidden states."""
     map: MapConfig = MapConfig()
@@ -290,6 +232,23 @@ class RunConfig(Section):
         missing = [name for name in ("url", "model") if not getattr(self.server, name)]
         if self.sample.engine == "server" and missing:
             raise ValueError(f"sample.engine=server needs server.{' and server.'.join(missing)}")
+        return self
+
+    @model_validator(mode="after")
+    def _measure_has_its_models(self) -> "RunConfig":
+        asked = [name for name in self.measure.scores if name != "kernel_entropy"]
+        if asked and self.sample.states != "same":
+            raise ValueError(
+                f"measure.scores={asked} ask the model that answered, and sample.states={self.sample.states} says it is "
+                "not in this process. Leave them out, or set sample.states=same with model.name."
+            )
+        local = self.measure.judge == "llm" and not self.judge_server.url
+        if local and not self.measure.llm_model and self.sample.states == "none":
+            raise ValueError(
+                "measure.judge=llm needs a model: set measure.llm_model, or judge_server.url and judge_server.model"
+            )
+        if self.judge_server.url and not self.judge_server.model:
+            raise ValueError("judge_server.url needs judge_server.model")
         return self
 
     @model_validator(mode="before")

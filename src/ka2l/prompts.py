@@ -84,6 +84,11 @@ class PromptBuilder:
         return answer if self.template == "chat" else " " + answer
 
     @property
+    def sensing_shots(self) -> tuple[Shot, ...]:
+        """The worked examples of the sensing prompt."""
+        return self._shots[: self.config.shots]
+
+    @property
     def sensing_hash(self) -> str:
         """SHA-256 of the sensing prompt around any question."""
         return _hash(self.sensing("\x00"))

@@ -27,6 +27,11 @@ def has_model(config: RunConfig) -> bool:
     return config.sample.states != "none"
 
 
+def asks_model(config: RunConfig) -> bool:
+    """Whether `measure` asks the model that answered for more than its answers."""
+    return bool({"p_true", "ambiguity", "eigenscore"} & set(config.measure.scores))
+
+
 def has_stand_in(config: RunConfig) -> bool:
     """Whether the hidden states are another model's than the answers."""
     return config.sample.states == "surrogate"

@@ -26,18 +26,25 @@ _PAPER_PROBE = {
     "mlp_epochs": 20,
     "mlp_patience": 20,
     "mlp_weight_decay": 0.0,
+    "choice": "best",
+    "calibration": "none",
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
-        "measure": {"judge": "nli", "threshold": "eq3", "split": [0.7, 0.2, 0.1]},
+        "measure": {"judge": "nli", "threshold": "eq3", "split": [0.7, 0.2, 0.1], "scores": ["p_true"]},
         "probe": _PAPER_PROBE,
         "select": {"draw": "random"},
         "evaluate": {"temperature": 0.1},
     },
     "reference": {
-        "measure": {"judge": "nli", "threshold": "two_means", "split": [0.72, 0.18, 0.1]},
+        "measure": {
+            "judge": "nli",
+            "threshold": "two_means",
+            "split": [0.72, 0.18, 0.1],
+            "scores": ["p_true"],
+        },
         "probe": _PAPER_PROBE,
         "select": {"draw": "random"},
         "evaluate": {"temperature": 0.1},
@@ -146,7 +153,11 @@ def _explain(error: ValidationError, recipe: Path | None) -> str:
         else:
             wrong.setdefault(path, []).append(item["msg"])
             # A key that was put into the wrong setting is not repeated on the screen.
-            got[path] = "" if path.startswith("server.") or not item["loc"] else f" (got {item['input']!r})"
+            got[path] = (
+                ""
+                if path.startswith(("server.", "judge_server.")) or not item["loc"]
+                else f" (got {item['input']!r})"
+            )
     lines = [f"{recipe or 'configuration'}: {len(wrong)} wrong value(s)"]
     lines += [f"  {path}: {', or: '.join(messages)}{got.get(path, '')}." for path, messages in wrong.items()]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ka2l.config import RunConfig
-from ka2l.reach import has_model, has_stand_in, limit
+from ka2l.reach import asks_model, has_model, has_stand_in, limit
 from ka2l.selection.strategies import needs_next_token_entropy
 from ka2l.store import MAIN, split_stage
 
@@ -25,6 +25,8 @@ class Outside(NamedTuple):
     model: str  # name and revision of the language model
     labels: str  # fingerprint of the answers people have given so far
     imported: str = ""  # fingerprint of answers made elsewhere
+    judge: str = ""  # name and revision of the model that judges answers
+    probe: str = ""  # revision of a probe trained before
 
 
 def arms(config: RunConfig) -> list[str]:
@@ -43,12 +45,13 @@ def inputs_of(stage: str, config: RunConfig) -> list[str]:
     """The stages whose artifacts this one reads."""
     name, arm = split_stage(stage)
     suffix = "" if arm == MAIN else f"@{arm}"
+    early = [] if config.map.probe else ["probe"]  # a probe trained before takes the place of all Stage 1
     table: dict[str, list[str]] = {
         "load": [],
         "sample": ["load"],
         "measure": ["sample"],
         "probe": ["sample", "measure"],
-        "map": ["load", "probe"],
+        "map": ["load", *early],
         "signals": ["load"],
         "select": ["map", "signals"] if needs_next_token_entropy(strategy_of(config, arm)) else ["map"],
         "annotate": [f"select{suffix}"],
@@ -57,8 +60,8 @@ def inputs_of(stage: str, config: RunConfig) -> list[str]:
             "load",
             *(f"{s}{'' if a == MAIN else '@' + a}" for a in arms(config) for s in ("annotate", "finetune")),
         ],
-        "report": {"measure": ["measure"], "annotate": ["probe", "map", "annotate"]}.get(
-            _last_verb(config), ["probe", "map", "evaluate"]
+        "report": {"measure": ["measure"], "annotate": [*early, "map", "annotate"]}.get(
+            _last_verb(config), [*early, "map", "evaluate"]
         ),
     }
     return table[name]
@@ -129,7 +132,24 @@ def _unused_questions(config: RunConfig) -> tuple[str, ...]:
 
 
 def _unused_measure(config: RunConfig) -> tuple[str, ...]:
-    return ("nli_batch_size",) if config.measure.judge == "nli" else ("nli_batch_size", "nli_model")
+    """Settings this judge, these scores and this rule do not read; how pairs are batched and kept changes nothing."""
+    measure = config.measure
+    read_by = {
+        "equivalence": measure.judge in ("nli", "llm"),
+        "clusters": measure.judge != "lexical",
+        "embedding_threshold": measure.judge == "embedding",
+        "p_true_shots": bool({"p_true", "ambiguity"} & set(measure.scores)),
+        "quantile": measure.threshold == "quantile",
+    }
+    # Which model judges is known by name and revision, wherever it lies: `Outside.judge`.
+    places = ("nli_model", "embedding_model", "llm_model", "batch_tokens", "cache")
+    return (*places, *(name for name, read in read_by.items() if not read))
+
+
+def _measure(config: RunConfig, outside: Outside) -> list[Any]:
+    settings = [config.sample.n, _dump(config.measure, without=_unused_measure(config)), config.seed]
+    settings += [outside.judge] if config.measure.judge != "lexical" else []
+    return [*settings, _model(config, outside) if asks_model(config) else []]
 
 
 def _unused_select(config: RunConfig, arm: str) -> tuple[str, ...]:
@@ -176,9 +196,9 @@ _SETTINGS: dict[str, _Settings] = {
         c.seed,
     ],
     "sample": lambda c, _arm, o: _sampling(c, o),
-    "measure": lambda c, _arm, _o: [c.sample.n, _dump(c.measure, without=_unused_measure(c)), c.seed],
+    "measure": lambda c, _arm, o: _measure(c, o),
     "probe": lambda c, _arm, _o: [_dump(c.probe), c.sample.states, c.seed],
-    "map": lambda c, _arm, o: [_model(c, o)],
+    "map": lambda c, _arm, o: [_model(c, o), o.probe if c.map.probe else ""],
     "signals": lambda c, _arm, o: [_model(c, o)],
     "select": lambda c, arm, _o: [
         strategy_of(c, arm),

@@ -42,6 +42,53 @@ def choose(
     return config, out or _default_out(config, recipe)
 
 
+def with_probe(
+    folder: Path, overrides: Sequence[str], probe: str | None, questions: str | None, *, quiet: bool = False
+) -> list[str]:
+    """The settings to map a pool with; where the run at `folder` does not exist, it is begun with these questions.
+
+    A new run has the model and the prompt the probe was trained with, and all its questions are the pool.
+
+    Args:
+        folder: the run directory.
+        overrides: `section.key=value`.
+        probe: a folder or Hub id, or None where the run has a probe of its own.
+        questions: the source of a new run's pool, else None.
+        quiet: no progress.
+
+    Raises:
+        ConfigError: questions for a run that is there already, or for one without a probe.
+        ModelError: there is no such probe.
+    """
+    from ka2l.pipeline import run_verb, with_absolute_paths
+    from ka2l.progress import Reporter
+
+    settings = [*overrides, *([f"map.probe={probe}"] if probe is not None else [])]
+    if questions is None:
+        return settings
+    if (folder / "manifest.json").exists():
+        raise ConfigError(
+            f"{folder}: this run has its questions. Leave out --questions, or name another folder for them."
+        )
+    config = load_config(None, [*settings, f"questions.source={questions}"])
+    if not config.map.probe:
+        raise ConfigError(
+            "--questions starts a run that is mapped by a probe trained before: name it with --probe."
+        )
+    from ka2l.pipeline.context import given_probe
+
+    card = given_probe(config.map.probe, config.map.probe_revision).card
+    base = {
+        "model": {"name": card["model"]},
+        "prompt": {"instruction": card["prompt"]["instruction"], "template": card["prompt"]["template"]},
+        "questions": {"source": questions, "roles": {"probe": 0, "pool": 1.0, "eval": 0}},
+    }
+    base["prompt"]["shots"] = 0  # the worked examples come with the probe
+    config = with_absolute_paths(load_config(None, settings, base))
+    run_verb("load", RunDirectory.create(folder, config), Reporter(quiet=quiet))
+    return []
+
+
 def demo_recipe() -> Path:
     """The recipe of the demo, as installed with the package."""
     from importlib.resources import files

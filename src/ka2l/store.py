@@ -19,13 +19,15 @@ from ka2l.errors import ConfigError, RunError
 from ka2l.files import disk_full, is_disk_full, read_json, write_json, write_text
 from ka2l.recipe import load_config, to_yaml
 
-FORMAT = 2  # of the run directory; raised when an older program could misread a newer one
+FORMAT = 3  # of the run directory; raised when an older program could misread a newer one
 MAIN = "main"  # the arm of select.strategy; select.baseline has its own folder under arms/
+
+MODEL_SCORES = "model_scores"  # parts of what `measure` asks a model for
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "load": ("questions.parquet",),
     "sample": ("answers", "states"),
-    "measure": ("entropy.parquet", "threshold.json"),
+    "measure": ("entropy.parquet", "threshold.json", MODEL_SCORES),
     "probe": ("probe",),
     "map": ("knowledge_map.parquet", "pool_signals/states"),
     "signals": ("pool_signals/next_token",),
@@ -35,9 +37,10 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluation.json", "predictions.parquet", "predictions"),
     "report": ("report.html",),
 }
-WORKING = ("checkpoints", "predictions")  # outputs that only an unfinished stage has
+WORKING = ("checkpoints", "predictions", MODEL_SCORES)  # outputs that only an unfinished stage has
 # What no stage ever removes, because it was paid for or given: answers of people, of a server, of somebody before.
 LABELS, PAID, IMPORTED = "labels.json", "paid.sqlite", "imported.parquet"
+JUDGEMENTS = "judgements.sqlite"  # nor these: a model was asked for each of them
 # What a run killed in its very first moments leaves: such a folder may be begun again.
 _LEFTOVERS = {"config.yaml", ".config.yaml.tmp", ".manifest.json.tmp", IMPORTED, f".{IMPORTED}.tmp"}
 

@@ -33,11 +33,13 @@ def summary(run: RunDirectory) -> dict[str, Any]:
     if "map" in done:
         counts = run.stages["map"].counts
         result |= {"pool": counts["questions"], "pool_unknown": counts["unknown"]}
+        result |= {"given_probe": config.map.probe} if config.map.probe else {}
     if "probe" in done and (run.file("probe") / "probe.json").exists():
         card = files.read_json(run.file("probe") / "probe.json")
-        result["probe"] = {name: card[name] for name in ("kind", "layer", "n_layers")} | card["scores"][
-            "probe"
-        ]
+        result["probe"] = {name: card[name] for name in ("kind", "layer", "n_layers", "target")}
+        result["probe"] |= {
+            target: found and found["auroc"] for target, found in card["scores"]["probe"].items()
+        }
     if "evaluate" in done and run.file("evaluation.json").exists():
         evaluation = files.read_json(run.file("evaluation.json"))
         result["evaluation"] = evaluation["arms"]
@@ -79,9 +81,11 @@ def print_summary(run: RunDirectory) -> None:
     if "probe" in values:
         probe = values["probe"]
         console.print(
-            f"The probe ({probe['kind']}, layer {probe['layer']} of {probe['n_layers']}) tells unknown from known with "
+            f"The probe ({probe['kind']}, {_place(probe)}) tells unknown from known with "
             f"AUROC {_decimal(probe['se_label'])}{_wrong(probe)}.\n[dim]AUROC: 0.5 is guessing, 1 is perfect.[/]"
         )
+    if "given_probe" in values:
+        console.print(f"That probe was trained before: {escape(values['given_probe'])}.")
     if "stand_in" in values:
         console.print(
             f"The probe reads the states of {escape(values['stand_in'])}, which stands in for {escape(values['model'])}."
@@ -218,7 +222,14 @@ def _wrong(probe: dict[str, Any]) -> str:
     return f", and wrong from right answers with {_decimal(probe['wrong_answer'])}"
 
 
+def _place(probe: dict[str, Any]) -> str:
+    """Which layer a probe reads."""
+    return f"layer {probe['layer']} of {probe['n_layers']}" if probe["layer"] >= 0 else "a mix of all layers"
+
+
 def _decimal(value: Any) -> str:
+    if value is None:
+        return "unknown (no test rows)"
     interval = interval_from(value)
     if interval.value != interval.value:
         return "unknown (the test rows are of one kind)"

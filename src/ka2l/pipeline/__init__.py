@@ -12,7 +12,7 @@ from pathlib import Path
 from ka2l.config import RunConfig
 from ka2l.errors import DataError, DegenerateError, RunError
 from ka2l.models import embedded
-from ka2l.pipeline import act, imported, judge, sampling, sense, show
+from ka2l.pipeline import act, imported, judge, probing, sampling, sense, show
 from ka2l.pipeline.context import Context, check_means
 from ka2l.progress import Reporter, duration
 from ka2l.questions import LoadedQuestions, Question, load_questions
@@ -22,11 +22,12 @@ from ka2l.store import RunDirectory, StageRecord, split_stage
 
 __all__ = ["import_answers", "read_questions", "run", "run_verb"]
 
+_NO_PATHS = ("", "geonames", imported.SOURCE, embedded.NAME, "minilm")  # names with a meaning of their own
 _Stage = Callable[[Context, str, str, dict[str, str]], None]
 _WORK: dict[str, _Stage] = {
     "sample": sampling.sample,
     "measure": judge.measure,
-    "probe": judge.probe,
+    "probe": probing.probe,
     "map": sense.map_pool,
     "signals": sense.next_token_signal,
     "select": act.select_questions,
@@ -111,6 +112,11 @@ def check_reach(verb: str, directory: RunDirectory) -> None:
     end = limit(directory.config)
     if end is not None and verb != "report" and VERBS.index(verb) > VERBS.index(end.last):
         raise RunError(f"{directory.path}: `{verb}` is not possible here. {end.why}")
+    if verb != "report" and not stages_of(verb, directory.config):
+        raise RunError(
+            f"{directory.path}: `{verb}` has no place here: the pool is mapped by a probe trained before "
+            f"(map.probe={directory.config.map.probe}). To train one here, set map.probe= (empty)"
+        )
 
 
 def read_questions(config: RunConfig, directory: RunDirectory | None) -> LoadedQuestions:
@@ -128,14 +134,15 @@ def read_questions(config: RunConfig, directory: RunDirectory | None) -> LoadedQ
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with paths of files and folders spelled out, so that the run can go on from any folder."""
-    named = {"questions": "source", "model": "name", "measure": "nli_model"}
-    updates = {}
-    for section, key in named.items():
-        value = getattr(getattr(config, section), key)
-        path = Path(value).expanduser()
-        if value not in ("", "geonames", imported.SOURCE, embedded.NAME) and path.exists():
-            updates[section] = getattr(config, section).model_copy(update={key: str(path.resolve())})
-    return config.model_copy(update=updates)
+    named = [("questions", "source"), ("model", "name"), ("map", "probe")]
+    named += [("measure", key) for key in ("nli_model", "embedding_model", "llm_model", "cache")]
+    for section, key in named:
+        values = getattr(config, section)
+        path = Path(getattr(values, key)).expanduser()
+        if getattr(values, key) not in _NO_PATHS and (path.exists() or key == "cache"):
+            resolved = values.model_copy(update={key: str(path.resolve())})
+            config = config.model_copy(update={section: resolved})
+    return config
 
 
 def _only_reads_more(context: Context) -> bool:
@@ -182,7 +189,7 @@ def _do(context: Context, stage: str) -> bool:
     """One stage, unless its key says it is done; then one line about it. Returns whether it worked."""
     name, arm = split_stage(stage)
     title = f"{name:<10} {'' if arm == 'main' else arm + ': '}"
-    if name == "map" and (context.run.file("probe") / "probe.json").exists():
+    if name == "map" and (context.config.map.probe or (context.run.file("probe") / "probe.json").exists()):
         sense.read_probe(
             context
         )  # the error that says what differs comes before the one that says out of date

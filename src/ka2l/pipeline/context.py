@@ -1,9 +1,10 @@
 """What the stages of one run share: the run directory, the model in memory, the prompts, the questions."""
 
 import hashlib
+import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ from ka2l.progress import Reporter
 from ka2l.prompts import PromptBuilder, Shot, render_chat
 from ka2l.questions import Question, from_table
 from ka2l.reach import has_model
-from ka2l.stages import Outside, inputs_of, keys
+from ka2l.stages import Outside, all_stages, inputs_of, keys
 from ka2l.store import IMPORTED, LABELS, RunDirectory, StageRecord, split_stage
 
 if TYPE_CHECKING:
+    from ka2l.knowledge.probe import Probe
     from ka2l.models.base import Sampler
     from ka2l.models.local import LocalModel
 
@@ -47,7 +49,8 @@ class Context:
         loaded = self.run.stages.get("load")
         source = str(loaded.facts.get("fingerprint", "")) if loaded else ""
         labels, imported = (_fingerprint(self.run.file(name)) for name in (LABELS, IMPORTED))
-        return keys(self.config, Outside(source, self._model_key, labels, imported))
+        outside = Outside(source, self._model_key, labels, imported, self.judge_key, self._probe_key)
+        return keys(self.config, outside)
 
     @cached_property
     def _model_key(self) -> str:
@@ -58,6 +61,36 @@ class Context:
         settings = self.config.model
         few_bits = "" if settings.quantization == "none" else f":{settings.quantization}"
         return f"{name}@{self.resolved.revision}:{pick_dtype(settings, pick_device(settings))}{few_bits}"
+
+    @cached_property
+    def judge_key(self) -> str:
+        """Name and revision of who judges answers; where that is no longer at hand, of who did: a report needs no judge."""
+        from ka2l.pipeline.judges import judge_key
+
+        if "measure" not in all_stages(self.config):
+            return ""
+        try:
+            return judge_key(self.config)
+        except ModelError:
+            measured = self.run.stages.get("measure")
+            if measured is None or "judge" not in measured.facts:
+                raise
+            return str(measured.facts["judge"])
+
+    @cached_property
+    def _probe_key(self) -> str:
+        """A probe counts by its content, wherever it lies."""
+        if not self.config.map.probe:
+            return ""
+        digest = hashlib.sha256(json.dumps(self.given_probe.card, sort_keys=True).encode())
+        for name, array in sorted(self.given_probe.weights.items()):
+            digest.update(name.encode() + array.tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def given_probe(self) -> "Probe":
+        """The probe that `map.probe` names, with its card."""
+        return given_probe(self.config.map.probe, self.config.map.probe_revision)
 
     def require(self, stage: str) -> dict[str, str]:
         """Check that the stages this one reads are finished and up to date; returns their keys.
@@ -163,6 +196,11 @@ def prompt_builder(
     """
     worked = [Shot(question.question, question.answers[0]) for question in shots if question.answers]
     settings = config.prompt
+    if config.map.probe:
+        # The worked examples belong to the prompt whose states the probe reads, so they come with it.
+        trained_with = given_probe(config.map.probe, config.map.probe_revision).card["prompt"]["shots"]
+        worked = [Shot(*shot) for shot in trained_with]
+        settings = settings.model_copy(update={"shots": len(worked)})
     if settings.template == "chat" and not has_model(config):
         if config.sample.engine == "server" and config.server.endpoint == "completions":
             raise ConfigError(
@@ -179,6 +217,14 @@ def prompt_builder(
             "or a chat model."
         )
     return PromptBuilder(settings, worked, partial(render_chat, speaker))
+
+
+@lru_cache(maxsize=1)
+def given_probe(name: str, revision: str | None) -> "Probe":
+    """A probe trained before, from a folder or the Hub; read once."""
+    from ka2l.probe_folder import load
+
+    return load(name, revision)[0]
 
 
 def add_usage(record: StageRecord, model: "Sampler", prefix: str = "") -> None:
@@ -209,13 +255,13 @@ def need_questions(questions: list[Question], role: str, stage: str) -> None:
 
 def check_means(context: Context, questions: Sequence[Question]) -> None:
     """Refuse, before anything is written, a model, device, prompt or judge that later stages could not use."""
+    from ka2l.pipeline.judges import check_judge
+
     config = context.config
     if has_model(config):
         _ = context.resolved  # an unknown model ends here
         pick_device(config.model)
     shots = [question for question in questions if question.role == "shot"]
     prompt_builder(config, shots, lambda: context.tokenizer)
-    if config.measure.judge == "nli":
-        from ka2l.models.nli import check_nli_model
-
-        check_nli_model(config.measure.nli_model)
+    if "measure" in all_stages(config):
+        check_judge(config)

@@ -81,7 +81,7 @@ def check_question(run: RunDirectory, text: str) -> dict[str, Any]:
     probe, card = read_probe(context)
     model = context.prepared_model()
     prompt = Prompt("check", context.prompts.sensing(text.strip()))
-    state = model.states([prompt], probe.layer, position=card["position"])
+    state = model.states([prompt], None if probe.layer < 0 else probe.layer, position=card["position"])
     p_unknown = float(probe.predict(state)[0])
     return {
         "question": text.strip(),

@@ -13,6 +13,7 @@ from ka2l.knowledge.probe import Probe
 from ka2l.models.base import Prompt
 from ka2l.pipeline.artifacts import compact, signal_ids, write_map, write_signals
 from ka2l.pipeline.context import Context, add_usage
+from ka2l.probe_folder import load as load_probe
 from ka2l.questions import LoadedQuestions, Question, to_table
 from ka2l.reach import answered_by, has_model, limit
 from ka2l.store import StageRecord
@@ -53,9 +54,12 @@ def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
         )
     model = context.prepared_model()
 
+    layer = None if fitted.layer < 0 else fitted.layer  # a mix reads all of them
+
     def signals(prompts: list[Prompt]) -> Arrays:
-        states = model.states(prompts, fitted.layer, position=card["position"])
-        return {"p_unknown": fitted.predict(states), "embedding": compact(states)}
+        states = model.states(prompts, layer, position=card["position"])
+        embedding = states if layer is not None else states[:, -1]
+        return {"p_unknown": fitted.predict(states), "embedding": compact(embedding)}
 
     with run.stage(stage, key, inputs) as record:
         folder = run.file("pool_signals/states")
@@ -63,6 +67,10 @@ def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
         n_unknown = write_map(folder, run.file("knowledge_map.parquet"))
         record.counts = {"questions": total, "unknown": n_unknown}
         record.facts = {"parts": {"pool_signals/states": len(files.parts(folder, ""))}}
+        if context.config.map.probe:
+            record.facts["probe"] = {
+                name: card[name] for name in ("kind", "layer", "n_layers", "answered_by")
+            }
 
 
 def next_token_signal(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
@@ -94,7 +102,7 @@ def _over_pool(
 
 
 def read_probe(context: Context) -> tuple[Probe, dict[str, Any]]:
-    """The run's probe and its card.
+    """The probe this run's pool is mapped with, and its card: its own, or the one `map.probe` names.
 
     Raises:
         RunError: it was trained for another model, revision or prompt; its numbers would mean nothing here.
@@ -102,25 +110,46 @@ def read_probe(context: Context) -> tuple[Probe, dict[str, Any]]:
     config, end = context.config, limit(context.config)
     if end is not None and not has_model(config):
         raise RunError(f"{context.run.path}: there can be no probe here. {end.why}")
+    if config.map.probe:
+        probe = context.given_probe
+        card = dict(probe.card)
+        _check_probe(context, f"map.probe={config.map.probe}", card, given=True)
+        return probe, card
     folder = context.run.file("probe")
     if not (folder / "probe.json").exists():
         raise RunError(f"{context.run.path}: there is no probe yet. Run `ka2l probe {context.run.path}`.")
+    # The card first: what differs is said before anything is read that may not fit.
     card = files.read_json(folder / "probe.json")
+    _check_probe(context, str(folder), card, given=False)
+    return load_probe(str(folder))[0], card
+
+
+def _check_probe(context: Context, where: str, card: dict[str, Any], *, given: bool) -> None:
+    config, resolved = context.config, context.resolved
     now = {
-        "model": ("model", context.resolved.name),
-        "answered_by": ("model that answered", answered_by(config)),
-        "revision": ("model revision", context.resolved.revision),
+        "model": ("model", resolved.name),
+        "revision": ("model revision", resolved.revision),
         "sensing_hash": ("sensing prompt (its hash)", context.prompts.sensing_hash),
-        "position": ("probe.position", config.probe.position),
     }
+    if given:
+        fix = "Give the model and prompt.* settings it was trained with, or train one here with map.probe= (empty)."
+        prompt = card.get("prompt", {})
+        now["instruction"] = ("prompt.instruction", config.prompt.instruction)
+        now["template"] = ("prompt.template", config.prompt.template)
+        card = {**card, **{name: prompt.get(name) for name in ("instruction", "template")}}
+        now = {name: now[name] for name in ("model", "revision", "template", "instruction", "sensing_hash")}
+    else:
+        fix = f"Train it anew: ka2l run --out {context.run.path}"
+        now["answered_by"] = ("model that answered", answered_by(config))
+        now["position"] = ("probe.position", config.probe.position)
+    if card["revision"] == resolved.revision and resolved.revision.startswith("sha256-"):
+        del now["model"]  # the same files, wherever they lie
     for name, (title, value) in now.items():
         if card[name] != value:
             raise RunError(
-                f"{folder}: this probe was trained with another {title}: {card[name]}, but the run now has {value}. A "
-                f"probe reads the states of one model and one prompt. Train it anew: ka2l run --out {context.run.path}"
+                f"{where}: this probe was trained with another {title}: {card[name]}, but the run now has {value}. A "
+                f"probe reads the states of one model and one prompt. {fix}"
             )
-    weights, _ = files.read_tensors(folder / "probe.safetensors")
-    return Probe(card["kind"], card["layer"], weights), card
 
 
 def _load_key(context: Context, facts: dict[str, str]) -> str:

@@ -7,12 +7,14 @@ import numpy as np
 
 from ka2l import __version__, files
 from ka2l.evaluation.serialize import interval_from
+from ka2l.knowledge.reliability import ReliabilityBin
 from ka2l.models.load import pick_device
 from ka2l.pipeline.artifacts import read_answers, read_states
 from ka2l.pipeline.context import Context
 from ka2l.reach import answered_by, has_model, has_stand_in, limit
 from ka2l.recipe import to_yaml
-from ka2l.report.data import Case, LayerScore, ReportData, ScoreRow, StageCost
+from ka2l.report.data import Case, LayerScore, PerturbedThreshold, ReportData, ScoreRow, StageCost
+from ka2l.report.methods import score_title
 from ka2l.stages import all_stages, arms, strategy_of
 from ka2l.statistics import Interval, mean_interval
 from ka2l.store import MAIN, StageRecord, library_versions
@@ -64,6 +66,7 @@ def report_data(context: Context, done: set[str]) -> ReportData:
         rng = np.random.default_rng(config.seed)
         shown = p if len(p) <= _SHOWN else rng.choice(p, _SHOWN, replace=False)
         values |= {"p_unknown": shown.tolist(), "n_pool": len(p), "n_pool_unknown": int((p >= 0.5).sum())}
+        values["given_probe"] = config.map.probe
     if all(("annotate" if arm == MAIN else f"annotate@{arm}") in done for arm in arms(config)):
         values["bought"] = {strategy_of(config, arm): _bought(context, arm) for arm in arms(config)}
     if "evaluate" in done:
@@ -119,6 +122,8 @@ def _measured(context: Context) -> dict[str, Any]:
         "entropies": table["semantic_entropy"],
         "threshold": threshold["value"],
         "threshold_rule": threshold["rule"],
+        "threshold_range": _range(threshold.get("stability")),
+        "n_ambiguous": sum(map(bool, table["ambiguous"])) if "ambiguous" in table else None,
         "greedy_accuracy": accuracy,
         "cases": _cases(context, table),
     }
@@ -153,20 +158,20 @@ def _cases(context: Context, table: dict[str, list[Any]]) -> list[Case]:
     return cases
 
 
+def _range(stability: dict[str, Any] | None) -> tuple[float, float, float] | None:
+    if stability is None or stability["low"] is None:
+        return None
+    return stability["low"], stability["high"], stability["flips"]
+
+
 def _probed(context: Context) -> dict[str, Any]:
     run = context.run
     card = files.read_json(run.file("probe") / "probe.json")
     layers = files.read_table(run.file("probe") / "layers.parquet").to_pylist()
-    scores = [
-        ScoreRow(
-            "kept probe" if name == "probe" else name.replace("_", " "),
-            _interval(row["se_label"]),
-            _interval(row["wrong_answer"]),
-        )
-        for name, row in card["scores"].items()
-    ]
     table = files.read_table(run.file("entropy.parquet")).to_pydict()
     points, variance = _pca(read_states(run.file("states"), table["question_id"])[:, card["layer"]])
+    event = "wrong" if card["target"] == "correct" else "unknown"
+    kept = card["scores"]["probe"]["wrong_answer" if event == "wrong" else "se_label"]
     return {
         "layers": [
             LayerScore(
@@ -174,14 +179,44 @@ def _probed(context: Context) -> dict[str, Any]:
             )
             for row in layers
         ],
-        "scores": scores,
-        "probe_auroc": _interval(card["scores"]["probe"]["se_label"]),
+        "scores": [_score_row(name, row, card["layers"]) for name, row in card["scores"].items()],
+        "probe_auroc": _interval(kept and kept["auroc"]),
         "probe_position": card["position"],
         "probe_kind": card["kind"],
         "probe_layer": card["layer"],
+        "probe_target": card["target"],
+        "probe_event": event,
+        "calibration": card["calibration"],
+        "perturbed": [
+            PerturbedThreshold(
+                row["delta"],
+                row["threshold"],
+                row["relabelled"],
+                _interval(row["auroc"]),
+                _interval(row["auroc_kept"]),
+            )
+            for row in card["perturbed"]
+        ],
+        "reliability": [ReliabilityBin(**point) for point in card["reliability"]],
         "pca": [(float(x), float(y), u) for (x, y), u in zip(points, table["unknown"], strict=True)][:_SHOWN],
         "pca_variance": variance,
     }
+
+
+def _score_row(name: str, targets: dict[str, Any], layers: dict[str, int]) -> ScoreRow:
+    title = score_title(name, layers.get(name))
+    metrics = {
+        target: {
+            metric: interval_from(value) for metric, value in (found or {}).items() if metric != "difference"
+        }
+        for target, found in targets.items()
+    }
+    p_values = {
+        target: found["difference"]["p"]
+        for target, found in targets.items()
+        if found and found.get("difference") and found["difference"]["p"] is not None
+    }
+    return ScoreRow(title, metrics, p_values)
 
 
 def _pca(states: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:

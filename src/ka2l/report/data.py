@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ka2l.knowledge.reliability import ReliabilityBin
 from ka2l.statistics import Interval
 
 
 @dataclass(frozen=True, slots=True)
 class LayerScore:
-    """AUROC of one probe for the known/unknown label."""
+    """AUROC of one probe for what it was trained on."""
 
-    layer: int
-    kind: str  # linear | mlp
+    layer: int  # -1: a mix of all layers
+    kind: str  # linear | mlp | mix
     validation_auroc: float
     test_auroc: float
     chosen: bool
@@ -23,8 +24,21 @@ class ScoreRow:
     """One way of telling unknown questions apart, against both targets, on the test rows."""
 
     name: str
-    se_label: Interval | None
-    wrong_answer: Interval | None
+    metrics: Mapping[str, Mapping[str, Interval]]  # se_label | wrong_answer → auroc, auprc, … → value
+    p_values: Mapping[str, float] = field(
+        default_factory=dict
+    )  # target → of the difference from the kept probe
+
+
+@dataclass(frozen=True, slots=True)
+class PerturbedThreshold:
+    """The probe trained and tested anew with the threshold moved (paper, Table 10)."""
+
+    delta: float  # nats
+    threshold: float
+    relabelled: int  # questions whose label changed
+    auroc: Interval | None  # None where one side is empty
+    auroc_kept: Interval | None  # of the kept probe, against the moved labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +86,16 @@ class ReportData:
     entropies: Sequence[float] = ()
     threshold: float | None = None
     threshold_rule: str = ""
+    threshold_range: tuple[float, float, float] | None = (
+        None  # 95 % interval, and the share of labels that flip
+    )
+    perturbed: Sequence[PerturbedThreshold] = ()
+    reliability: Sequence[ReliabilityBin] = ()
+    calibration: str = ""  # platt | isotonic | none
+    probe_target: str = "label"
+    probe_event: str = "unknown"  # what its probability is of
+    given_probe: str = ""  # the probe trained before that the pool was mapped with
+    n_ambiguous: int | None = None  # questions whose answers are all plausible; None where nobody asked
     greedy_accuracy: Interval | None = None
     layers: Sequence[LayerScore] = ()
     scores: Sequence[ScoreRow] = ()

@@ -69,6 +69,20 @@ def points(share: float | None) -> str:
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
+def signed(value: float | None, digits: int = 2) -> str:
+    """A difference with its sign: +0.05, −0.20, 0.00."""
+    if value is None or not is_number(value):
+        return MISSING
+    return f"{value:+.{digits}f}".replace("-", "−") if value else f"{value:.{digits}f}"
+
+
+def p_value(p: float | None) -> str:
+    """0.034; below a thousandth only that it is."""
+    if p is None or not is_number(p):
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
 def span(interval: Interval, scale: float = 1.0, digits: int = 2, signed: bool = False) -> str:
     """The bounds alone: 0.81 to 0.91; empty where there are none."""
     if not has_bounds(interval):

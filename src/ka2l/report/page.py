@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from ka2l.report import figures, numbers
+from ka2l.report import figures, methods, numbers
 from ka2l.report.comparison import METRICS, Comparison, arm_title, read_evaluation
 from ka2l.report.data import Case, ReportData
 from ka2l.report.headline import probe_auroc, tiles, unknown_share, verdict
+from ka2l.report.reliability import reliability_diagram
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -65,10 +66,7 @@ def render(data: ReportData) -> str:
         share=unknown_share(data),
         auroc=probe_auroc(data),
         cases=[_case(case) for case in data.cases],
-        scores=[
-            (row.name, numbers.as_interval(row.se_label), numbers.as_interval(row.wrong_answer))
-            for row in data.scores
-        ],
+        **methods.views(data),
         accuracy=numbers.as_interval(data.greedy_accuracy),
         most_entropy=math.log(data.n_samples) if data.n_samples > 1 else None,
         seconds=sum(stage.seconds for stage in data.stages if numbers.is_number(stage.seconds)),
@@ -93,9 +91,11 @@ def _environment() -> "Environment":
         numbers.count,
         numbers.decimal,
         numbers.duration,
+        numbers.p_value,
         numbers.percent,
         numbers.points,
         numbers.shorten,
+        numbers.signed,
         numbers.span,
         arm_title,
     ):
@@ -113,7 +113,9 @@ def _drawings(data: ReportData, comparison: Comparison | None) -> dict[str, "Mar
     drawn = {
         "entropy_svg": some(data.entropies)
         and figures.entropy_histogram(data.entropies, data.threshold, data.n_samples),
-        "layers_svg": some(row.test_auroc for row in data.layers) and figures.layer_curve(data.layers),
+        "layers_svg": some(row.test_auroc for row in data.layers if row.layer >= 0)
+        and figures.layer_curve([row for row in data.layers if row.layer >= 0]),
+        "reliability_svg": bool(data.reliability) and reliability_diagram(data.reliability, data.probe_event),
         "states_svg": bool(data.pca) and figures.state_scatter(data.pca, data.pca_variance),
         "pool_svg": some(data.p_unknown) and figures.pool_histogram(data.p_unknown),
         "gain_svg": comparison is not None
