@@ -67,7 +67,7 @@ def measured(name: str, data: Path, folder: Path, count: int) -> RunDirectory:
             "roles": {"probe": count, "pool": 0, "eval": 0},
         },
         "measure": {"scores": ["p_true", "eigenscore", "kernel_entropy"]},
-        "probe": {"kinds": ["linear", "mlp", "mix"]},
+        "probe": {"kinds": ["linear", "ensemble", "mlp", "mix"]},
     }
     if name == "geonames":
         values["questions"]["geonames"] = GEONAMES
