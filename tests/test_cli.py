@@ -229,6 +229,8 @@ def test_probe_of_another_model_is_refused(
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace(str(tiny_world.folder), str(other)), encoding="utf-8")
     command = ("check", "Who?", "--run", directory.path) if verb == "check" else ("map", directory.path)
+    assert ka2l(*command).code == 0  # the same files in another folder are the same model
+    (other / "generation_config.json").write_text("{}")
     assert_refused(ka2l(*command), f"trained with another model: {tiny_world.folder}", str(other))
 
 
