@@ -104,7 +104,7 @@ def test_unknown_keys_are_named_with_those_that_exist() -> None:
         ("measure.threshold=-1", ["measure.threshold: ", "greater than or equal to 0"]),
         ("measure.split=[0.5, 0.2, 0.2]", ["measure: ", "sum to 1"]),
         ("probe.kinds=[]", ["probe: ", "at least one of linear, mlp"]),
-        ("probe.kinds=[tree]", ["probe.kinds.0: ", "'linear', 'mlp' or 'mix'"]),
+        ("probe.kinds=[tree]", ["probe.kinds.0: ", "'linear', 'mlp', 'mix' or 'ensemble'"]),
         ("sample=3", ["sample: "]),
         ("preset=best", ["preset: ", "'paper'"]),
         ("preset=[paper]", ["preset: "]),

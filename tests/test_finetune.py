@@ -101,7 +101,7 @@ def test_learns_what_it_did_not_know(
     state, python = torch.random.get_rng_state(), random.getstate()
     seen: list[tuple[int, int]] = []
     config = FinetuneConfig(
-        epochs=35, batch_size=4, gradient_accumulation=1, learning_rate=1e-2, save_steps=1000
+        epochs=60, batch_size=4, gradient_accumulation=1, learning_rate=1e-2, save_steps=1000
     )
     capfd.readouterr()
     result = train(tiny_world, config, tmp_path, on_step=lambda step, steps: seen.append((step, steps)))
@@ -111,8 +111,8 @@ def test_learns_what_it_did_not_know(
     assert printed.err == ""
     assert torch.equal(state, torch.random.get_rng_state())
     assert python == random.getstate()
-    assert seen == [(step, 70) for step in range(1, 71)]
-    assert (result.steps, result.resumed_from) == (70, None)
+    assert seen == [(step, 120) for step in range(1, 121)]
+    assert (result.steps, result.resumed_from) == (120, None)
     assert result.last_loss < result.train_loss
     examples = examples_of(tiny_world)
     prompts, expected = [e.prompt for e in examples], [e.completion + "<|end|>" for e in examples]

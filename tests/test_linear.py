@@ -15,6 +15,7 @@ from ka2l.knowledge.choice import choose
 from ka2l.knowledge.folds import assign_folds
 from ka2l.knowledge.linear import STRENGTHS, Logistic, fit_linear, logistic
 from ka2l.knowledge.probe import Examples, fit_probes, standardization
+from ka2l.knowledge.side_by_side import side_by_side
 
 Floats = NDArray[np.float64]
 
@@ -286,6 +287,15 @@ def test_chunks_and_threads_change_nothing() -> None:
     for one, other in zip(whole, chunked, strict=True):
         states = x[:, one.probe.layer]
         np.testing.assert_allclose(one.probe.predict(states), other.probe.predict(states), atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_each_chunk_has_one_thread_also_the_only_one(layers: int) -> None:
+    """Two threads in the small products of one layer took a hundred times as long beside other processes."""
+    torch.set_num_threads(2)
+    chunks = [range(layer, layer + 1) for layer in range(layers)]
+    assert list(side_by_side(lambda _chunk: torch.get_num_threads(), chunks)) == [1] * layers
+    assert torch.get_num_threads() == 2
 
 
 def test_an_error_in_one_chunk_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,12 +226,12 @@ def test_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
         # An older one, with settings that are gone since.
         ('{"format": 1, "ka2l": "0.1.0", "stages": {}}', r"made by KA2L 0\.1\.0 \(format 1\).*--out"),
         ('{"format": 99, "ka2l": "9.0", "stages": {}}', r"made by KA2L 9\.0 \(format 99\).*--out"),
-        ('{"format": 2, "sta', "not a KA2L manifest"),
+        ('{"format": 3, "sta', "not a KA2L manifest"),
         ("", "not a KA2L manifest"),
         ("[]", "not a KA2L manifest"),
-        ('{"format": 2}', "not a KA2L manifest"),
-        ('{"format": 2, "stages": []}', "not a KA2L manifest"),
-        ('{"format": 2, "stages": {"load": {"nonsense": 1}}}', "not a KA2L manifest"),
+        ('{"format": 3}', "not a KA2L manifest"),
+        ('{"format": 3, "stages": []}', "not a KA2L manifest"),
+        ('{"format": 3, "stages": {"load": {"nonsense": 1}}}', "not a KA2L manifest"),
     ],
 )
 def test_foreign_and_damaged_manifests_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -19,14 +19,15 @@ _LEAST_CHUNKS = 8  # work for as many cores; whatever their number here, so that
 def side_by_side(work: Callable[[range], T], chunks: Sequence[range]) -> Iterator[T]:
     """What `work` makes of each chunk, in their order; `work` must not depend on the number of threads."""
     threads = min(torch.get_num_threads(), len(chunks))
-    if threads < 2:
-        yield from map(work, chunks)
-        return
-    with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
-        try:
-            yield from pool.map(work, chunks)
-        finally:  # after an error, or a caller who stopped listening, chunks that wait are not begun
-            pool.shutdown(cancel_futures=True)
+    with _one_thread_each():
+        if threads < 2:
+            yield from map(work, chunks)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                yield from pool.map(work, chunks)
+            finally:  # after an error, or a caller who stopped listening, chunks that wait are not begun
+                pool.shutdown(cancel_futures=True)
 
 
 def chunks_of(layers: int, size: int) -> list[range]:
