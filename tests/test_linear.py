@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from ka2l.config import ProbeConfig
 from ka2l.knowledge import linear
-from ka2l.knowledge.choice import choose
 from ka2l.knowledge.folds import assign_folds
 from ka2l.knowledge.linear import STRENGTHS, Logistic, fit_linear, logistic
-from ka2l.knowledge.probe import Examples, fit_probes, standardization
+from ka2l.knowledge.probe import Examples, standardization
 from ka2l.knowledge.side_by_side import side_by_side
 
 Floats = NDArray[np.float64]
@@ -187,90 +185,6 @@ def test_with_folds_strength_and_loss_are_those_of_scikit_learns_cross_validatio
         kept = LogisticRegression(C=STRENGTHS[int(np.argmin(losses))], tol=1e-8, max_iter=20_000)
         kept.fit((states[train] - mean) / scale, event[train])
         np.testing.assert_allclose(fit.probe.weights["weight"], kept.coef_[0], rtol=1e-2, atol=1e-4)
-
-
-def misleading() -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Layer 1 knows the label; layer 0 hardly, but the last 20 rows, of validation, happen to be clear there."""
-    rng = np.random.default_rng(5)
-    states = rng.normal(size=(220, 2, 6)).astype(np.float32)
-    event = np.arange(220) % 2 == 0
-    sign = np.where(event, 1.0, -1.0)
-    states[:, 1, 0] += 1.2 * sign
-    states[:, 0, 0] += np.where(np.arange(220) < 200, 0.5, 4.0) * sign
-    return states, event
-
-
-def test_cross_validation_finds_the_layer_where_validation_rows_mislead() -> None:
-    states, event = misleading()
-
-    def layer(choice: str) -> int:
-        config = ProbeConfig.model_validate({"kinds": ["linear"], "choice": choice})
-        fits = fit_probes(states, event, np.arange(200), np.arange(200, 220), config, 0)
-        return choose(fits, "robust").probe.layer
-
-    assert layer("best") == 0, "the test needs validation rows that mislead"
-    assert layer("robust") == 1
-
-
-def test_groups_do_not_face_each_other_in_cross_validation() -> None:
-    """Layer 0 knows each fact by heart, so a wording is told from its twin and a new fact from nothing."""
-    rng = np.random.default_rng(6)
-    facts = np.repeat(np.arange(60), 3)
-    event = (rng.random(60) < 0.5)[facts]
-    states = np.stack([rng.normal(size=(60, 40))[facts], rng.normal(size=(180, 40))], axis=1)
-    states[:, 1, 0] += np.where(event, 0.7, -0.7)
-    config = ProbeConfig(kinds=["linear"])
-    train, validation = np.arange(120), np.arange(120, 180)
-
-    def layer(groups: list[str] | None) -> int:
-        return choose(fit_probes(states, event, train, validation, config, 0, groups=groups)).probe.layer
-
-    assert layer(None) == 0, "the test needs wordings that betray each other"
-    assert layer([str(fact) for fact in facts]) == 1
-
-
-def test_the_order_of_the_rows_changes_no_choice() -> None:
-    states, event = misleading()
-    groups = [f"fact {row // 2}" for row in range(220)]
-    config = ProbeConfig(kinds=["linear"])
-    order = np.random.default_rng(7).permutation(220)
-    where = np.argsort(order)  # of a row, now
-    straight = fit_probes(states, event, np.arange(200), np.arange(200, 220), config, 0, groups=groups)
-    shuffled = fit_probes(
-        states[order],
-        event[order],
-        where[:200],
-        where[200:],
-        config,
-        0,
-        groups=[groups[row] for row in order],
-    )
-    for one, other in zip(straight, shuffled, strict=True):
-        assert other.choice_loss == pytest.approx(one.choice_loss, rel=1e-5)
-        np.testing.assert_allclose(
-            other.probe.weights["weight"], one.probe.weights["weight"], rtol=1e-2, atol=1e-4
-        )
-
-
-def test_one_group_cannot_be_cross_validated() -> None:
-    states, event = misleading()
-    train, validation = np.arange(200), np.arange(200, 220)
-    for fit in fit_probes(
-        states, event, train, validation, ProbeConfig(kinds=["linear"]), 0, groups=["one"] * 220
-    ):
-        assert fit.choice_loss == pytest.approx(fit.validation_loss, rel=1e-5)
-
-
-def test_folds_that_leave_one_class_over() -> None:
-    """All unknown rows are of one question: while it is left out, there is nothing to learn."""
-    states, _ = misleading()
-    event = np.arange(220) >= 212
-    groups = ["the only unknown" if unknown else str(row) for row, unknown in enumerate(event)]
-    order = np.random.default_rng(8).permutation(220)
-    fits = fit_probes(
-        states, event, order[:200], order[200:], ProbeConfig(kinds=["linear"]), 0, groups=groups
-    )
-    assert all(0.1 < fit.choice_loss < 2.0 for fit in fits)
 
 
 def test_chunks_and_threads_change_nothing() -> None:

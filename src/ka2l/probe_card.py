@@ -32,7 +32,12 @@ _EXPLAINED = {
     "accuracy_at_80": "`free of it at 80 %` is the share without the event among the 80 % least uncertain.",
 }
 _TARGETS = {"se_label": "Telling unknown questions", "wrong_answer": "Telling wrong answers"}
-_KINDS = {"linear": "linear probe", "mlp": "SwiGLU probe", "mix": "linear probe on a mix of layers"}
+_KINDS = {
+    "linear": "linear probe",
+    "mlp": "SwiGLU probe",
+    "mix": "linear probe on a mix of layers",
+    "ensemble": "mean of linear probes",
+}
 _EVENTS = {
     "label": "the model does not know the answer",
     "value": "the model does not know the answer",

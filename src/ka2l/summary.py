@@ -224,7 +224,7 @@ def _wrong(probe: dict[str, Any]) -> str:
 
 def _place(probe: dict[str, Any]) -> str:
     """Which layer a probe reads."""
-    return f"layer {probe['layer']} of {probe['n_layers']}" if probe["layer"] >= 0 else "a mix of all layers"
+    return f"layer {probe['layer']} of {probe['n_layers']}" if probe["layer"] >= 0 else "of all layers"
 
 
 def _decimal(value: Any) -> str:

@@ -56,7 +56,7 @@ def _probe(context: Context, record: StageRecord) -> None:
         "layers": {rival.name: rival.layer for rival in rivals if rival.layer is not None},
         "perturbed": moved_thresholds(kept.probe, data, threshold["value"], config.probe, config.seed),
         "reliability": _reliability(kept, data),
-        "layer_0": _layer_0(context, data, test_aurocs[0]),
+        "layer_0": _layer_0(context, data, _at_layer_0(kept, test_aurocs)),
     }
     folder = run.file("probe")
     save(kept.probe, card, folder)
@@ -161,6 +161,12 @@ def _reliability(kept: _Kept, data: Measured) -> list[dict[str, float]]:
         kept.probe.predict(kept.probe.inputs(data.states[rows])), kept.target.event[rows]
     )
     return [point._asdict() for point in curve]
+
+
+def _at_layer_0(kept: _Kept, test_aurocs: list[float]) -> float:
+    """NaN where only probes of all layers were asked for."""
+    found = (score for fit, score in zip(kept.fits, test_aurocs, strict=True) if fit.probe.layer == 0)
+    return next(found, float("nan"))
 
 
 def _layer_0(context: Context, data: Measured, test_auroc: float) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from ka2l.statistics import Interval
 class LayerScore:
     """AUROC of one probe for what it was trained on."""
 
-    layer: int  # -1: a mix of all layers
-    kind: str  # linear | mlp | mix
+    layer: int  # -1: all of them
+    kind: str  # linear | mlp | mix | ensemble
     validation_auroc: float
     test_auroc: float
     chosen: bool
