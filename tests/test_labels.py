@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ka2l.errors import ConfigError
-from ka2l.pipeline.act import read_labels, write_labels
+from ka2l.pipeline.annotating import read_labels, write_labels
 from ka2l.questions import Question
 from ka2l.store import RunDirectory
 from ka2l.teaching.annotators import Label

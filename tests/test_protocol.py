@@ -240,6 +240,91 @@ def test_json_round_trip() -> None:
     assert plain["base"]["teaching"]["bleu"] == evaluation.base["teaching"].bleu
 
 
+DECODED = by_id(
+    *QUESTIONS.values(),
+    ask("d1", "decoded", group="p4", rewordings=["Name d1."]),  # the fact of p4, in other words than p4's
+    ask("d2", "decoded"),
+    ask("d3", "decoded"),  # nobody has an answer to it
+)
+DECODED_ANSWERS = {**ANSWERS, "d1": ("D1 x",), "d2": ("D2 x",)}
+DECODED_ARM = ArmSelection("unknown", ("p1", "p2", "p3", "p5", "d1", "d2", "d3"), 9.5)
+DECODED_PREDICTIONS = [
+    *PREDICTIONS,
+    *answer("base:teaching", {"d1": "no", "d2": "d2 x"}),
+    *answer("unknown", {"d1": "d1 x", "d2": "no"}),
+]
+
+
+def test_decoded_questions_are_a_set_of_their_own() -> None:
+    without = evaluation_sets(QUESTIONS, ARM.bought, asking(10), 0, ANSWERS)
+    sets = evaluation_sets(DECODED, DECODED_ARM.bought, asking(10), 0, DECODED_ANSWERS)
+    assert list(sets) == ["held_out", "bought", "bought_reworded", "decoded", "unbought"]
+    assert sets["decoded"] == [("d1", 0, "What is d1?"), ("d2", 0, "What is d2?")]
+    assert sets["unbought"] == []  # p4's fact was taught through d1
+    assert {name: sets[name] for name in ("held_out", "bought", "bought_reworded")} == {
+        name: without[name] for name in ("held_out", "bought", "bought_reworded")
+    }
+    assert "decoded" not in evaluation_sets(DECODED, ARM.bought, asking(10), 0, DECODED_ANSWERS)
+
+
+def test_another_arm_is_not_asked_what_was_taught_through_a_decoded_question() -> None:
+    sets = evaluation_sets(
+        DECODED, ["p2"], asking(10), 0, DECODED_ANSWERS, bought_elsewhere=DECODED_ARM.bought
+    )
+    assert [name for name, items in sets.items() if items] == ["held_out", "bought"]
+
+
+def test_labels_of_decoded_questions_count_and_are_told_apart() -> None:
+    evaluation = evaluate(
+        DECODED_PREDICTIONS, {"unknown": DECODED_ARM}, DECODED, DECODED_ANSWERS, CONFIG, "exact_match", 0
+    )
+    arm, before = evaluation.arms["unknown"], run().arms["unknown"]
+    assert (arm.labels, arm.cost) == (5, 9.5)
+    assert (arm.learned.wrong_before, arm.learned.learned, arm.learned.labels) == (3, 2, 5)
+    assert (arm.learned.per_label.value, arm.learned.per_label.n) == (pytest.approx(2 / 5), 5)
+    of_them = arm.learned.decoded
+    assert of_them is not None
+    assert (of_them.wrong_before, of_them.learned, of_them.labels, of_them.decoded) == (1, 1, 2, None)
+    assert of_them.per_label.value == pytest.approx(1 / 2)
+    assert (arm.sets["decoded"].n, arm.sets["decoded"].difference.value) == (2, 0.0)  # one won, one lost
+    assert (arm.sets["bought"], arm.sets["held_out"], arm.forgotten) == (
+        before.sets["bought"],
+        before.sets["held_out"],
+        before.forgotten,
+    )
+
+
+def test_only_decoded_questions_can_have_got_a_label() -> None:
+    arm = ArmSelection("unknown", ("p5", "d1"), 2.0)
+    evaluation = evaluate(
+        DECODED_PREDICTIONS, {"unknown": arm}, DECODED, DECODED_ANSWERS, EvaluateConfig(unbought=0), "f1", 0
+    )
+    learned = evaluation.arms["unknown"].learned
+    assert (learned.labels, learned.learned) == (1, 1)
+    assert learned.decoded is not None
+    assert "bought" not in evaluation.arms["unknown"].sets
+
+
+@pytest.mark.parametrize("role", ["pool", "decoded"])
+def test_a_held_out_fact_cannot_be_taught(role: str) -> None:
+    questions = by_id(*QUESTIONS.values(), ask("leak", role, "A1 x", group="e1"))
+    with pytest.raises(ValueError, match="'leak' teaches the fact 'e1', which 'e1' holds out"):
+        evaluation_sets(questions, ["p1", "leak"], asking(1), 0, ANSWERS)
+
+
+def test_json_names_decoded_questions_only_where_there_are_any() -> None:
+    evaluation = evaluate(
+        DECODED_PREDICTIONS, {"unknown": DECODED_ARM}, DECODED, DECODED_ANSWERS, CONFIG, "exact_match", 0
+    )
+    with_them = json.loads(json.dumps(to_json(evaluation), allow_nan=False))["arms"]["unknown"]
+    assert with_them["learned"]["decoded"]["learned"] == 1
+    assert "decoded" not in with_them["learned"]["decoded"]
+    plain = to_json(run())["arms"]["unknown"]
+    assert list(plain) == ["strategy", "labels", "cost", "sets", "learned", "forgotten"]
+    assert list(plain["learned"]) == ["wrong_before", "learned", "labels", "per_label"]
+    assert list(plain["sets"]) == ["held_out", "bought", "bought_reworded", "unbought"]
+
+
 def test_interval_from_either_form() -> None:
     expected = Interval(0.5, 0.25, 0.75, 8)
     assert interval_from([0.5, 0.25, 0.75, 8]) == expected

@@ -155,6 +155,72 @@ def test_a_setting_counts_where_it_is_read(base: list[str], change: str, redone:
     assert sorted(stage for stage in after if after[stage] != before.get(stage)) == sorted(redone)
 
 
+AUGMENT = ["questions.source=geonames", "augment.per_question=3"]
+NEW = ["decoder_states", "decoder", "augment"]
+TAUGHT_ANEW = ["annotate", "finetune", *END]
+
+
+@pytest.mark.parametrize(
+    ("changes", "redone"),
+    [
+        (["augment.noise=0.7"], ["augment", *TAUGHT_ANEW]),
+        (["augment.per_question=4"], ["augment", *TAUGHT_ANEW]),
+        (["augment.temperature=0.5"], ["augment", *TAUGHT_ANEW]),
+        (["augment.near_copy=0.5"], ["augment", *TAUGHT_ANEW]),
+        (["augment.max_new_tokens=9"], ["augment", *TAUGHT_ANEW]),
+        (["augment.budget=9"], ["augment", *TAUGHT_ANEW]),
+        (["decoder.epochs=9"], ["decoder", "augment", *TAUGHT_ANEW]),
+        (["decoder.soft_tokens=2"], ["decoder", "augment", *TAUGHT_ANEW]),
+        (["decoder.minutes=1"], ["decoder", "augment", *TAUGHT_ANEW]),
+        (["decoder.pseudo_tokens=2"], []),  # of a T5
+        (["select.budget=3"], [*BOTH_ARMS, "augment", *END]),
+        # the same layer judges: the states and the decoder stay
+        (["probe.mlp_width=16"], ["probe", "map", "augment", *BOTH_ARMS, *END]),
+        (["annotate.cost_per_label=2"], ["annotate", "annotate@random", "finetune", "finetune@random", *END]),
+    ],
+)
+def test_of_new_questions_only_what_a_setting_changes_is_redone(
+    changes: list[str], redone: list[str]
+) -> None:
+    before, after = (keys(load_config(None, [*AUGMENT, *more]), OUTSIDE) for more in ([], changes))
+    assert sorted(s for s in after if after[s] != before[s]) == sorted(redone)
+
+
+@pytest.mark.parametrize(
+    ("outside", "redone"),
+    [
+        (OUTSIDE._replace(state="2:tbg"), [*NEW, *TAUGHT_ANEW]),
+        (OUTSIDE._replace(decoder="t5@2"), ["decoder", "augment", *TAUGHT_ANEW]),
+        (OUTSIDE._replace(encoder="minilm@2"), ["augment", *TAUGHT_ANEW]),
+    ],
+    ids=["layer", "T5", "embeddings"],
+)
+def test_new_questions_depend_on_the_state_that_was_judged(outside: Outside, redone: list[str]) -> None:
+    config = load_config(None, AUGMENT)
+    before, after = (keys(config, world) for world in (OUTSIDE, outside))
+    assert sorted(s for s in after if after[s] != before[s]) == sorted(redone)
+
+
+def test_new_questions_come_between_selecting_and_answering() -> None:
+    stages = all_stages(load_config(None, AUGMENT))
+    assert [s for s in stages if s in (*NEW, "select", "annotate")] == ["select", *NEW, "annotate"]
+    given = all_stages(load_config(None, [*AUGMENT, "decoder.pretrained=somewhere"]))
+    assert [s for s in given if s in NEW] == ["augment"]
+    assert not set(NEW) & set(all_stages(load_config(None, ["questions.source=geonames"])))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["probe.kinds=[linear, ensemble]"], "a probe of kind ensemble judges all layers"),
+        (["questions.source=mine.jsonl"], "gold answers .* came with the old ones"),
+    ],
+)
+def test_new_questions_without_a_state_or_an_answer_are_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, [*AUGMENT, *settings])
+
+
 def test_other_imported_answers_redo_what_was_made_of_them() -> None:
     config = load_config(None, IMPORTED)
     before, after = (keys(config, world) for world in (OUTSIDE, OUTSIDE._replace(imported="more")))
@@ -213,16 +279,25 @@ def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
     # In `Outside.model`: name, revision and the type the weights have here; in the others likewise.
     outside = {f"model.{name}" for name in ("name", "revision", "trust_remote_code", "dtype", "quantization")}
     outside |= {f"measure.{name}_model" for name in ("nli", "embedding", "llm")}
-    outside |= {"map.probe", "map.probe_revision"}
+    outside |= {"map.probe", "map.probe_revision", "augment.embedding_model"}
+    outside |= {f"decoder.{name}" for name in ("pretrained", "pretrained_revision", "t5", "t5_revision")}
+    apart = {name for name in unlisted if name.startswith(("decoder.", "augment."))}  # see AUGMENT
     outside |= {name for name in unlisted if name.startswith("judge_server.")}
     for name in unlisted:
-        if name in outside:
+        if name in outside or name in apart:
             continue
         value = examples.get(name, "177")
         changed = keys(load_config(None, [f"{name}={value}"]), OUTSIDE)
         assert changed["report"] != ours["report"], (
             f"{name} changes no stage: add it to the keys, or to TABLE"
         )
+    augmenting = keys(load_config(None, AUGMENT), OUTSIDE)
+    for name in sorted(apart - outside):
+        told = ["decoder.t5=some/t5"] if name == "decoder.pseudo_tokens" else []
+        ours = keys(load_config(None, [*AUGMENT, *told]), OUTSIDE) if told else augmenting
+        value = {"augment.near_copy": "0.5", "augment.noise": "7", "augment.temperature": "2"}.get(name, "17")
+        changed = keys(load_config(None, [*AUGMENT, *told, f"{name}={value}"]), OUTSIDE)
+        assert changed["report"] != ours["report"], f"{name} changes no stage: add it to the keys"
 
 
 @pytest.mark.parametrize(

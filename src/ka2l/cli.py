@@ -78,7 +78,13 @@ def run(
 
 
 @app.command()
-def demo(out: OutOption = None, quiet: QuietOption = False) -> None:
+def demo(
+    out: OutOption = None,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Also decode new unknown questions from hidden states.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
     """See it work: a small real model and real places."""
     from ka2l.pipeline import run as run_pipeline
     from ka2l.progress import Reporter
@@ -87,13 +93,19 @@ def demo(out: OutOption = None, quiet: QuietOption = False) -> None:
     from ka2l.summary import print_summary
 
     reporter = Reporter(quiet=quiet)
+    more = (
+        "\nand with new questions decoded from the states of those KA2L chose. The whole takes about 25 minutes\n"
+        if augment
+        else " The whole takes about 10 minutes\n"
+    )
     reporter.say(
         "Asking SmolLM2-135M-Instruct about places of the world, ten times each, to see what it does not know;\n"
-        "then teaching it 100 answers, once chosen by KA2L and once at random. The whole takes about 10 minutes\n"
+        f"then teaching it 100 answers, once chosen by KA2L and once at random{more}"
         "on 2 cores; interrupt it whenever you like, the same command goes on.\n"
     )
-    config = load_config(demo_recipe())
-    print_summary(run_pipeline(config, out or Path("runs/demo"), reporter))
+    config = load_config(demo_recipe(augment=augment))
+    folder = out or Path("runs/demo-augment" if augment else "runs/demo")
+    print_summary(run_pipeline(config, folder, reporter))
 
 
 @app.command()
@@ -208,6 +220,7 @@ def map_(
 
 
 _add_verb("select", "Choose what to buy with the budget.")
+_add_verb("augment", "Decode new unknown questions from the hidden states of the selected ones.")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ka2l.augment_config import AugmentConfig, DecoderConfig
 from ka2l.knowledge_config import MapConfig, MeasureConfig, ProbeConfig
 from ka2l.source_config import ColumnsConfig as ColumnsConfig  # these are part of the configuration's surface
 from ka2l.source_config import Fraction, Positive, Section
@@ -213,6 +214,10 @@ class RunConfig(Section):
     """Known/unknown over the pool."""
     select: SelectConfig = SelectConfig()
     """Which to buy."""
+    decoder: DecoderConfig = DecoderConfig()
+    """The hidden-state decoder, where `augment.per_question` asks for one."""
+    augment: AugmentConfig = AugmentConfig()
+    """New questions out of hidden states."""
     annotate: AnnotateConfig = AnnotateConfig()
     """Who answers."""
     finetune: FinetuneConfig = FinetuneConfig()
@@ -249,6 +254,25 @@ class RunConfig(Section):
             )
         if self.judge_server.url and not self.judge_server.model:
             raise ValueError("judge_server.url needs judge_server.model")
+        return self
+
+    @model_validator(mode="after")
+    def _new_questions_have_a_state_and_an_answer(self) -> "RunConfig":
+        of_all = [kind for kind in self.probe.kinds if kind in ("mix", "ensemble")]
+        if self.augment.per_question and of_all and not self.map.probe:
+            raise ValueError(
+                f"augment.per_question decodes the state the probe judges, and a probe of kind {of_all[0]} judges all "
+                "layers: there is no one state. Use probe.kinds=[linear, mlp], or augment.per_question=0"
+            )
+        if (
+            self.augment.per_question
+            and self.annotate.annotator == "gold"
+            and self.questions.source != "geonames"
+        ):
+            raise ValueError(
+                "augment.per_question makes new questions, and gold answers (annotate.annotator=gold) came with the old "
+                "ones. Let people answer: annotate.annotator=file. (GeoNames questions are answered by GeoNames.)"
+            )
         return self
 
     @model_validator(mode="before")

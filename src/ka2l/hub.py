@@ -49,8 +49,11 @@ def upload(
     private: bool | None = None,
     revision: str | None = None,
     endpoint: str | None = None,
+    root: Path | None = None,
 ) -> str:
-    """Put these files at the top of a repository, made where it is missing, in one commit; returns its address.
+    """Put these files in a repository, made where it is missing, in one commit; returns its address.
+
+    They lie there as they lie under `root`; without one, all at the top.
 
     Raises:
         ModelError: the Hub refuses, or cannot be reached.
@@ -63,7 +66,8 @@ def upload(
         if revision is not None:
             api.create_branch(address.repo_id, branch=revision, exist_ok=True)
         # Not upload_folder: it may cut its work into several commits, and a reader could meet half of it.
-        parts = [CommitOperationAdd(path.name, str(path)) for path in paths]
+        places = [path.relative_to(root).as_posix() if root else path.name for path in paths]
+        parts = [CommitOperationAdd(place, str(path)) for place, path in zip(places, paths, strict=True)]
         api.create_commit(address.repo_id, parts, commit_message=message, revision=revision)
     return str(address) if revision is None else f"{address}/tree/{revision}"
 

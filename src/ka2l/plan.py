@@ -105,6 +105,8 @@ def _rows(
         if computed and name in ("sample", "map", "signals", "evaluate"):
             computed += lengths.prefix
         seconds = weight * 2 * local.parameters * computed / (local.rate * _EFFICIENCY) if local else 0.0
+        if name == "decoder" and config.decoder.minutes:
+            seconds = min(seconds, 60 * config.decoder.minutes)
         rows.append(
             {"stage": stage, "questions": questions, "tokens": computed, "seconds": round(seconds, 1)}
         )
@@ -157,6 +159,7 @@ def _tokens(
     )
     answer = min(_ANSWER_TOKENS, config.evaluate.max_new_tokens)
     evaluated = 2 * held_out + (asked - held_out) * len(arms(config)) + asked * len(arms(config))
+    kept_apart, new = counts.get("decoder", 0), bought * config.augment.per_question
     drawn = _answers(config, there) * min(_ANSWER_TOKENS, config.sample.max_new_tokens)
     return {
         "load": (sum(counts.values()), 0, 0.0),
@@ -167,6 +170,11 @@ def _tokens(
         "map": (pool, pool * own, 1.0),
         "signals": (pool, pool * own, 1.0),
         "select": (bought, 0, 0.0),
+        "decoder_states": (kept_apart, kept_apart * own, 1.0),
+        # as for fine-tuning; a T5's cost is not known from this model's
+        "decoder": (kept_apart, config.decoder.epochs * kept_apart * own, 0.0 if config.decoder.t5 else 2.2),
+        # said token by token, then asked once
+        "augment": (new, bought * own + 2 * new * own, 1.0),
         "annotate": (bought, 0, 0.0),
         # forward and backward through frozen weights: twice a forward pass, and a little for the adapter
         "finetune": (bought, config.finetune.epochs * bought * (teaching + _ANSWER_TOKENS), 2.2),

@@ -8,14 +8,12 @@ split {train, validation, test}, scores {method: {target: {metric: {value, low, 
 license, base_model, ka2l.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from ka2l.card_parts import code, front_matter, model_of, place_of, prompt_section
 from ka2l.report.methods import score_title
-from ka2l.report.numbers import MISSING, as_interval, count, decimal, is_number, percent, shorten, span
+from ka2l.report.numbers import MISSING, as_interval, count, decimal, is_number, percent, span
 
 TAGS = ["ka2l", "probe", "semantic-entropy", "uncertainty"]
 FEW = 300  # test questions; with fewer, the interval of an AUROC is about ± 0.05 and more
@@ -44,10 +42,6 @@ _EVENTS = {
     "correct": "the model answers wrong",
     "both": "the model does not know the answer, or answers wrong",
 }
-_POSITIONS = {
-    "tbg": "at the last token of the prompt, before anything is generated",
-    "mean_prompt": "averaged over the tokens of the question",
-}
 _CALIBRATIONS = {
     "platt": "calibrated on validation questions (Platt)",
     "isotonic": "calibrated on validation questions (isotonic)",
@@ -63,34 +57,22 @@ def readme(card: Mapping[str, Any], name: str = "FOLDER") -> str:
         name: the probe's Hub id or folder, for the examples.
     """
     parts = [
-        _front_matter(card),
+        front_matter(card, TAGS),
         _summary(card),
         _usage(card, name),
         _training(card),
         _worth(card),
         _limits(card),
     ]
-    return "\n\n".join(part for part in [*parts, _prompt(card)] if part) + "\n"
-
-
-def _front_matter(card: Mapping[str, Any]) -> str:
-    fields: dict[str, Any] = {"library_name": "ka2l", "tags": TAGS}
-    if card.get("license"):
-        fields["license"] = str(card["license"])
-    base = card.get("base_model") or str(card.get("model", ""))
-    if re.fullmatch(
-        r"[\w-][\w.-]*/[\w-][\w.-]*", str(base)
-    ):  # a Hub id; a folder of this machine is nobody's business
-        fields["base_model"] = str(base)
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
+    return "\n\n".join(part for part in [*parts, prompt_section(card)] if part) + "\n"
 
 
 def _summary(card: Mapping[str, Any]) -> str:
-    model, kind = _model(card), _KINDS.get(card["kind"], card["kind"])
-    whose = _code(card["answered_by"]) if card.get("stand_in") and card.get("answered_by") else model
-    revision = f" (revision {_code(card['revision'])})" if card.get("revision") else ""
+    model, kind = model_of(card), _KINDS.get(card["kind"], card["kind"])
+    whose = code(card["answered_by"]) if card.get("stand_in") and card.get("answered_by") else model
+    revision = f" (revision {code(card['revision'])})" if card.get("revision") else ""
     where = "all layers" if card["layer"] < 0 else f"layer {card['layer']}{_of(card.get('n_layers'))}"
-    position = _POSITIONS.get(card.get("position", ""), "at the position it was trained on")
+    position = place_of(card)
     lines = [
         f"# What {whose} does not know: a {kind}",
         f"From {'the hidden states' if card['layer'] < 0 else 'one hidden state'} of {model}{revision}, before it answers, this probe says how likely it is that "
@@ -142,14 +124,14 @@ def _training(card: Mapping[str, Any]) -> str:
     split, threshold = card.get("split") or {}, card.get("threshold") or {}
     lines = []
     if card.get("samples"):
-        judge = f" (judge {_code(threshold['judge'])})" if threshold.get("judge") else ""
+        judge = f" (judge {code(threshold['judge'])})" if threshold.get("judge") else ""
         lines.append(
             f"Each question was answered {card['samples']} times. Answers that mean the same{judge} form a class, and the "
             "entropy of the classes, semantic entropy, is high where the model does not know."
         )
     if is_number(threshold.get("value")):
         rule = (
-            f" (rule {_code(threshold['rule'])}, from training questions only)"
+            f" (rule {code(threshold['rule'])}, from training questions only)"
             if threshold.get("rule")
             else ""
         )
@@ -207,7 +189,7 @@ def _cell(value: Any) -> str:
 
 def _limits(card: Mapping[str, Any]) -> str:
     scores, tests = card.get("scores") or {}, (card.get("split") or {}).get("test")
-    model = _model(card)
+    model = model_of(card)
     lines = [
         f"It knows the states of {model} at this revision, under this prompt, at this position, and no others. KA2L "
         "refuses to use it elsewhere.",
@@ -227,32 +209,6 @@ def _limits(card: Mapping[str, Any]) -> str:
     if card["calibration"] == "none":
         lines.append("Its numbers are not calibrated: 0.8 does not mean four of five.")
     return "## Where not to trust it\n\n" + "\n".join(f"- {line}" for line in lines)
-
-
-def _prompt(card: Mapping[str, Any]) -> str:
-    prompt = card.get("prompt") or {}
-    if not prompt:
-        return ""
-    instruction, shots = str(prompt.get("instruction", "")), prompt.get("shots") or []
-    if prompt.get("template") == "chat":
-        turns = [f"user: {instruction}\n{question}\n\nassistant: {answer}" for question, answer in shots]
-        text = "\n\n".join([*turns, f"user: {instruction}\n…"])
-    else:
-        turns = [f"Question: {question}\nAnswer: {answer}" for question, answer in shots]
-        text = "\n\n".join([instruction, *turns, "Question: …\nAnswer:"])
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    how = "as turns of the model's chat template" if prompt.get("template") == "chat" else "as plain text"
-    return f"## The prompt\n\nGiven {how}:\n\n{fence}text\n{text}\n{fence}"
-
-
-def _model(card: Mapping[str, Any]) -> str:
-    name = str(card.get("model") or "the model")
-    # The path of a folder tells about a machine, its name about the model.
-    return _code(name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name)
-
-
-def _code(text: Any) -> str:
-    return f"`{shorten(str(text).replace('`', ''), 120)}`"
 
 
 def _of(layers: Any) -> str:

@@ -77,7 +77,7 @@ def load_questions(config: QuestionsConfig, seed: int, shots: int) -> LoadedQues
         ranked = sorted(merged, key=lambda row: _rank(seed, "limit", normalize_question(row.question)))
         drawn = {row.id for row in ranked[: config.limit]}
         merged = [row for row in merged if row.id in drawn]
-    questions = merged if roles_given else assign_roles(merged, config.roles, seed, shots)
+    questions = merged if roles_given else _with_roles(merged, config.roles, seed, shots)
     check_disjoint(questions)
     _check_eval_answers(questions, config.source)
     return LoadedQuestions(questions, duplicates, config.source, _fingerprint(questions))
@@ -227,6 +227,16 @@ def _rows(config: QuestionsConfig, seed: int) -> tuple[list[Question], bool]:
     if problems:
         raise bad_rows(config.source, problems, "correct or remove them, or see questions.columns.")
     return questions, config.columns.role is not None
+
+
+def _with_roles(questions: Sequence[Question], roles: RolesConfig, seed: int, shots: int) -> list[Question]:
+    """Roles for those that the source gave none, in the order of the source."""
+    given = [question for question in questions if question.role]
+    if not given:
+        return assign_roles(questions, roles, seed, shots)
+    free = assign_roles([question for question in questions if not question.role], roles, seed, shots)
+    by_id = {question.id: question for question in (*free, *given)}
+    return [by_id[question.id] for question in questions if question.id in by_id]
 
 
 def _take_shots(

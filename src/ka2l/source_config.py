@@ -66,6 +66,8 @@ class GeonamesConfig(Section):
     """Countries of cities with 75,000 to 300,000 people."""
     small_cities: Annotated[int, Field(ge=0)] = 240
     """Countries of cities with 15,000 to 40,000 people."""
+    decoder: Annotated[int, Field(ge=0)] = 0
+    """Further facts of all kinds, kept apart for a decoder (role `decoder`, besides questions.roles.decoder)."""
 
 
 class QuestionsConfig(Section):

@@ -15,7 +15,20 @@ from ka2l.reach import asks_model, has_model, has_stand_in, limit
 from ka2l.selection.strategies import needs_next_token_entropy
 from ka2l.store import MAIN, split_stage
 
-VERBS = ("load", "sample", "measure", "probe", "map", "select", "annotate", "finetune", "evaluate", "report")
+VERBS = (
+    "load",
+    "sample",
+    "measure",
+    "probe",
+    "map",
+    "select",
+    "augment",
+    "annotate",
+    "finetune",
+    "evaluate",
+    "report",
+)
+_OF_VERB = {"map": ("map", "signals"), "augment": ("decoder_states", "decoder", "augment")}
 
 
 class Outside(NamedTuple):
@@ -27,6 +40,9 @@ class Outside(NamedTuple):
     imported: str = ""  # fingerprint of answers made elsewhere
     judge: str = ""  # name and revision of the model that judges answers
     probe: str = ""  # revision of a probe trained before
+    state: str = ""  # layer and position of the state the probe judges, once that is known
+    decoder: str = ""  # revision of a decoder trained before, or of the T5 one is made of
+    encoder: str = ""  # name and revision of the sentence embeddings that find near-copies
 
 
 def arms(config: RunConfig) -> list[str]:
@@ -39,6 +55,11 @@ def arms(config: RunConfig) -> list[str]:
 def strategy_of(config: RunConfig, arm: str) -> str:
     """The query strategy of an arm."""
     return config.select.strategy if arm == MAIN else arm
+
+
+def augments(config: RunConfig) -> bool:
+    """Whether new questions are decoded from hidden states."""
+    return config.augment.per_question > 0
 
 
 def inputs_of(stage: str, config: RunConfig) -> list[str]:
@@ -54,7 +75,10 @@ def inputs_of(stage: str, config: RunConfig) -> list[str]:
         "map": ["load", *early],
         "signals": ["load"],
         "select": ["map", "signals"] if needs_next_token_entropy(strategy_of(config, arm)) else ["map"],
-        "annotate": [f"select{suffix}"],
+        "decoder_states": ["load", *early],
+        "decoder": ["decoder_states"],
+        "augment": ["map", "select", *([] if config.decoder.pretrained else ["decoder"])],
+        "annotate": [f"select{suffix}", *(["augment"] if augments(config) and arm == MAIN else [])],
         "finetune": [f"annotate{suffix}"],
         "evaluate": [
             "load",
@@ -86,8 +110,19 @@ def stages_of(verb: str, config: RunConfig) -> list[str]:
 
     None where the answers and states of this config do not reach so far (see `reach`).
     """
-    wanted = {"map": ("map", "signals")}.get(verb, (verb,))
+    wanted = _OF_VERB.get(verb, (verb,))
     return [stage for stage in all_stages(config) if split_stage(stage)[0] in wanted]
+
+
+def verb_of(stage: str) -> str:
+    """The verb that runs a stage."""
+    name, _ = split_stage(stage)
+    return next((verb for verb, names in _OF_VERB.items() if name in names), name)
+
+
+# What is read of these inputs is one fact, which is in `Outside`: a probe trained anew at the same layer judges the same
+# states, and they need not be computed again, nor a decoder trained again on them.
+_ONLY_A_FACT = {("decoder_states", "probe")}
 
 
 def keys(config: RunConfig, outside: Outside) -> dict[str, str]:
@@ -98,7 +133,11 @@ def keys(config: RunConfig, outside: Outside) -> dict[str, str]:
         content = {
             "stage": name,
             "settings": _SETTINGS[name](config, arm, outside),
-            "inputs": {needed: found[needed] for needed in inputs_of(stage, config)},
+            "inputs": {
+                needed: found[needed]
+                for needed in inputs_of(stage, config)
+                if (name, needed) not in _ONLY_A_FACT
+            },
         }
         found[stage] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
     return found
@@ -114,6 +153,9 @@ def _rank(stage: str) -> tuple[int, int]:
         "map",
         "signals",
         "select",
+        "decoder_states",
+        "decoder",
+        "augment",
         "annotate",
         "finetune",
         "evaluate",
@@ -161,6 +203,20 @@ def _unused_select(config: RunConfig, arm: str) -> tuple[str, ...]:
     return tuple(unused)
 
 
+def _decoder(config: RunConfig, outside: Outside) -> list[Any]:
+    """A T5 or a decoder is known by its revision, wherever it lies; each kind reads settings of its own."""
+    unused = {"pretrained", "pretrained_revision", "t5", "t5_revision"}
+    unused |= {"soft_tokens", "lora_rank"} if config.decoder.t5 else {"pseudo_tokens"}
+    return [_dump(config.decoder, without=tuple(unused)), outside.decoder, config.seed]
+
+
+def _augment(config: RunConfig, outside: Outside) -> list[Any]:
+    settings = _dump(config.augment, without=("embedding_model",))
+    given = outside.decoder if config.decoder.pretrained else ""
+    # Who answers decides which questions nobody can answer.
+    return [_model(config, outside), settings, outside.encoder, given, config.annotate.annotator, config.seed]
+
+
 def _last_verb(config: RunConfig) -> str:
     end = limit(config)
     return "evaluate" if end is None else end.last
@@ -205,6 +261,9 @@ _SETTINGS: dict[str, _Settings] = {
         _dump(c.select, without=_unused_select(c, arm)),
         c.seed,
     ],
+    "decoder_states": lambda c, _arm, o: [_model(c, o), o.state],
+    "decoder": lambda c, _arm, o: _decoder(c, o),
+    "augment": lambda c, _arm, o: _augment(c, o),
     "annotate": lambda c, _arm, o: [_dump(c.annotate), o.labels if c.annotate.annotator == "file" else ""],
     "finetune": lambda c, _arm, o: [_model(c, o), _dump(c.finetune, without=("save_steps",)), c.seed],
     "evaluate": lambda c, _arm, o: [

@@ -89,11 +89,11 @@ def with_probe(
     return []
 
 
-def demo_recipe() -> Path:
-    """The recipe of the demo, as installed with the package."""
+def demo_recipe(*, augment: bool = False) -> Path:
+    """The recipe of the demo, as installed with the package; with new questions out of hidden states, or without."""
     from importlib.resources import files
 
-    return Path(str(files("ka2l") / "recipes" / "geo-smollm2.yaml"))
+    return Path(str(files("ka2l") / "recipes" / ("geo-augment.yaml" if augment else "geo-smollm2.yaml")))
 
 
 def _default_out(config: RunConfig, recipe: str | None) -> Path:

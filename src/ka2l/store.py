@@ -32,12 +32,21 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "map": ("knowledge_map.parquet", "pool_signals/states"),
     "signals": ("pool_signals/next_token",),
     "select": ("selection.parquet",),
+    "decoder_states": ("decoder_states",),
+    "decoder": ("decoder", "decoder_training"),
+    "augment": ("augmented.parquet", "decoded"),
     "annotate": ("annotations.parquet",),
     "finetune": ("adapter", "checkpoints"),
     "evaluate": ("evaluation.json", "predictions.parquet", "predictions"),
     "report": ("report.html",),
 }
-WORKING = ("checkpoints", "predictions", MODEL_SCORES)  # outputs that only an unfinished stage has
+WORKING = (
+    "checkpoints",
+    "predictions",
+    "decoder_training",
+    "decoded",
+    MODEL_SCORES,
+)  # outputs that only an unfinished stage has
 # What no stage ever removes, because it was paid for or given: answers of people, of a server, of somebody before.
 LABELS, PAID, IMPORTED = "labels.json", "paid.sqlite", "imported.parquet"
 JUDGEMENTS = "judgements.sqlite"  # nor these: a model was asked for each of them

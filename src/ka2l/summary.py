@@ -13,6 +13,8 @@ from ka2l.stages import all_stages
 from ka2l.statistics import Interval
 from ka2l.store import RunDirectory, StageRecord, library_versions
 
+_REASONS_SHOWN = 3  # why decoded questions were dropped; all are in the report
+
 
 def summary(run: RunDirectory) -> dict[str, Any]:
     """The headline numbers as plain values; parts the run has not reached are missing."""
@@ -40,6 +42,13 @@ def summary(run: RunDirectory) -> dict[str, Any]:
         result["probe"] |= {
             target: found and found["auroc"] for target, found in card["scores"]["probe"].items()
         }
+    if "augment" in done:
+        result["augment"] = dict(run.stages["augment"].counts)
+        answered = run.stages["annotate"].counts if "annotate" in done else {}
+        found = {
+            name.removeprefix("decoded_"): n for name, n in answered.items() if name.startswith("decoded_")
+        }
+        result["augment"] |= found
     if "evaluate" in done and run.file("evaluation.json").exists():
         evaluation = files.read_json(run.file("evaluation.json"))
         result["evaluation"] = evaluation["arms"]
@@ -90,12 +99,15 @@ def print_summary(run: RunDirectory) -> None:
         console.print(
             f"The probe reads the states of {escape(values['stand_in'])}, which stands in for {escape(values['model'])}."
         )
+    if "augment" in values:
+        console.print(decoded_lines(values["augment"]))
     if "evaluation" in values:
         console.print()
         console.print(_arms_table(Table, values["evaluation"]))
         console.print(_conclusion(values["evaluation"]))
+        taught = "bought and new" if any(map(_decoded, values["evaluation"].values())) else "bought"
         console.print(
-            "[dim]Brackets: 95 % bootstrap intervals. Learned: bought questions that were wrong before and are right now.\n"
+            f"[dim]Brackets: 95 % bootstrap intervals. Learned: {taught} questions that were wrong before and are right now.\n"
             "Forgotten: held-out questions that were right before and are wrong now.[/]"
         )
     if "ends_after" in values:
@@ -121,6 +133,27 @@ def sampling_line(record: StageRecord) -> str:
     if record.memory_mb:
         parts.append("at most " + ", ".join(f"{mb:,} MB ({name})" for name, mb in record.memory_mb.items()))
     return f"Sampling: {'; '.join(parts)}."
+
+
+def decoded_lines(counts: dict[str, int]) -> str:
+    """What came out of the hidden states, in one line or two: `counts` of the stage `augment`, and of the answers."""
+    from ka2l.report.augmentation import reason_title
+
+    kept, candidates = counts["kept"], counts["candidates"]
+    line = (
+        f"From the states of the {counts['sources']:,} bought questions the decoder made {candidates:,} new ones: "
+        f"[bold]{kept:,} {'is' if kept == 1 else 'are'} kept[/] (not asked before, and still unknown, says the probe)."
+    )
+    if "labels" in counts:
+        line += f" {counts['labels']:,} of them {'has' if counts['labels'] == 1 else 'have'} got an answer."
+    dropped = {
+        name.removeprefix("dropped_"): n for name, n in counts.items() if name.startswith("dropped_") and n
+    }
+    most = sorted(dropped.items(), key=lambda item: -item[1])[:_REASONS_SHOWN]
+    if not most:
+        return line
+    reasons = "; ".join(f"{reason_title(reason)} ({n:,})" for reason, n in most)
+    return f"{line}\n[dim]Dropped{', above all' if len(dropped) > len(most) else ''}: {reasons}.[/]"
 
 
 def environment() -> dict[str, Any]:
@@ -165,8 +198,11 @@ def _arms_table(table_class: Any, evaluated: dict[str, Any]) -> Any:
         "of them wrong before": [],
         "learned": [],
         "learned per label": [],
+        "new questions taught": [],
+        "  learned": [],
         "right, of the bought": [],
         "  asked in other words": [],
+        "right, of the new questions": [],
         "right, of those nobody bought": [],
         "right, of the held-out": [],
         "forgotten, of the held-out": [],
@@ -174,6 +210,7 @@ def _arms_table(table_class: Any, evaluated: dict[str, Any]) -> Any:
     sets = {
         "right, of the bought": "bought",
         "  asked in other words": "bought_reworded",
+        "right, of the new questions": "decoded",
         "right, of those nobody bought": "unbought",
         "right, of the held-out": "held_out",
     }
@@ -181,6 +218,9 @@ def _arms_table(table_class: Any, evaluated: dict[str, Any]) -> Any:
         table.add_column("KA2L" if name == "unknown" else name, justify="right")
         learned, forgotten = arm["learned"], arm["forgotten"]
         rows["labels bought"].append(str(arm["labels"]))
+        decoded = _decoded(arm)
+        rows["new questions taught"].append(str(decoded["labels"]) if decoded else "–")
+        rows["  learned"].append(str(decoded["learned"]) if decoded else "–")
         rows["of them wrong before"].append(str(learned["wrong_before"]))
         rows["learned"].append(str(learned["learned"]))
         rows["learned per label"].append(_decimal(learned["per_label"]))
@@ -207,6 +247,12 @@ def _conclusion(evaluated: dict[str, Any]) -> str:
         ratio = f", {one.value / two.value:.1f} times as much" if two.value > 0 else ""
         return f"\nA label bought by {name} taught {verb} than one bought by {second}{ratio}.\n"
     return f"\nNo clear difference between what a label bought by {name} and by {second} taught.\n"
+
+
+def _decoded(arm: dict[str, Any]) -> dict[str, Any]:
+    """What was learned of the decoded questions among the taught ones; empty where there are none."""
+    found: dict[str, Any] = arm["learned"].get("decoded") or {}
+    return found
 
 
 def _before_after(comparison: dict[str, Any] | None) -> str:

@@ -1,7 +1,8 @@
 """The evaluation protocol: which questions are asked after teaching, and what the answers say.
 
 Four sets, never mixed: held_out (nothing was trained on them), bought (taught, in the wording that was taught),
-bought_reworded (taught, in other words) and unbought (left in the pool). The base model answers with the prompt
+bought_reworded (taught, in other words) and unbought (left in the pool); and a fifth where new questions were
+decoded out of hidden states and taught beside the bought ones: decoded (as they were taught). The base model answers with the prompt
 that serves it best, the tuned model with the teaching prompt; both answer the same questions and are compared
 in pairs. Intervals are bootstrapped by question group. `ka2l evaluate` runs it.
 """
@@ -22,6 +23,7 @@ Item = tuple[str, int, str]  # question id, wording (0 = as in the pool, 1… = 
 Questions = Mapping[str, Question]  # by id
 Answers = Mapping[str, Sequence[str]]  # accepted answers by question id, gold and annotated together
 BASE_PROMPTS = ("sensing", "teaching")  # the first wins a tie
+DECODED = "decoded"  # the role of questions made out of hidden states, and the set they are asked in
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,10 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class ArmSelection:
-    """What one strategy bought: unique ids of pool questions, and what their labels cost together."""
+    """What one strategy bought labels for, and what they cost together.
+
+    `bought` are unique ids of questions of role pool and, where there are any, decoded: a label costs either way.
+    """
 
     strategy: str
     bought: Sequence[str]
@@ -56,7 +61,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class SetComparison:
-    """Base against tuned on one set: held_out, bought, bought_reworded or unbought."""
+    """Base against tuned on one set: held_out, bought, bought_reworded, decoded or unbought."""
 
     n: int
     base: Scores
@@ -66,12 +71,15 @@ class SetComparison:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Bought questions the base model had wrong and the tuned model has right."""
+    """Taught questions, bought and decoded, that the base model had wrong and the tuned model has right."""
 
     wrong_before: int
     learned: int
     labels: int
     per_label: Interval  # learned / labels
+    decoded: "Learned | None" = (
+        None  # the decoded ones among them, None (and not in the JSON) where there are none
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +123,13 @@ def evaluation_sets(
 ) -> dict[str, list[Item]]:
     """The questions to ask, by set: held_out, bought, bought_reworded, unbought (a set may be empty).
 
+    Decoded questions that were taught are a set `decoded` before `unbought`, which is there only if it is not empty.
     Questions that nobody has an answer to are left out. `unbought` leaves out questions that share a group with
-    a bought one: that fact was taught. Its draw is ordered by a hash of (seed, id), so it does not depend on the
+    a bought or decoded one: that fact was taught. Its draw is ordered by a hash of (seed, id), so it does not depend on the
     order of rows, and a smaller sample is the beginning of a larger one.
 
     Args:
-        bought: unique ids of the questions whose answers were bought.
+        bought: unique ids of the questions whose answers were bought, of role pool or decoded.
         config: `unbought` and `rewordings` say how many of each are asked.
         seed: seed of that draw.
         answers: questions that are not named here keep their gold answers.
@@ -128,12 +137,14 @@ def evaluation_sets(
             same questions there.
 
     Raises:
-        ValueError: a bought id is unknown, repeated, or held out.
+        ValueError: a bought id is unknown, repeated, or held out, or shares its group with a held-out question.
     """
     _check_bought(questions, bought)
     answered = [q for q in questions.values() if _answers_of(q, answers)]
     taught_groups = {_group(questions[id_]) for id_ in (*bought, *bought_elsewhere)}
     taught = [questions[id_] for id_ in bought if _answers_of(questions[id_], answers)]
+    decoded = [(q.id, 0, q.question) for q in taught if q.role == DECODED]
+    taught = [q for q in taught if q.role != DECODED]
     unbought = [q for q in answered if q.role == "pool" and _group(q) not in taught_groups]
     unbought.sort(key=lambda q: hashlib.sha256(f"{seed}:{q.id}".encode()).digest())
     return {
@@ -144,6 +155,7 @@ def evaluation_sets(
             for q in taught
             for i, text in enumerate(q.rewordings[: config.rewordings], start=1)
         ],
+        **({"decoded": decoded} if decoded else {}),
         "unbought": [(q.id, 0, q.question) for q in unbought[: config.unbought]],
     }
 
@@ -202,6 +214,9 @@ class _Row(NamedTuple):
     right: bool
 
 
+_Pair = tuple[Sequence[_Row], Sequence[_Row]]  # of the base and of the tuned model, the same questions
+
+
 @dataclass(frozen=True, slots=True)
 class _Judge:
     """The predictions by (model, question, wording), and the rules by which they are judged."""
@@ -248,7 +263,7 @@ def _evaluate_arm(
     sets = evaluation_sets(judge.questions, arm.bought, config, judge.seed, judge.answers, all_bought)
     base_name = f"base:{prompt}"
     pairs = {key: (judge.rows(base_name, items), judge.rows(name, items)) for key, items in sets.items()}
-    learned = _learned(judge, *pairs["bought"])
+    learned = _learned(judge, pairs["bought"], pairs.get(DECODED))
     return ArmEvaluation(
         strategy=arm.strategy,
         labels=learned.labels,
@@ -264,10 +279,13 @@ def _compare(judge: _Judge, base: Sequence[_Row], tuned: Sequence[_Row]) -> SetC
     return SetComparison(len(base), judge.summarize(base), judge.summarize(tuned), judge.mean(gains, base))
 
 
-def _learned(judge: _Judge, base: Sequence[_Row], tuned: Sequence[_Row]) -> Learned:
+def _learned(judge: _Judge, bought: _Pair, decoded: _Pair | None = None) -> Learned:
+    parts = [bought] if decoded is None else [bought, decoded]
+    base, tuned = ([row for part in parts for row in part[side]] for side in (0, 1))
     turned = [not before.right and after.right for before, after in zip(base, tuned, strict=True)]
     wrong_before = sum(not row.right for row in base)
-    return Learned(wrong_before, sum(turned), len(base), judge.mean(turned, base))
+    of_them = None if decoded is None else _learned(judge, decoded)
+    return Learned(wrong_before, sum(turned), len(base), judge.mean(turned, base), of_them)
 
 
 def _forgotten(judge: _Judge, base: Sequence[_Row], tuned: Sequence[_Row]) -> Forgotten:
@@ -300,6 +318,11 @@ def _check_bought(questions: Questions, bought: Sequence[str]) -> None:
             raise ValueError(f"bought question {id_!r} is not among the {len(questions)} questions")
         if times > 1 or questions[id_].role == "eval":
             raise ValueError(f"{id_!r} was bought {times} times and has role {questions[id_].role!r}")
+    held_out = {_group(question): question.id for question in questions.values() if question.role == "eval"}
+    for id_ in bought:
+        if _group(questions[id_]) in held_out:
+            fact = _group(questions[id_])
+            raise ValueError(f"{id_!r} teaches the fact {fact!r}, which {held_out[fact]!r} holds out")
 
 
 def _answers_of(question: Question, answers: Answers | None) -> Sequence[str]:

@@ -13,7 +13,10 @@ from ka2l.statistics import Interval
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The evaluation as dicts, lists and numbers; an interval is {"value", "low", "high", "n"}, NaN is None."""
+    """The evaluation as dicts, lists and numbers; an interval is {"value", "low", "high", "n"}, NaN is None.
+
+    A part that is None because the run has none of it (`Learned.decoded`) is left out.
+    """
     plain: dict[str, Any] = _plain(evaluation)
     return plain
 
@@ -40,7 +43,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Interval):
         return {name: _plain(part) for name, part in value._asdict().items()}
     if hasattr(value, "__dataclass_fields__"):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        return {name: _plain(part) for name, part in parts.items() if part is not None}
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, float) and not math.isfinite(value):

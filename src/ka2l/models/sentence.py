@@ -34,6 +34,7 @@ class SentenceEncoder:
         name: `minilm`, a folder, or a Hub id.
         device: where to compute.
         batch_size: texts in one pass.
+        setting: what names the model in the configuration, for messages.
 
     Attributes:
         key: what pins the embeddings, for caches and content keys.
@@ -42,15 +43,20 @@ class SentenceEncoder:
         ModelError: sentence-transformers or the model is missing, or cannot be loaded.
     """
 
-    def __init__(self, name: str = PACKAGED, *, device: str = "cpu", batch_size: int = 64):
-        found = _locate(name)
+    def __init__(
+        self,
+        name: str = PACKAGED,
+        *,
+        device: str = "cpu",
+        batch_size: int = 64,
+        setting: str = "measure.embedding_model",
+    ):
+        found = _locate(name, setting)
         self.key = model_key(found)
         self._batch_size = batch_size
         self._known: dict[str, NDArray[np.float32]] = {}
         if importlib.util.find_spec("sentence_transformers") is None:
-            raise ModelError(
-                f"measure.embedding_model={name} needs sentence-transformers. Install it: {INSTALL}"
-            )
+            raise ModelError(f"{setting}={name} needs sentence-transformers. Install it: {INSTALL}")
         from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
 
@@ -59,7 +65,7 @@ class SentenceEncoder:
             try:
                 self._model: Any = SentenceTransformer(found.path, device=device, revision=commit)
             except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-                raise _cannot_load(name, error) from error
+                raise _cannot_load(name, setting, error) from error
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embeddings of unit length, [texts, width]; equal texts are computed once, also from call to call."""
@@ -117,30 +123,30 @@ class EmbeddingJudge:
             yield Judged(places, ["entailment" if held else "neutral" for held in same])
 
 
-def encoder_key(name: str) -> str:
+def encoder_key(name: str, setting: str = "measure.embedding_model") -> str:
     """What pins a model's embeddings, for content keys; nothing is loaded.
 
     Raises:
         ModelError: there is no such package, folder or Hub repository.
     """
-    return model_key(_locate(name))
+    return model_key(_locate(name, setting))
 
 
-def _locate(name: str) -> ResolvedModel:
+def _locate(name: str, setting: str) -> ResolvedModel:
     place = name
     if name == PACKAGED:
         spec = importlib.util.find_spec(MODULE)  # finds the package without running it
         if spec is None or not spec.submodule_search_locations:
-            raise ModelError(f"measure.embedding_model={PACKAGED} is not installed. Install it: {INSTALL}")
+            raise ModelError(f"{setting}={PACKAGED} is not installed. Install it: {INSTALL}")
         place = str(Path(spec.submodule_search_locations[0]) / "model")
     try:
         return resolve(ModelConfig(name=place))
     except ModelError as error:
-        raise _cannot_load(name, error) from error
+        raise _cannot_load(name, setting, error) from error
 
 
-def _cannot_load(name: str, error: Exception) -> ModelError:
+def _cannot_load(name: str, setting: str, error: Exception) -> ModelError:
     return ModelError(
-        f"measure.embedding_model={name}: cannot load this model ({first_line(error)}). Give {PACKAGED}, or a folder "
+        f"{setting}={name}: cannot load this model ({first_line(error)}). Give {PACKAGED}, or a folder "
         "or Hub id of a sentence-transformers model."
     )

@@ -6,6 +6,7 @@ machine most of their time is waiting for each other. Passes over different ques
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -55,6 +56,19 @@ def together(jobs: Sequence[Generator[T | None, None, None]]) -> Iterator[T]:
             stop.set()
             for thread in threads:
                 thread.join()
+
+
+@contextmanager
+def side_by_side(workers: int) -> Iterator[Callable[[Callable[[Any], T], Sequence[Any]], list[T]]]:
+    """A `map` for a while, whose calls run in so many threads; results in the order of the items.
+
+    Unlike in `together`, gradients can be taken in them. With one worker all runs in the caller's thread.
+    """
+    if workers == 1:
+        yield lambda work, items: [work(item) for item in items]
+        return
+    with _shared_out(workers), ThreadPoolExecutor(workers) as threads:
+        yield lambda work, items: list(threads.map(work, items))
 
 
 def in_groups(

@@ -12,12 +12,12 @@ from pathlib import Path
 from ka2l.config import RunConfig
 from ka2l.errors import DataError, DegenerateError, RunError
 from ka2l.models import embedded
-from ka2l.pipeline import act, imported, judge, probing, sampling, sense, show
+from ka2l.pipeline import act, annotating, augment, decoder, imported, judge, probing, sampling, sense, show
 from ka2l.pipeline.context import Context, check_means
 from ka2l.progress import Reporter, duration
 from ka2l.questions import LoadedQuestions, Question, load_questions
 from ka2l.reach import limit
-from ka2l.stages import VERBS, all_stages, stages_of
+from ka2l.stages import VERBS, all_stages, augments, stages_of
 from ka2l.store import RunDirectory, StageRecord, split_stage
 
 __all__ = ["import_answers", "read_questions", "run", "run_verb"]
@@ -31,7 +31,10 @@ _WORK: dict[str, _Stage] = {
     "map": sense.map_pool,
     "signals": sense.next_token_signal,
     "select": act.select_questions,
-    "annotate": act.annotate,
+    "decoder_states": decoder.decoder_states,
+    "decoder": decoder.train_decoder,
+    "augment": augment.augment,
+    "annotate": annotating.annotate,
     "finetune": act.finetune,
     "evaluate": act.evaluate_models,
     "report": show.report,
@@ -112,6 +115,11 @@ def check_reach(verb: str, directory: RunDirectory) -> None:
     end = limit(directory.config)
     if end is not None and verb != "report" and VERBS.index(verb) > VERBS.index(end.last):
         raise RunError(f"{directory.path}: `{verb}` is not possible here. {end.why}")
+    if verb == "augment" and not augments(directory.config):
+        raise RunError(
+            f"{directory.path}: nothing is to be decoded (augment.per_question=0). Say how many questions from each "
+            f"state: `ka2l augment {directory.path} augment.per_question=8`"
+        )
     if verb != "report" and not stages_of(verb, directory.config):
         raise RunError(
             f"{directory.path}: `{verb}` has no place here: the pool is mapped by a probe trained before "
@@ -135,6 +143,7 @@ def read_questions(config: RunConfig, directory: RunDirectory | None) -> LoadedQ
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with paths of files and folders spelled out, so that the run can go on from any folder."""
     named = [("questions", "source"), ("model", "name"), ("map", "probe")]
+    named += [("decoder", "pretrained"), ("decoder", "t5"), ("augment", "embedding_model")]
     named += [("measure", key) for key in ("nli_model", "embedding_model", "llm_model", "cache")]
     for section, key in named:
         values = getattr(config, section)
@@ -170,7 +179,7 @@ def _load(context: Context, *, complete: bool = False) -> bool:
 def _check_roles(config: RunConfig, questions: Sequence[Question]) -> None:
     """Refuse, before anything is written, questions that a later stage could not work with."""
     stages = all_stages(config)
-    needed = {"probe": "sample", "pool": "map", "eval": "evaluate"}
+    needed = {"probe": "sample", "pool": "map", "eval": "evaluate", "decoder": "decoder_states"}
     for role in (role for role, stage in needed.items() if stage in stages):
         if not any(question.role == role for question in questions):
             raise DegenerateError(

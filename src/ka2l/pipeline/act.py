@@ -1,8 +1,8 @@
-"""From the map to a better model: select, annotate, finetune, evaluate. Each runs once per arm."""
+"""From the map to a better model: select, finetune, evaluate. Each runs once per arm. Answers come in `annotating`."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,15 @@ import numpy as np
 
 from ka2l import files
 from ka2l.config import FinetuneConfig, ModelConfig
-from ka2l.errors import DataError, WaitingForPeople
 from ka2l.evaluation.protocol import ArmSelection, Prediction, best_base_prompt, evaluate, evaluation_sets
 from ka2l.evaluation.serialize import to_json
 from ka2l.models.base import Prompt
 from ka2l.pipeline.artifacts import as_table, read_signal
 from ka2l.pipeline.context import Context, add_usage
-from ka2l.questions import Question
+from ka2l.pipeline.taught import all_questions, read_annotations
 from ka2l.selection.strategies import STRATEGIES, Options, Signals, select
 from ka2l.stages import arms, strategy_of
-from ka2l.store import LABELS, StageRecord, split_stage
-from ka2l.teaching.annotators import AnnotationResult, Label, annotate_from_labels, annotate_gold
-from ka2l.text import normalize_question
+from ka2l.store import StageRecord, split_stage
 
 Item = tuple[str, int, str]  # question id, wording, text
 
@@ -47,32 +44,6 @@ def select_questions(context: Context, stage: str, key: str, inputs: dict[str, s
         record.counts = {"bought": len(rows), "pool": len(signals.ids)}
 
 
-def annotate(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
-    """Get the answers to the bought questions: from the gold answers, or from those people have given."""
-    config, run = context.config, context.run
-    _, arm = split_stage(stage)
-    bought = selected_questions(context, arm)
-    if config.annotate.annotator == "gold":
-        result = annotate_gold(bought, config.annotate.cost_per_label)
-        if result.missing:
-            raise DataError(
-                f"{len(result.missing)} of {len(bought)} bought questions have no gold answer (such as "
-                f"{result.missing[0]!r}). Let people answer them: annotate.annotator=file, then "
-                f"`ka2l annotate {run.path} --export todo.csv`."
-            )
-        refused = 0
-    else:
-        result, refused = _from_people(context, bought)
-    with run.stage(stage, key, inputs) as record:
-        rows = [
-            {"question_id": a.question_id, "answer": a.answers[0], "answers": list(a.answers)}
-            | {"annotator": a.annotator, "confidence": a.confidence, "cost": a.cost}
-            for a in result.annotations
-        ]
-        files.write_table(run.file("annotations.parquet", arm), as_table(rows))
-        record.counts = {"labels": len(rows)} | ({"refused": refused} if refused else {})
-
-
 def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
     """Teach the bought questions with LoRA; continues from its checkpoints."""
     from ka2l.teaching.finetune import Example
@@ -81,7 +52,7 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
     config, run = context.config, context.run
     _, arm = split_stage(stage)
     annotations = read_annotations(context, arm)
-    questions = context.questions_by_id(set(annotations))
+    questions = all_questions(context, set(annotations))
     prompts = context.prompts
     examples = [
         Example(prompts.teaching(questions[i].question), prompts.completion(answers[0]), i)
@@ -122,7 +93,7 @@ def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, st
     """Ask the base model and every tuned one, and say what was learned and what was forgotten."""
     config, run = context.config, context.run
     given = {i: answers for arm in arms(config) for i, answers in read_annotations(context, arm).items()}
-    questions = context.questions_by_id()
+    questions = all_questions(context)
     answers = {i: tuple(dict.fromkeys((*own, *questions[i].answers))) for i, own in given.items()}
     selections = {strategy_of(config, arm): _arm_selection(context, arm) for arm in arms(config)}
     all_bought = {i for arm in selections.values() for i in arm.bought}
@@ -159,45 +130,6 @@ def training_steps(examples: int, config: FinetuneConfig) -> int:
     return config.epochs * math.ceil(batches / config.gradient_accumulation)
 
 
-def selected_questions(context: Context, arm: str) -> list[Question]:
-    """The bought questions of an arm in the order of their rank."""
-    ids = files.read_table(context.run.file("selection.parquet", arm))["question_id"].to_pylist()
-    questions = context.questions_by_id(set(ids))
-    return [questions[i] for i in ids]
-
-
-def read_annotations(context: Context, arm: str) -> dict[str, list[str]]:
-    """Answers by question id, in the order they were bought."""
-    table = files.read_table(context.run.file("annotations.parquet", arm)).to_pydict()
-    return dict(zip(table.get("question_id", []), table.get("answers", []), strict=True))
-
-
-def read_labels(path: Path, questions: Sequence[Question]) -> dict[str, Label]:
-    """Answers people have given to these questions, by question id; an empty list of answers is a refusal."""
-    if not path.exists():
-        return {}
-    kept = files.read_json(path)
-    found = ((question.id, kept.get(normalize_question(question.question))) for question in questions)
-    return {
-        i: Label(tuple(row["answers"]), row["confidence"], row["annotator"])
-        for i, row in found
-        if row is not None
-    }
-
-
-def write_labels(path: Path, labels: Mapping[str, Label], questions: Sequence[Question]) -> None:
-    """Add the answers people have given, by question id, to those kept; this file outlives every change of the config.
-
-    It is keyed by the question's normalised text: ids such as 1, 2, 3 mean something else in another file.
-    """
-    kept: dict[str, Any] = files.read_json(path) if path.exists() else {}
-    for question in questions:
-        if question.id in labels:
-            label = labels[question.id]
-            kept[normalize_question(question.question)] = {**label._asdict(), "answers": list(label.answers)}
-    files.write_json(path, kept)
-
-
 def _signals(context: Context, strategy: str) -> Signals:
     run = context.run
     table = files.read_table(run.file("knowledge_map.parquet"))
@@ -216,23 +148,6 @@ def _signals(context: Context, strategy: str) -> Signals:
                 [row_of[i] for i in ids]
             ]  # by id: parts of two signals may be cut differently
     return Signals(np.asarray(ids, dtype=str), p_unknown, **extra)
-
-
-def _from_people(context: Context, bought: Sequence[Question]) -> tuple[AnnotationResult, int]:
-    run = context.run
-    labels = read_labels(run.file(LABELS), bought)
-    refused = {i for i, label in labels.items() if not label.answers}
-    asked = [question for question in bought if question.id not in refused]
-    result = annotate_from_labels(asked, labels, context.config.annotate.cost_per_label)
-    if result.missing:
-        raise WaitingForPeople(
-            f"{len(result.missing)} of {len(bought)} bought questions wait for an answer.\n"
-            f"  1. ka2l annotate {run.path} --export todo.csv\n"
-            "  2. fill in the column `answer` (several answers with | between them; ? where nobody knows)\n"
-            f"  3. ka2l annotate {run.path} --import todo.csv\n"
-            f"  4. ka2l run --out {run.path}"
-        )
-    return result, len(bought) - len(asked)
 
 
 def _arm_selection(context: Context, arm: str) -> ArmSelection:

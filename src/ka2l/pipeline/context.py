@@ -16,8 +16,8 @@ from ka2l.progress import Reporter
 from ka2l.prompts import PromptBuilder, Shot, render_chat
 from ka2l.questions import Question, from_table
 from ka2l.reach import has_model
-from ka2l.stages import Outside, all_stages, inputs_of, keys
-from ka2l.store import IMPORTED, LABELS, RunDirectory, StageRecord, split_stage
+from ka2l.stages import Outside, all_stages, augments, inputs_of, keys, verb_of
+from ka2l.store import IMPORTED, LABELS, RunDirectory, StageRecord
 
 if TYPE_CHECKING:
     from ka2l.knowledge.probe import Probe
@@ -50,6 +50,10 @@ class Context:
         source = str(loaded.facts.get("fingerprint", "")) if loaded else ""
         labels, imported = (_fingerprint(self.run.file(name)) for name in (LABELS, IMPORTED))
         outside = Outside(source, self._model_key, labels, imported, self.judge_key, self._probe_key)
+        if augments(self.config):
+            outside = outside._replace(
+                state=self._state, decoder=self._decoder_key, encoder=self._encoder_key
+            )
         return keys(self.config, outside)
 
     @cached_property
@@ -88,6 +92,27 @@ class Context:
         return digest.hexdigest()[:16]
 
     @property
+    def _state(self) -> str:
+        """Layer and position of the state the probe judges, once there is a probe."""
+        if self.config.map.probe:
+            return f"{self.given_probe.layer}:{self.given_probe.card['position']}"
+        record = self.run.stages.get("probe")
+        return f"{record.counts.get('layer', '')}:{self.config.probe.position}" if record else ""
+
+    @cached_property
+    def _decoder_key(self) -> str:
+        from ka2l.pipeline.decoder import decoder_key
+
+        return decoder_key(self.config)
+
+    @cached_property
+    def _encoder_key(self) -> str:
+        from ka2l.models.sentence import encoder_key
+
+        name = self.config.augment.embedding_model
+        return encoder_key(name, "augment.embedding_model") if name else ""
+
+    @property
     def given_probe(self) -> "Probe":
         """The probe that `map.probe` names, with its card."""
         return given_probe(self.config.map.probe, self.config.map.probe_revision)
@@ -101,11 +126,11 @@ class Context:
         now = self.keys()
         for needed in inputs_of(stage, self.config):
             if not self.run.is_done(needed, now[needed]):
-                verb = {"signals": "map"}.get(split_stage(needed)[0], split_stage(needed)[0])
+                verb = verb_of(needed)
                 was = "out of date" if needed in self.run.stages else "missing"
                 settings = "".join(f" {shlex.quote(override)}" for override in self.run.overrides)
                 raise RunError(
-                    f"{self.run.path}: `{split_stage(stage)[0]}` reads what `{verb}` writes, and that is {was}. "
+                    f"{self.run.path}: `{verb_of(stage)}` reads what `{verb}` writes, and that is {was}. "
                     f"Run `ka2l {verb} {self.run.path}{settings}`, or `ka2l run --out {self.run.path}{settings}` for "
                     "everything."
                 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from ka2l.errors import DataError, RunError
 from ka2l.models.base import Prompt
-from ka2l.pipeline.act import read_labels, selected_questions, write_labels
+from ka2l.pipeline.annotating import people_answer, read_labels, write_labels
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.sense import read_probe
 from ka2l.progress import Reporter
@@ -99,10 +99,6 @@ def _bought(context: Context) -> list[Question]:
     for arm in arms(context.config):
         context.require("annotate" if arm == MAIN else f"annotate@{arm}")
         found.update(
-            {
-                question.id: question
-                for question in selected_questions(context, arm)
-                if question.id not in found
-            }
+            {question.id: question for question in people_answer(context, arm) if question.id not in found}
         )
     return list(found.values())

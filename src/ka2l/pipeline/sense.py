@@ -63,7 +63,7 @@ def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
 
     with run.stage(stage, key, inputs) as record:
         folder = run.file("pool_signals/states")
-        _over_pool(context, stage, model, folder, signals)
+        over_role(context, stage, "pool", model, folder, signals)
         n_unknown = write_map(folder, run.file("knowledge_map.parquet"))
         record.counts = {"questions": total, "unknown": n_unknown}
         record.facts = {"parts": {"pool_signals/states": len(files.parts(folder, ""))}}
@@ -82,18 +82,23 @@ def next_token_signal(context: Context, stage: str, key: str, inputs: dict[str, 
         return {"next_token_entropy": model.next_token_entropy(prompts)}
 
     with run.stage(stage, key, inputs) as record:
-        _over_pool(context, stage, model, run.file("pool_signals/next_token"), signals)
+        over_role(context, stage, "pool", model, run.file("pool_signals/next_token"), signals)
         record.counts = {"questions": run.stages["load"].counts.get("pool", 0)}
 
 
-def _over_pool(
-    context: Context, stage: str, model: "LocalModel", folder: Path, signals: Callable[[list[Prompt]], Arrays]
+def over_role(
+    context: Context,
+    stage: str,
+    role: str,
+    model: "LocalModel",
+    folder: Path,
+    signals: Callable[[list[Prompt]], Arrays],
 ) -> None:
-    """Compute signals for every pool question that has none yet, part by part, so that a crash costs one part."""
+    """Compute signals for every question of a role that has none yet, part by part, so that a crash costs one part."""
     run = context.run
     done = signal_ids(folder)
-    with context.reporter.bar(stage, run.stages["load"].counts.get("pool", 0), len(done)) as advance:
-        for chunk in _todo_batches(context, done, context.config.map.part_size):
+    with context.reporter.bar(stage, run.stages["load"].counts.get(role, 0), len(done)) as advance:
+        for chunk in _todo_batches(context, role, done, context.config.map.part_size):
             prompts = [Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk]
             write_signals(files.next_part(folder, ".safetensors"), chunk, signals(prompts))
             add_usage(run.stages[stage], model)
@@ -168,10 +173,10 @@ def _load_key(context: Context, facts: dict[str, str]) -> str:
             stages["load"] = before
 
 
-def _todo_batches(context: Context, done: set[str], size: int) -> Any:
-    """Pool questions that are not done, in lists of `size` cut from the todo list: resuming keeps the same cuts."""
+def _todo_batches(context: Context, role: str, done: set[str], size: int) -> Any:
+    """Questions of a role that are not done, in lists of `size` cut from the todo list: resuming keeps the same cuts."""
     waiting: list[Question] = []
-    for batch in context.question_batches("pool", size):
+    for batch in context.question_batches(role, size):
         waiting += [question for question in batch if question.id not in done]
         while len(waiting) >= size:
             yield waiting[:size]

@@ -11,9 +11,18 @@ from ka2l.knowledge.reliability import ReliabilityBin
 from ka2l.models.load import pick_device
 from ka2l.pipeline.artifacts import read_answers, read_states
 from ka2l.pipeline.context import Context
+from ka2l.pipeline.show_decoded import augmentation
+from ka2l.pipeline.taught import read_annotations
 from ka2l.reach import answered_by, has_model, has_stand_in, limit
 from ka2l.recipe import to_yaml
-from ka2l.report.data import Case, LayerScore, PerturbedThreshold, ReportData, ScoreRow, StageCost
+from ka2l.report.data import (
+    Case,
+    LayerScore,
+    PerturbedThreshold,
+    ReportData,
+    ScoreRow,
+    StageCost,
+)
 from ka2l.report.methods import score_title
 from ka2l.stages import all_stages, arms, strategy_of
 from ka2l.statistics import Interval, mean_interval
@@ -67,6 +76,8 @@ def report_data(context: Context, done: set[str]) -> ReportData:
         shown = p if len(p) <= _SHOWN else rng.choice(p, _SHOWN, replace=False)
         values |= {"p_unknown": shown.tolist(), "n_pool": len(p), "n_pool_unknown": int((p >= 0.5).sum())}
         values["given_probe"] = config.map.probe
+    if "augment" in done:
+        values["augmentation"] = augmentation(context, taught="annotate" in done)
     if all(("annotate" if arm == MAIN else f"annotate@{arm}") in done for arm in arms(config)):
         values["bought"] = {strategy_of(config, arm): _bought(context, arm) for arm in arms(config)}
     if "evaluate" in done:
@@ -233,8 +244,6 @@ def _pca(states: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
 
 
 def _bought(context: Context, arm: str) -> list[tuple[str, float, str]]:
-    from ka2l.pipeline.act import read_annotations
-
     selection = files.read_table(context.run.file("selection.parquet", arm)).to_pydict()
     answers = read_annotations(context, arm)
     shown = [

@@ -21,6 +21,7 @@ _SETS = {
     "held_out": "Held-out questions",
     "bought": "Bought questions",
     "bought_reworded": "Bought, in other words",
+    "decoded": "New questions",
     "unbought": "Pool, not bought",
 }
 
@@ -74,6 +75,8 @@ class ArmView:
     per_label: Interval | None
     forgotten: Mapping[str, Any]
     forgotten_share: Interval | None
+    decoded: Mapping[str, Any]  # of `learned`, the decoded questions; empty where there are none
+    decoded_labels: int
 
     def set(self, name: str) -> SetView | None:
         """The set of that name, None where it was not evaluated."""
@@ -110,6 +113,7 @@ def _arm(name: str, arm: Mapping[str, Any]) -> ArmView:
     sets: Mapping[str, Any] = arm.get("sets") or {}
     known_first = [key for key in _SETS if key in sets] + [key for key in sets if key not in _SETS]
     learned, forgotten = arm.get("learned") or {}, arm.get("forgotten") or {}
+    decoded = learned.get("decoded") or {}
     return ArmView(
         name=name,
         title=arm_title(name),
@@ -120,6 +124,8 @@ def _arm(name: str, arm: Mapping[str, Any]) -> ArmView:
         per_label=as_interval(learned.get("per_label")),
         forgotten=forgotten,
         forgotten_share=as_interval(forgotten.get("share")),
+        decoded=decoded,
+        decoded_labels=int(decoded.get("labels") or 0),
     )
 
 

@@ -56,6 +56,42 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class DecodedExample:
+    """One question decoded out of a hidden state, and what became of it."""
+
+    source: str  # the question whose state it was
+    question: str
+    noise: float  # standard deviations
+    p_unknown: float | None  # None where it was dropped before the probe saw it
+    similarity: float | None  # cosine with the nearest question it may copy
+    kept: bool
+    reason: str  # of ka2l.augmentation.filters.REASONS; empty where it was kept
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """New questions decoded out of the states of the bought ones (paper, Section 3.3)."""
+
+    kind: str  # soft_prompt | t5
+    layer: int
+    trained_on: int
+    exact: float  # share of held-out questions said again from their state; f1 and bleu between 0 and 1 too
+    f1: float
+    bleu: float
+    n_validation: int
+    sources: int
+    candidates: int
+    kept: int
+    taught: int
+    noise: float  # standard deviations
+    temperature: float
+    reasons: Mapping[str, int]  # reason → dropped, in the order of ka2l.augmentation.filters.REASONS
+    distinct: float  # share of distinct texts among the candidates
+    in_decoder_set: int  # kept ones that stand among the decoder's own training questions
+    examples: Sequence[DecodedExample]
+
+
+@dataclass(frozen=True, slots=True)
 class StageCost:
     """What one stage took."""
 
@@ -109,6 +145,7 @@ class ReportData:
     n_pool_unknown: int = 0
     # arm -> (question, score, answer), first rows
     bought: Mapping[str, Sequence[tuple[str, float, str]]] | None = None
+    augmentation: Augmentation | None = None
     evaluation: Mapping[str, Any] | None = None  # evaluation.json as written by ka2l.evaluation.protocol
     stages: Sequence[StageCost] = ()
     libraries: Mapping[str, str] | None = None

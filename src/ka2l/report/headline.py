@@ -74,11 +74,21 @@ def _taught(arms: tuple[ArmView, ...]) -> str:
     first = arms[0] if arms else None
     if first is None or (per_label := first.per_label) is None:
         return ""
-    taught = f"; {count(first.labels)} bought labels taught it {count(first.learned.get('learned', 0))} new answers"
+    of_them = (
+        f", {count(first.decoded_labels)} of them for decoded questions," if first.decoded_labels else ""
+    )
+    learned = count(first.learned.get("learned", 0))
+    taught = f"; {count(first.labels)} bought labels{of_them} taught it {learned} new answers"
     other = arms[1] if len(arms) > 1 else None
     if other is not None and other.per_label is not None:
         relation = "against" if _apart(per_label, other.per_label) else "no clear difference from"
-        taught += f" ({relation} {count(other.learned.get('learned', 0))} with {other.title}"
+        answers = count(other.learned.get("learned", 0))
+        if first.decoded_labels:  # more labels on one side: only what each has taught can be compared
+            relation = "" if relation == "against" else f"per label {relation} "
+            return f"{taught} ({relation}{other.title}: {answers} with {count(other.labels)})" + _held_out(
+                first, other
+            )
+        taught += f" ({relation} {answers} with {other.title}"
         taught += f" and {count(other.labels)})" if other.labels != first.labels else ")"
     return taught + _held_out(first, other)
 
@@ -110,9 +120,12 @@ def tiles(data: ReportData, comparison: Comparison | None) -> list[Tile]:
         name = "Unknown, of the pool" if share[3] == "pool" else "Unknown, of those sampled"
         found.append(Tile(name, (Figure(percent(share[0]), f"{count(share[1])} of {count(share[2])}"),)))
     auroc = probe_auroc(data)
+    new = data.augmentation
     if auroc is not None:
         note = bounds(auroc) if auroc.n else "test rows"
         found.append(Tile("Probe AUROC", (Figure(decimal(auroc.value), note),)))
+    if new is not None:
+        found.append(Tile("New questions", (Figure(count(new.kept), f"of {count(new.candidates)} decoded"),)))
     if comparison and comparison.arms:
         found += _arm_tiles(comparison.arms)
     elif data.bought:
@@ -127,10 +140,14 @@ def _arm_tiles(arms: tuple[ArmView, ...]) -> list[Tile]:
     def per_arm(name: str, one: Callable[[ArmView], tuple[str, str]]) -> Tile:
         return Tile(name, tuple(Figure(*one(arm), arm.title if len(arms) > 1 else "") for arm in arms))
 
-    labels = {arm.labels for arm in arms}
-    same = Tile("Labels bought", (Figure(count(arms[0].labels), "in each arm" if len(arms) > 1 else ""),))
+    def split(arm: ArmView) -> str:
+        return f"{count(arm.decoded_labels)} for new questions" if arm.decoded_labels else ""
+
+    labels = {(arm.labels, arm.decoded_labels) for arm in arms}
+    note = "in each arm" if len(arms) > 1 else split(arms[0])
+    same = Tile("Labels bought", (Figure(count(arms[0].labels), note),))
     return [
-        same if len(labels) == 1 else per_arm("Labels bought", lambda arm: (count(arm.labels), "")),
+        same if len(labels) == 1 else per_arm("Labels bought", lambda arm: (count(arm.labels), split(arm))),
         per_arm("Learned per label", lambda arm: _with_span(arm.per_label, decimal, 1.0, 2)),
         per_arm("Forgotten", lambda arm: _with_span(arm.forgotten_share, percent, 100.0, 0)),
     ]

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from ka2l.report import figures, methods, numbers
+from ka2l.report import augmentation, figures, methods, numbers
 from ka2l.report.comparison import METRICS, Comparison, arm_title, read_evaluation
 from ka2l.report.data import Case, ReportData
 from ka2l.report.headline import probe_auroc, tiles, unknown_share, verdict
@@ -67,6 +67,7 @@ def render(data: ReportData) -> str:
         auroc=probe_auroc(data),
         cases=[_case(case) for case in data.cases],
         **methods.views(data),
+        new=augmentation.view(data.augmentation) if data.augmentation is not None else None,
         accuracy=numbers.as_interval(data.greedy_accuracy),
         most_entropy=math.log(data.n_samples) if data.n_samples > 1 else None,
         seconds=sum(stage.seconds for stage in data.stages if numbers.is_number(stage.seconds)),

@@ -1,0 +1,319 @@
+"""Is decoding worth it? The paper's RQ3 on the embedded model, against real questions and against paraphrases.
+
+    python benchmarks/augmentation.py RUN [n] [seeds] [candidates]
+
+RUN: a run on GeoNames with a decoder (`ka2l demo --augment --out RUN`, or `ka2l augment`). For each seed, n unknown
+questions are drawn from its pool and the model is taught, from the same start,
+
+    unknown_n       those n
+    decoded         those n, and n new ones decoded from their states (noise, temperature and filters as RUN has them)
+    paraphrased     those n, and n paraphrases of them by the language model itself, the cheap way to more questions
+    unknown_2n      those n, and n more unknown ones of the pool
+
+New questions are answered by GeoNames, never by the answer of their source. Before that a sweep of noise and number of
+candidates over the first seed's questions says what each costs in copies and in questions the model knows. Shown: right on
+held-out questions, learned, forgotten; one JSON line last.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ka2l import RunDirectory, files
+from ka2l.augmentation.decoder import Decoder
+from ka2l.augmentation.filters import funnel
+from ka2l.geonames_resolver import resolve
+from ka2l.models.base import Prompt
+from ka2l.pipeline.augment import asked_again
+from ka2l.pipeline.candidates import Decoding
+from ka2l.pipeline.context import Context
+from ka2l.pipeline.decoder import judged, run_decoder
+from ka2l.pipeline.sieve import sifted
+from ka2l.progress import Reporter
+from ka2l.questions import Question
+from ka2l.teaching.finetune import Example, finetune
+from ka2l.text import exact_match, normalize_question
+
+NOISES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8)
+TEMPERATURES = (0.0, 0.7, 1.0)
+_SHOTS = 4
+
+
+class Taught(NamedTuple):
+    """A question and what is taught and accepted as its answer."""
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+
+
+def main(run: str, n: int = 60, seeds: int = 3, candidates: int = 16) -> None:
+    """Sweep, then teach and ask."""
+    context = Context(RunDirectory.open(Path(run)), Reporter(quiet=True))
+    pool = {question.id: question for question in context.questions("pool")}
+    table = files.read_table(context.run.file("knowledge_map.parquet")).to_pydict()
+    unknown = [i for i, p in zip(table["question_id"], table["p_unknown"], strict=True) if p >= 0.5]
+    if len(unknown) < 2 * n:
+        raise SystemExit(f"{len(unknown)} unknown questions in the pool; 2n = {2 * n} are needed")
+    draws = [np.random.default_rng(seed).permutation(unknown)[: 2 * n].tolist() for seed in range(seeds)]
+    decoder = run_decoder(context)
+    swept = sweep(context, decoder, [pool[i] for i in draws[0][:n]])
+    more = []
+    for seed, drawn in enumerate(draws):
+        sources = [pool[i] for i in drawn[:n]]
+        more.append(
+            {
+                "decoded": _decoded(context, decoder, sources, n, candidates, seed),
+                "paraphrased": _paraphrased(context, sources, n, seed),
+            }
+        )
+    del decoder
+    base = _right(context, [_of(q) for q in pool.values()] + _held_out(context), None)
+    rows = []
+    for seed, drawn in enumerate(draws):
+        first, second = ([_of(pool[i]) for i in part] for part in (drawn[:n], drawn[n:]))
+        arms = {
+            "unknown_n": [],
+            **{name: new.taught for name, new in more[seed].items()},
+            "unknown_2n": second,
+        }
+        for name, added in arms.items():
+            row = {"seed": seed, "arm": name, **_teach(context, [*first, *added], first, added, base, seed)}
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    result = {
+        "n": n,
+        "seeds": seeds,
+        "decoder": {name: decoder_card(context)[name] for name in ("kind", "layer", "trained_on", "quality")},
+        "sweep": swept,
+        "new": [{name: new.facts for name, new in one.items()} for one in more],
+        "arms": {name: _summary([row for row in rows if row["arm"] == name]) for name in arms},
+        "base_held_out": round(_share([base[t.id] for t in _held_out(context)]), 3),
+    }
+    print(json.dumps({"benchmark": "augmentation", **result}))
+
+
+def decoder_card(context: Context) -> dict[str, Any]:
+    """Of the run's decoder."""
+    card: dict[str, Any] = files.read_json(context.run.file("decoder") / "decoder.json")
+    return card
+
+
+def sweep(context: Context, decoder: Decoder, sources: Sequence[Question]) -> list[dict[str, Any]]:
+    """What noise and temperature do to 8 candidates a state: copies, questions GeoNames can place, still unknown ones."""
+    states = _states(context, sources)
+    found = []
+    for noise in NOISES:
+        for temperature in TEMPERATURES:
+            decodings = _candidates(decoder, states, sources, range(1, 9), noise, temperature, 0)
+            kept, facts = _sift(context, sources, decodings)
+            found.append({"noise": noise, "temperature": temperature, "kept": len(kept), **facts})
+            print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+class New(NamedTuple):
+    """New questions with answers of their own, and what became of the candidates."""
+
+    taught: list[Taught]
+    facts: dict[str, Any]
+
+
+def _decoded(
+    context: Context, decoder: Decoder, sources: Sequence[Question], n: int, candidates: int, seed: int
+) -> New:
+    settings = context.config.augment
+    states = _states(context, sources)
+    decodings = _candidates(
+        decoder, states, sources, range(1, candidates + 1), settings.noise, settings.temperature, seed
+    )
+    kept, facts = _sift(context, sources, decodings)
+    return New([_placed(d.id, d.text) for d, _ in kept[:n]], {**facts, "taught": min(n, len(kept))})
+
+
+def _paraphrased(context: Context, sources: Sequence[Question], n: int, seed: int) -> New:
+    """One in other words of each, by the base model with worked examples; asked again until it is another text."""
+    shots = [q for q in context.questions("decoder") if q.rewordings][:_SHOTS]
+    worked = "".join(f"Question: {q.question}\nIn other words: {q.rewordings[0]}\n\n" for q in shots)
+    head = "Ask the same question in other words.\n\n" + worked
+    model = context.model()
+    model.share_prefix(lambda text: f"{head}Question: {text}\nIn other words:")
+    prompts = [Prompt(q.id, f"{head}Question: {q.question}\nIn other words:") for q in sources]
+    found: dict[str, Taught] = {}
+    made = usable = 0
+    for answer in model.sample(
+        prompts,
+        dict.fromkeys(range(1, 5), 1.0),
+        seed=seed,
+        max_new_tokens=context.config.augment.max_new_tokens,
+    ):
+        source = next(q for q in sources if q.id == answer.question_id)
+        for said in answer.answers:
+            made += 1
+            resolved = resolve(said.text)
+            if resolved is None or normalize_question(said.text) == normalize_question(source.question):
+                continue
+            # One that asks for another place than its source is a new question by accident: no paraphrase.
+            if resolved.fact == source.id:
+                usable += 1
+                found.setdefault(source.id, Taught(f"{source.id}~", said.text, resolved.answers))
+    context.release()
+    taught = list(found.values())[:n]
+    return New(
+        taught,
+        {
+            "candidates": made,
+            "usable": usable,
+            "taught": len(taught),
+            "examples": [t.question for t in taught[:5]],
+        },
+    )
+
+
+def _candidates(
+    decoder: Decoder,
+    states: NDArray[np.float32],
+    sources: Sequence[Question],
+    samples: range,
+    noise: float,
+    temperature: float,
+    seed: int,
+) -> list[Decoding]:
+    several = decoder.decode(
+        states,
+        [q.id for q in sources],
+        samples,
+        noise=noise,
+        temperature=temperature,
+        seed=seed,
+        max_new_tokens=48,
+    )
+    return [
+        Decoding(source, decoded.sample, decoded.text, decoded.finished)
+        for source, row in zip(sources, several, strict=True)
+        for decoded in row
+    ]
+
+
+def _sift(
+    context: Context, sources: Sequence[Question], decodings: Sequence[Decoding]
+) -> tuple[list[tuple[Decoding, float]], dict[str, Any]]:
+    """The kept ones, surest unknown first, and what became of the others."""
+    verdicts, _groups = sifted(context, sources, decodings)
+    p_unknown = asked_again(context, context.prepared_model(), decodings, verdicts)
+    kept = sorted(
+        ((decodings[i], p) for i, p in p_unknown.items() if p >= 0.5), key=lambda pair: (-pair[1], pair[0].id)
+    )
+    texts = [normalize_question(d.text) for d in decodings]
+    facts = {
+        "candidates": len(decodings),
+        "distinct": round(len(set(texts)) / len(texts), 3),
+        "copies": round(
+            _share(
+                [t == normalize_question(d.source.question) for t, d in zip(texts, decodings, strict=True)]
+            ),
+            3,
+        ),
+        "asked_again": len(p_unknown),
+        "still_unknown": round(_share([p >= 0.5 for p in p_unknown.values()]), 3),
+        "dropped": {name: count for name, count in funnel(verdicts).items() if count and name != "kept"},
+        "sources_with_new": len({d.source.id for d, _ in kept}),
+        "examples": [(d.source.question, d.text) for d, _ in kept[:5]],
+    }
+    return kept, facts
+
+
+def _states(context: Context, sources: Sequence[Question]) -> NDArray[np.float32]:
+    layer, position = judged(context)
+    prompts = [Prompt(q.id, context.prompts.sensing(q.question)) for q in sources]
+    return context.prepared_model().states(prompts, layer, position=position)
+
+
+def _teach(
+    context: Context,
+    taught: Sequence[Taught],
+    first: Sequence[Taught],
+    added: Sequence[Taught],
+    base: dict[str, bool],
+    seed: int,
+) -> dict[str, Any]:
+    """Fine-tune and ask: the held-out questions, what was taught, and the rest of the pool."""
+    config, prompts = context.config, context.prompts
+    examples = [Example(prompts.teaching(t.question), prompts.completion(t.answers[0]), t.id) for t in taught]
+    held_out = _held_out(context)
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = Path(folder) / "adapter"
+        finetune(
+            context.resolved.path,
+            examples,
+            config.finetune,
+            adapter,
+            Path(folder) / "checkpoints",
+            seed=seed,
+            dtype="auto",
+            device="auto",
+        )
+        right = _right(context, [*held_out, *taught], adapter)
+    context.release()
+    lost = [not right[t.id] for t in held_out if base[t.id]]
+    return {
+        "labels": len(taught),
+        "held_out": round(_share([right[t.id] for t in held_out]), 4),
+        "forgotten": round(_share(lost), 4),
+        "learned_first": sum(right[t.id] and not base[t.id] for t in first),
+        "right_first": round(_share([right[t.id] for t in first]), 4),
+        "right_added": round(_share([right[t.id] for t in added]), 4) if added else None,
+    }
+
+
+def _right(context: Context, asked: Sequence[Taught], adapter: Path | None) -> dict[str, bool]:
+    """Whether the model, tuned or not, answers each right with the teaching prompt, greedily."""
+    model = context.prepared_model(teaching=True, adapter=adapter)
+    by_id = {t.id: t for t in asked}
+    prompts = [Prompt(i, context.prompts.teaching(t.question)) for i, t in by_id.items()]
+    answers = model.sample(prompts, {0: 0.0}, seed=0, max_new_tokens=context.config.evaluate.max_new_tokens)
+    return {a.question_id: exact_match(a.answers[0].text, by_id[a.question_id].answers) for a in answers}
+
+
+def _held_out(context: Context) -> list[Taught]:
+    return [_of(question) for question in context.questions("eval")]
+
+
+def _of(question: Question) -> Taught:
+    return Taught(question.id, question.question, question.answers)
+
+
+def _placed(name: str, text: str) -> Taught:
+    resolved = resolve(text)
+    assert resolved is not None  # the sieve has dropped those nobody can answer
+    return Taught(name, text, resolved.answers)
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds."""
+    names = ("labels", "held_out", "forgotten", "learned_first", "right_first", "right_added")
+    found: dict[str, Any] = {}
+    for name in names:
+        values = [row[name] for row in rows if row[name] is not None]
+        if values:
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            found[name] = [round(statistics.mean(values), 4), round(spread, 4)]
+    return found
+
+
+def _share(values: Sequence[bool]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *(int(argument) for argument in sys.argv[2:]))

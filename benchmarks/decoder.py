@@ -1,0 +1,121 @@
+"""Training the hidden-state decoder on stored states, against running the language model inside the loop.
+
+    python benchmarks/decoder.py [questions] [repeats] [epochs]
+
+Both train the same decoder (the embedded model as its own, soft tokens and LoRA) on the same batches in the same order
+with the same loss and optimiser. One computes each question's state once, with the engine, and reads it back in every
+epoch; the other runs the language model on the whole prompts (5 shots, hidden states of all layers, the last token's
+kept) in every step, as the paper's code does. Interleaved; after the last step the losses must agree. `time_ratio`: of
+a training of `epochs` (3), the states' own cost counted. One JSON line last.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ka2l.augment_config import DecoderConfig
+from ka2l.augmentation.batches import batches
+from ka2l.augmentation.decoder import standardisation
+from ka2l.augmentation.soft_prompt import SoftPromptNetwork
+from ka2l.config import ModelConfig, PromptConfig
+from ka2l.models.base import Prompt
+from ka2l.models.load import load_causal_lm, resolve
+from ka2l.models.local import LocalModel
+from ka2l.prompts import PromptBuilder
+from sampling import geonames_prompts
+
+_LAYER = 25
+
+
+def main(n_questions: int = 64, repeats: int = 3, epochs: int = 3) -> None:
+    """Time both ways of training in turns."""
+    config = ModelConfig()
+    builder = PromptBuilder(PromptConfig())
+    prompts = geonames_prompts(builder, n_questions)
+    texts = [prompt.text.rsplit("Question: ", 1)[1].removesuffix("\nAnswer:") for prompt in prompts]
+    model = LocalModel.load(config, resolve(config))
+    model.share_prefix(builder.sensing)
+    model.states(prompts[:8], _LAYER, position="tbg")  # the first call looks the model over
+    times: dict[str, list[float]] = {"states": [], "stored": [], "loop": []}
+    losses: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        started = time.perf_counter()
+        states = model.states(prompts, _LAYER, position="tbg")
+        times["states"].append(time.perf_counter() - started)
+        mean, scale = standardisation(states)
+        for name in ("stored", "loop"):
+            source = states if name == "stored" else None
+            seconds, losses[name] = _epoch(model, prompts, texts, source, mean, scale)
+            times[name].append(seconds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    difference = max(abs(a - b) for a, b in zip(losses["stored"], losses["loop"], strict=True))
+    if difference > 1e-2:
+        raise SystemExit(f"the losses differ by {difference}: {losses}")
+    ours = medians["states"] + epochs * medians["stored"]
+    result = {
+        "questions": n_questions,
+        "repeats": repeats,
+        "epochs": epochs,
+        "steps_an_epoch": len(losses["stored"]),
+        **{f"ms_{name}": round(1000 * value / n_questions, 1) for name, value in medians.items()},
+        "loss_first": round(losses["stored"][0], 3),
+        "loss_last": round(losses["stored"][-1], 3),
+        "loss_difference": round(difference, 5),
+        "step_ratio": round(medians["loop"] / medians["stored"], 2),
+        "time_ratio": round(epochs * medians["loop"] / ours, 2),
+    }
+    print(json.dumps({"benchmark": "decoder", **result}))
+
+
+def _epoch(
+    model: LocalModel,
+    prompts: list[Prompt],
+    texts: list[str],
+    states: NDArray[np.float32] | None,
+    mean: NDArray[np.float32],
+    scale: NDArray[np.float32],
+) -> tuple[float, list[float]]:
+    """One epoch from the same start; seconds of its steps and the loss of each, in nats a token."""
+    settings = DecoderConfig()
+    lm, tokenizer = load_causal_lm(ModelConfig(), model.resolved)
+    network = SoftPromptNetwork(lm, tokenizer, len(mean), settings, 0)
+    targets = [network.encode(text) for text in texts]
+    parameters = list(network.parameters().values())
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    order = batches([len(target) for target in targets], settings.batch_tokens, 0, 0)
+    losses: list[float] = []
+    started = time.perf_counter()
+    for rows in order:
+        found = _inside(model, [prompts[i] for i in rows]) if states is None else states[rows]
+        batch = torch.from_numpy((found - mean) / scale)
+        chosen = [targets[i] for i in rows]
+        loss = network.losses(batch, chosen) / sum(map(len, chosen))
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        losses.append(loss.item())
+    return time.perf_counter() - started, losses
+
+
+@torch.no_grad()
+def _inside(model: LocalModel, prompts: list[Prompt]) -> NDArray[np.float32]:
+    """States of a batch the plain way: whole prompts, all hidden states, the last token's kept."""
+    tokenizer: Any = model.tokenizer
+    tokenizer.padding_side = "left"
+    batch = tokenizer([prompt.text for prompt in prompts], return_tensors="pt", padding=True)
+    hidden = model.model(**batch, output_hidden_states=True).hidden_states[_LAYER][:, -1]
+    found: NDArray[np.float32] = hidden.numpy()
+    return found
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""Stage `augment`: new questions decoded from the states of the selected ones, and what is kept of them (Section 3.3).
+
+    ka2l augment runs/mine augment.per_question=8
+
+Every candidate is written with where it comes from and why it was dropped: `augmented.parquet`. A kept one reads as a
+question, was not there before, is called unknown by the probe that called its source so, and can be answered. Its
+answer is never that of its source: the two ask for different things.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ka2l import files
+from ka2l.augmentation.filters import Verdict, check_no_leak
+from ka2l.config import RunConfig
+from ka2l.errors import DegenerateError
+from ka2l.models.base import Prompt
+from ka2l.pipeline.artifacts import as_table
+from ka2l.pipeline.candidates import Decoding, decodings
+from ka2l.pipeline.context import Context, add_usage
+from ka2l.pipeline.sense import read_probe
+from ka2l.pipeline.sieve import sifted
+from ka2l.pipeline.taught import selected_questions
+from ka2l.questions import Question
+from ka2l.store import MAIN
+
+if TYPE_CHECKING:
+    from ka2l.models.local import LocalModel
+
+
+def augment(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+    """Decode, sift, ask the probe again, and write down what became of each candidate."""
+    run, config = context.run, context.config
+    bought = selected_questions(context, MAIN)
+    with run.stage(stage, key, inputs) as record:
+        found = list(decodings(context, stage, record, bought))
+        verdicts, groups = sifted(context, bought, found)
+        model = context.prepared_model()
+        p_unknown = asked_again(context, model, found, verdicts)
+        add_usage(record, model)
+        for i, p in p_unknown.items():
+            if p < 0.5:
+                verdicts[i] = verdicts[i]._replace(reason="known")
+        _over_budget(verdicts, p_unknown, config.augment.budget)
+        record.counts = _counts(bought, verdicts)
+        if not record.counts["kept"]:
+            raise _nothing_kept(record.counts, config)
+        rows = [
+            {
+                "id": decoding.id,
+                "source_id": decoding.source.id,
+                "sample": decoding.sample,
+                "question": decoding.text,
+                "group": groups[i],
+                "noise": config.augment.noise,
+                "temperature": config.augment.temperature,
+                "seed": config.seed,
+                "p_unknown": p_unknown.get(i),
+                "similarity": verdicts[i].similarity,
+                "nearest": verdicts[i].nearest,
+                "kept": not verdicts[i].reason,
+                "reason": verdicts[i].reason,
+            }
+            for i, decoding in enumerate(found)
+        ]
+        _check(context, rows)
+        record.facts = _facts(context, rows)
+        files.write_table(run.file("augmented.parquet"), as_table(rows))
+
+
+def asked_again(
+    context: Context, model: "LocalModel", found: Sequence[Decoding], verdicts: Sequence[Verdict]
+) -> dict[int, float]:
+    """p_unknown of every candidate nothing speaks against yet, by its place, with the prompt its source was judged with."""
+    left = [i for i, verdict in enumerate(verdicts) if not verdict.reason]
+    if not left:
+        return {}
+    probe, card = read_probe(context)
+    prompts = [Prompt(found[i].id, context.prompts.sensing(found[i].text)) for i in left]
+    p_unknown = probe.predict(model.states(prompts, probe.layer, position=card["position"]))
+    return {i: float(p) for i, p in zip(left, p_unknown, strict=True)}
+
+
+def _over_budget(verdicts: list[Verdict], p_unknown: dict[int, float], budget: int | None) -> None:
+    """Drop all but the surest unknown ones."""
+    left = [i for i, verdict in enumerate(verdicts) if not verdict.reason]
+    for i in sorted(left, key=lambda i: (-p_unknown[i], i))[budget:] if budget is not None else ():
+        verdicts[i] = verdicts[i]._replace(reason="over_budget")
+
+
+def _counts(bought: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, int]:
+    from ka2l.augmentation.filters import funnel
+
+    counts = funnel(verdicts)
+    kept = counts.pop("kept")
+    dropped = {f"dropped_{reason}": count for reason, count in counts.items() if count}
+    return {"sources": len(bought), "candidates": len(verdicts), "kept": kept, **dropped}
+
+
+def _nothing_kept(counts: dict[str, int], config: RunConfig) -> DegenerateError:
+    reasons = ", ".join(
+        f"{count} {name.removeprefix('dropped_').replace('_', ' ')}"
+        for name, count in counts.items()
+        if name.startswith("dropped_")
+    )
+    return DegenerateError(
+        f"None of the {counts['candidates']} decoded questions is left: {reasons}. Everything before is kept. Decode more "
+        f"(augment.per_question, now {config.augment.per_question}), with more noise (augment.noise, now "
+        f"{config.augment.noise:g}), train the decoder longer (decoder.epochs), or go on without: augment.per_question=0."
+    )
+
+
+def _check(context: Context, rows: Sequence[dict[str, Any]]) -> None:
+    """The last line of defence: nothing that is taught may stand among the held-out questions."""
+    kept = [Question(row["id"], row["question"], group=row["group"]) for row in rows if row["kept"]]
+    check_no_leak(kept, context.questions("eval"))
+
+
+def _facts(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the report says about the candidates besides the counts."""
+    from ka2l.text import normalize_question
+
+    learned = {
+        normalize_question(question.question)
+        for batch in context.question_batches("decoder", 4096)
+        for question in batch
+    }
+    texts = [normalize_question(row["question"]) for row in rows]
+    asked = [row["p_unknown"] for row in rows if row["p_unknown"] is not None]
+    return {
+        "distinct": len(set(texts)) / len(texts),
+        "in_decoder_set": sum(row["kept"] and text in learned for row, text in zip(rows, texts, strict=True)),
+        "asked_again": len(asked),
+        "still_unknown": float(np.mean(np.array(asked) >= 0.5)) if asked else 0.0,
+    }
