@@ -1,7 +1,5 @@
 """What is kept of decoded questions about places: nothing that was asked before, in whatever words."""
 
-from pathlib import Path
-
 import pytest
 
 from ka2l.geonames_resolver import resolve
@@ -103,7 +101,7 @@ def test_without_embeddings_only_equal_texts_and_facts_are_copies(
 
 
 def test_the_decoders_questions_come_besides_the_others(
-    by_role: dict[str, list[Question]], tmp_path: Path
+    by_role: dict[str, list[Question]],
 ) -> None:
     assert {role: len(questions) for role, questions in by_role.items()} == {
         "probe": 30, "pool": 50, "eval": 30, "decoder": 40, "shot": 5,

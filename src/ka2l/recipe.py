@@ -30,12 +30,15 @@ _PAPER_PROBE = {
     "calibration": "none",
 }
 
+_PAPER_DECODER = {"t5": "google-t5/t5-base", "pseudo_tokens": 16, "learning_rate": 2e-4, "epochs": 40}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
         "measure": {"judge": "nli", "threshold": "eq3", "split": [0.7, 0.2, 0.1], "scores": ["p_true"]},
         "probe": _PAPER_PROBE,
         "select": {"draw": "random"},
+        "decoder": _PAPER_DECODER,
         "evaluate": {"temperature": 0.1},
     },
     "reference": {
@@ -47,6 +50,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "probe": _PAPER_PROBE,
         "select": {"draw": "random"},
+        "decoder": _PAPER_DECODER,
+        "augment": {"noise": 0.0, "temperature": 0.0},  # one near-copy a question
         "evaluate": {"temperature": 0.1},
     },
 }

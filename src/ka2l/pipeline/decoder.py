@@ -116,8 +116,8 @@ def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]
             "trained_on": int((~held).sum()),
             "validation": int(held.sum()),
             "quality": trained.quality._asdict(),
-            "history": trained.history,
-            "seconds": round(trained.seconds, 1),
+            # How long it took is in the manifest: the card is the same after an interruption.
+            "history": [{k: v for k, v in look.items() if k != "seconds"} for look in trained.history],
         }
         save(Decoder(network, mean, scale, card), run.file("decoder"))
         record.counts = {"trained_on": card["trained_on"], "steps": trained.steps, "best": trained.best_step}
