@@ -90,7 +90,7 @@ def _epoch(
     network = SoftPromptNetwork(lm, tokenizer, len(mean), settings, 0)
     targets = [network.encode(text) for text in texts]
     parameters = list(network.parameters().values())
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=settings.weight_decay)
     order = batches([len(target) for target in targets], settings.batch_tokens, 0, 0)
     losses: list[float] = []
     started = time.perf_counter()

@@ -47,6 +47,9 @@ class Echo:
     def text(self, tokens: Sequence[int]) -> str:
         raise NotImplementedError("only for training")
 
+    def rate(self, name: str) -> float:
+        raise NotImplementedError
+
     def warm_start(self, states: torch.Tensor, targets: Sequence[Sequence[int]]) -> None:
         raise NotImplementedError("only for training")
 

@@ -41,6 +41,9 @@ class ToyNetwork:
     def text(self, tokens: Sequence[int]) -> str:
         return " ".join(self.words[token] for token in tokens if token != END)
 
+    def rate(self, name: str) -> float:  # noqa: ARG002
+        return 1.0
+
     def warm_start(self, states: torch.Tensor, targets: Sequence[Sequence[int]]) -> None:
         assert len(states) == len(targets)
         self.warm_starts += 1

@@ -27,8 +27,8 @@ class DecoderConfig(Section):
     """Soft tokens the language model reads its own state as."""
     lora_rank: Positive = 16
     """Rank of the adapter, where the language model is the decoder."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate (paper, for T5: 2e-4)."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate; none: 2e-3 for LoRA, 2e-4 for a T5 (paper)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Of AdamW."""
     epochs: Positive = 3
@@ -43,6 +43,11 @@ class DecoderConfig(Section):
     """Updates between two looks at generated questions, and between two checkpoints."""
     patience: Positive = 3
     """Looks without a better one before training stops."""
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate, its default resolved."""
+        return self.learning_rate or (2e-4 if self.t5 else 2e-3)
 
 
 class AugmentConfig(Section):

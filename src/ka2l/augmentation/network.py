@@ -42,6 +42,10 @@ class Network(Protocol):
         """What these tokens say, without special tokens and without space around it."""
         ...
 
+    def rate(self, name: str) -> float:
+        """Share of the learning rate for this parameter: small where a closed form has found what is to be kept."""
+        ...
+
     def warm_start(self, states: torch.Tensor, targets: Sequence[Sequence[int]]) -> None:
         """What can be solved in closed form, before the first step of training.
 

@@ -67,6 +67,10 @@ class T5Network:
             named |= {f"{name}.{part}": weight for part, weight in module.named_parameters()}
         return named
 
+    def rate(self, name: str) -> float:  # noqa: ARG002  (the paper's is one rate for all)
+        """See `Network.rate`."""
+        return 1.0
+
     @torch.no_grad()
     def warm_start(self, states: torch.Tensor, targets: Sequence[Sequence[int]]) -> None:  # noqa: ARG002
         """Stretch the pseudo-tokens to the size of the T5's own embeddings, which differs a hundredfold among T5s."""

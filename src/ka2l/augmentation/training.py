@@ -12,7 +12,7 @@ CPU with as many threads: to the bit). With a limit of time (`minutes`) what it 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,10 +132,14 @@ class _Training:
         self.total = count_steps(lengths, settings.batch_tokens, seed, settings.epochs)
         self.workers = workers_for(network.device, len(questions) * settings.epochs // self.total)
         self.progress = Progress()
-        self._parameters = network.parameters()
-        self._optimizer = torch.optim.AdamW(
-            list(self._parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        # By their share of the learning rate: the optimiser numbers them group by group.
+        named = sorted(network.parameters().items(), key=lambda item: network.rate(item[0]))
+        self._parameters = dict(named)
+        groups = [
+            {"params": [parameter for _, parameter in several], "share": share}
+            for share, several in groupby(named, key=lambda item: network.rate(item[0]))
+        ]
+        self._optimizer = torch.optim.AdamW(groups, lr=settings.peak_rate, weight_decay=settings.weight_decay)
         self._best: Tensors = {}
         self._nats, self._tokens = 0.0, 0  # since the last look
         self._started = time.monotonic()
@@ -196,7 +200,7 @@ class _Training:
             if not math.isfinite(value):
                 raise self._broken(f"{what} is {value}", begun=1)
         for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * _rate(self._done(0.5))
+            group["lr"] = self.settings.peak_rate * group["share"] * _rate(self._done(0.5))
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.progress.step += 1
@@ -247,7 +251,7 @@ class _Training:
         return max(by_step, self.seconds / limit) if limit else by_step
 
     def _broken(self, what: str, begun: int = 0) -> Ka2lError:
-        rate, step = self.settings.learning_rate, self.progress.step + begun
+        rate, step = self.settings.peak_rate, self.progress.step + begun
         return Ka2lError(
             f"The decoder's training broke at step {step} of {self.total}: {what}. Lower "
             f"decoder.learning_rate (now {rate:g}), for example to {rate / 10:g}."

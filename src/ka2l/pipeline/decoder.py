@@ -231,6 +231,6 @@ def _card(context: Context, width: int) -> dict[str, Any]:
             "template": config.prompt.template,
             "shots": [list(shot) for shot in prompts.sensing_shots],
         },
-        "settings": config.decoder.model_dump(mode="json"),
+        "settings": {**config.decoder.model_dump(mode="json"), "learning_rate": config.decoder.peak_rate},
         "base": config.decoder.t5 or context.resolved.name,
     }
