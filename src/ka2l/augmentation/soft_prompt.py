@@ -26,10 +26,12 @@ from ka2l.errors import ModelError
 from ka2l.models.load import quiet_transformers
 
 FRAME = "Question:"
-_RIDGE = 0.03  # penalty per row, for standardised states: 300 for 10,000 questions (measured)
+_RIDGE = (
+    0.005  # penalty per row, for standardised states: 50 for 10,000 questions (measured: docs/decisions.md)
+)
 # Of the learning rate, for what makes the soft tokens: a step of the full rate moves each of them by three times the size
 # of an embedding, and what the closed form has found is gone (measured: docs/decisions.md).
-_GENTLY = 0.05
+_GENTLY = 0.0025
 _SMALL = 0.01  # the nonlinear part begins next to nothing
 _ROWS = 4096  # of a closed-form sum at once
 
