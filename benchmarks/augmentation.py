@@ -44,8 +44,9 @@ from ka2l.questions import Question
 from ka2l.teaching.finetune import Example, finetune
 from ka2l.text import exact_match, normalize_question
 
-NOISES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8)
-TEMPERATURES = (0.0, 0.7, 1.0)
+NOISES = (0.0, 0.1, 0.3, 0.5, 0.8)
+TEMPERATURES = (0.0, 0.5, 1.0)
+_SWEPT, _EACH = 30, 4  # sources of the sweep, and candidates from each
 _SHOTS = 4
 
 
@@ -57,7 +58,7 @@ class Taught(NamedTuple):
     answers: tuple[str, ...]
 
 
-def main(run: str, n: int = 60, seeds: int = 3, candidates: int = 16) -> None:
+def main(run: str, n: int = 60, seeds: int = 3, candidates: int = 12) -> None:
     """Sweep, then teach and ask."""
     context = Context(RunDirectory.open(Path(run)), Reporter(quiet=True))
     pool = {question.id: question for question in context.questions("pool")}
@@ -67,7 +68,7 @@ def main(run: str, n: int = 60, seeds: int = 3, candidates: int = 16) -> None:
         raise SystemExit(f"{len(unknown)} unknown questions in the pool; 2n = {2 * n} are needed")
     draws = [np.random.default_rng(seed).permutation(unknown)[: 2 * n].tolist() for seed in range(seeds)]
     decoder = run_decoder(context)
-    swept = sweep(context, decoder, [pool[i] for i in draws[0][:n]])
+    swept = sweep(context, decoder, [pool[i] for i in draws[0][:_SWEPT]])
     more = []
     for seed, drawn in enumerate(draws):
         sources = [pool[i] for i in drawn[:n]]
@@ -110,12 +111,12 @@ def decoder_card(context: Context) -> dict[str, Any]:
 
 
 def sweep(context: Context, decoder: Decoder, sources: Sequence[Question]) -> list[dict[str, Any]]:
-    """What noise and temperature do to 8 candidates a state: copies, questions GeoNames can place, still unknown ones."""
+    """What noise and temperature do to the candidates: copies, questions GeoNames can place, still unknown ones."""
     states = _states(context, sources)
     found = []
     for noise in NOISES:
         for temperature in TEMPERATURES:
-            decodings = _candidates(decoder, states, sources, range(1, 9), noise, temperature, 0)
+            decodings = _candidates(decoder, states, sources, range(1, 1 + _EACH), noise, temperature, 0)
             kept, facts = _sift(context, sources, decodings)
             found.append({"noise": noise, "temperature": temperature, "kept": len(kept), **facts})
             print(json.dumps(found[-1]), flush=True)

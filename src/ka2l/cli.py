@@ -93,15 +93,16 @@ def demo(
     from ka2l.summary import print_summary
 
     reporter = Reporter(quiet=quiet)
-    more = (
-        "\nand with new questions decoded from the states of those KA2L chose. The whole takes about 25 minutes\n"
+    chosen = (
+        "chosen by KA2L, with new questions decoded from their hidden states,"
         if augment
-        else " The whole takes about 10 minutes\n"
+        else "chosen by KA2L"
     )
     reporter.say(
         "Asking SmolLM2-135M-Instruct about places of the world, ten times each, to see what it does not know;\n"
-        f"then teaching it 100 answers, once chosen by KA2L and once at random{more}"
-        "on 2 cores; interrupt it whenever you like, the same command goes on.\n"
+        f"then teaching it 100 answers, once {chosen} and once at random.\n"
+        f"The whole takes about {25 if augment else 10} minutes on 2 cores; interrupt it whenever you like, the same command "
+        "goes on.\n"
     )
     config = load_config(demo_recipe(augment=augment))
     folder = out or Path("runs/demo-augment" if augment else "runs/demo")

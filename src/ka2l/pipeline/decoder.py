@@ -17,7 +17,7 @@ from ka2l import files
 from ka2l.config import RunConfig
 from ka2l.errors import DegenerateError, RunError
 from ka2l.models.base import Position, Prompt
-from ka2l.models.load import load_causal_lm, resolve
+from ka2l.models.load import load_causal_lm, pick_device, resolve
 from ka2l.pipeline.artifacts import compact, read_signal
 from ka2l.pipeline.context import Context, need_questions
 from ka2l.pipeline.sense import over_role, read_probe
@@ -148,7 +148,7 @@ def run_decoder(context: Context) -> "Decoder":
     }
     where = f"decoder.pretrained={given}" if given else name
     check_fits(load_card(name, revision), wanted, where)
-    return load(name, revision, lambda: _language_model(config))
+    return load(name, revision, lambda: _language_model(config), device=pick_device(config.model))
 
 
 def new_network(config: RunConfig, width: int) -> "Network":
@@ -156,7 +156,7 @@ def new_network(config: RunConfig, width: int) -> "Network":
     if config.decoder.t5:
         from ka2l.augmentation.t5 import T5Network, load_t5
 
-        model, tokenizer = load_t5(config.decoder.t5, config.decoder.t5_revision)
+        model, tokenizer = load_t5(config.decoder.t5, config.decoder.t5_revision, pick_device(config.model))
         return T5Network(model, tokenizer, width, config.decoder, config.seed)
     from ka2l.augmentation.soft_prompt import SoftPromptNetwork
 

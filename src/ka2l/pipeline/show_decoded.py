@@ -1,16 +1,13 @@
 """What the report shows of the questions that were decoded out of hidden states."""
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any
-
 from ka2l import files
 from ka2l.augmentation.filters import REASONS
 from ka2l.augmentation.folder import load_card
 from ka2l.pipeline.context import Context
 from ka2l.report.data import Augmentation, DecodedExample
 
-_SHOWN = 12  # kept examples, and as many dropped ones
+_SOURCES = 8  # whose questions are shown
+_WORTH_SAYING = ("in_eval", "near_eval")  # also where none was found
 _OF_EXAMPLE = ("question", "noise", "p_unknown", "similarity", "kept", "reason")
 
 
@@ -27,7 +24,10 @@ def augmentation(context: Context, *, taught: bool) -> Augmentation:
     card = load_card(given or str(run.file("decoder")), config.decoder.pretrained_revision if given else None)
     quality = card["quality"]
     rows = files.read_table(run.file("augmented.parquet")).to_pylist()
-    shown = [*_some([row for row in rows if row["kept"]]), *_some([row for row in rows if not row["kept"]])]
+    # All that came of a few sources, those that gave something first.
+    fruitful = dict.fromkeys(row["source_id"] for row in rows if row["kept"])
+    chosen = set(list(dict.fromkeys([*fruitful, *(row["source_id"] for row in rows)]))[:_SOURCES])
+    shown = [row for row in rows if row["source_id"] in chosen]
     sources = context.questions_by_id({row["source_id"] for row in shown})
     return Augmentation(
         kind=card["kind"],
@@ -43,7 +43,11 @@ def augmentation(context: Context, *, taught: bool) -> Augmentation:
         taught=run.stages["annotate"].counts.get("decoded_labels", 0) if taught else 0,
         noise=config.augment.noise,
         temperature=config.augment.temperature,
-        reasons={name: counts[f"dropped_{name}"] for name in REASONS if f"dropped_{name}" in counts},
+        reasons={
+            name: counts.get(f"dropped_{name}", 0)
+            for name in REASONS
+            if f"dropped_{name}" in counts or name in _WORTH_SAYING
+        },
         distinct=facts["distinct"],
         in_decoder_set=facts["in_decoder_set"],
         examples=[
@@ -53,13 +57,3 @@ def augmentation(context: Context, *, taught: bool) -> Augmentation:
             for row in shown
         ],
     )
-
-
-def _some(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A few rows, one of every source before a second of any."""
-    seen: Counter[str] = Counter()
-    turns = []
-    for row in rows:
-        turns.append(seen[row["source_id"]])
-        seen[row["source_id"]] += 1
-    return [rows[i] for i in sorted(range(len(rows)), key=lambda i: (turns[i], i))[:_SHOWN]]
