@@ -44,8 +44,8 @@ from ka2l.questions import Question
 from ka2l.teaching.finetune import Example, finetune
 from ka2l.text import exact_match, normalize_question
 
-NOISES = (0.0, 0.1, 0.3, 0.5, 0.8)
-TEMPERATURES = (0.0, 0.5, 1.0)
+NOISES = (0.0, 0.2, 0.4, 0.7, 1.0)
+TEMPERATURES = (0.0, 0.3, 0.7, 1.0)
 _SWEPT, _EACH = 30, 4  # sources of the sweep, and candidates from each
 _SHOTS = 4
 

@@ -14,8 +14,10 @@ import pytest
 
 from console import Cli, assert_refused
 from ka2l import files
+from ka2l.augmentation.decoder import Decoder
 from ka2l.errors import DegenerateError, Ka2lError, WaitingForPeople
 from ka2l.models.base import Prompt
+from ka2l.models.load import load_causal_lm, resolve
 from ka2l.pipeline import run, run_verb
 from ka2l.pipeline.artifacts import read_signal
 from ka2l.pipeline.context import Context
@@ -163,6 +165,21 @@ def test_nobody_gives_a_new_question_the_old_answer(ka2l: Cli, decoded: RunDirec
     page = directory.file("report.html").read_text(encoding="utf-8")
     assert "New questions out of hidden states" in page
     assert next(iter(new.values())) in page
+
+
+def test_a_saved_decoder_says_the_same(decoded: RunDirectory, tmp_path: Path) -> None:
+    made = run_decoder(Context(decoded, Ear()))
+    made.save_pretrained(tmp_path / "mine")
+    loader = lambda: load_causal_lm(decoded.config.model, resolve(decoded.config.model))  # noqa: E731
+    again = Decoder.from_pretrained(str(tmp_path / "mine"), model_loader=loader)
+    states = np.stack([made.mean, made.mean + made.scale])
+    said = [
+        one.decode(states, ["a", "b"], [1, 2], noise=0.5, temperature=1.0, seed=3, max_new_tokens=12)
+        for one in (made, again)
+    ]
+    assert said[0] == said[1]
+    with pytest.raises(Ka2lError, match="model: no such model"):  # the card has no path of this machine
+        Decoder.from_pretrained(str(tmp_path / "mine"))
 
 
 def test_a_decoder_of_another_state_is_refused(decoded: RunDirectory, tmp_path: Path) -> None:

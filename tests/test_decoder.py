@@ -47,6 +47,9 @@ class Echo:
     def text(self, tokens: Sequence[int]) -> str:
         raise NotImplementedError("only for training")
 
+    def settle(self) -> None:
+        raise NotImplementedError
+
     def rate(self, name: str) -> float:
         raise NotImplementedError
 

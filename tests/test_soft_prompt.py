@@ -279,3 +279,21 @@ def test_a_tokenizer_without_an_end_is_refused(tiny_world: TinyWorld) -> None:
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="no EOS token"):
         SoftPromptNetwork(model, tokenizer, 5, SETTINGS, seed=0)
+
+
+def test_settled_it_says_the_same_and_keeps_what_it_has_learned(tiny_world: TinyWorld) -> None:
+    network = SoftPromptNetwork(*load(tiny_world), 64, DecoderConfig(lora_rank=4), seed=0)
+    with torch.no_grad():  # adapters begin at nothing
+        for name, weight in network.parameters().items():
+            if name.endswith("lora_B.weight"):
+                weight.normal_(std=0.05)
+    states = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    target = [network.encode("What is the capital of Tipo?")] * 3
+    before = (network.generate(states, 0.0, None, 12), float(network.losses(states, target)))
+    learned = {name: weight.detach().clone() for name, weight in network.parameters().items()}
+    network.settle()
+    assert network.generate(states, 0.0, None, 12) == before[0]
+    assert float(network.losses(states, target)) == pytest.approx(before[1], rel=1e-4)
+    assert learned.keys() == network.parameters().keys()
+    for name, weight in network.parameters().items():
+        torch.testing.assert_close(weight.detach(), learned[name], rtol=0, atol=0)

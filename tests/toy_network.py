@@ -41,6 +41,9 @@ class ToyNetwork:
     def text(self, tokens: Sequence[int]) -> str:
         return " ".join(self.words[token] for token in tokens if token != END)
 
+    def settle(self) -> None:
+        pass
+
     def rate(self, name: str) -> float:  # noqa: ARG002
         return 1.0
 

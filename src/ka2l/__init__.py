@@ -22,6 +22,11 @@ And can that be read from its hidden states, before it answers?
     fitted.probe.predict(new_states[:, fitted.probe.layer])
     fitted.probe.save_pretrained("my-probe")
 
+New questions out of hidden states, with a decoder that was trained on such states:
+
+    decoder = ka2l.Decoder.from_pretrained("runs/mine/decoder")
+    decoder.decode(states, ids, range(8), noise=0.3, temperature=1.0, seed=0, max_new_tokens=48)
+
 The pieces under them:
 
     ka2l.semantic_entropy([0, 0, 0, 1])                     # nats
@@ -36,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ka2l.augmentation.decoder import Decoder
     from ka2l.config import ProbeConfig, RunConfig
     from ka2l.errors import Ka2lError
     from ka2l.knowledge.choice import choose
@@ -53,6 +59,7 @@ if TYPE_CHECKING:
     from ka2l.store import RunDirectory
 
 _HOME = {
+    "Decoder": "ka2l.augmentation.decoder",
     "Ka2lError": "ka2l.errors",
     "Probe": "ka2l.knowledge.probe",
     "ProbeConfig": "ka2l.config",
@@ -79,6 +86,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Decoder",
     "Ka2lError",
     "Probe",
     "ProbeConfig",

@@ -1,5 +1,6 @@
 """A trained decoder in use: states in, questions out, the same for a state whatever else is decoded with it.
 
+    decoder = Decoder.from_pretrained("runs/mine/decoder")
     texts = decoder.decode(states, ids, samples=range(8), noise=0.3, temperature=1.0, seed=0, max_new_tokens=48)
 
 Noise moves the state to its neighbourhood, temperature varies how it is said (Section 3.3). Both come from streams of
@@ -7,7 +8,9 @@ their own that depend on (seed, question id, sample number) only: samples 8 to 1
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from ka2l.augmentation.network import Generated, Network
+from ka2l.config import ModelConfig
 from ka2l.errors import ModelError
 from ka2l.models.decoding import NotFiniteError, uniforms
+from ka2l.models.load import load_causal_lm, resolve
 
 Floats = NDArray[np.float32]
 _COLUMNS = 256  # of the states, in float64 at once
@@ -92,6 +97,46 @@ class Decoder:
         standardised: Floats = ((states - self.mean) / self.scale).astype(np.float32)
         return standardised
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights (safetensors), card (JSON) and a README into a folder; the language model is not in it."""
+        from ka2l.augmentation import folder as on_disk
+
+        on_disk.save(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        revision: str | None = None,
+        *,
+        model_loader: Callable[[], tuple[Any, Any]] | None = None,
+        device: str = "cpu",
+    ) -> "Decoder":
+        """Read a decoder from a folder or the Hub; its card is in `card`.
+
+        Args:
+            name: a folder, else a Hub id.
+            revision: branch, tag or commit on the Hub.
+            model_loader: gives the language model and its tokenizer, where that is itself the decoder; none: the model
+                the card names is loaded, and must have the revision the card names.
+            device: where a T5 goes.
+
+        Raises:
+            ModelError: there is none, or it is not what its card says.
+        """
+        from ka2l.augmentation import folder as on_disk
+
+        if model_loader is None:
+            card = on_disk.load_card(name, revision)
+            model_loader = partial(_model_of, card)
+        return on_disk.load(name, revision, model_loader, device=device)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes, in one commit; options are those of `ka2l.augmentation.folder.push`."""
+        from ka2l.augmentation import folder as on_disk
+
+        return on_disk.push(self, repo_id, **options)
+
     def decode(
         self,
         states: Floats,
@@ -165,3 +210,15 @@ def _uniforms(seed: int, names: Sequence[str], samples: Sequence[int], steps: in
         uniforms(seed, f"decode:{name}", [sample], steps) for name, sample in zip(names, samples, strict=True)
     ]
     return np.concatenate(streams)
+
+
+def _model_of(card: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The language model a decoder's card names."""
+    config = ModelConfig(name=card["model"], revision=card["revision"])
+    found = resolve(config)
+    if found.revision != card["revision"]:
+        raise ModelError(
+            f"{card['model']}: the decoder is of its revision {card['revision']}, and here is {found.revision}. Give "
+            "model_loader with the one it was trained on."
+        )
+    return load_causal_lm(config, found)

@@ -99,6 +99,7 @@ def load(
     mean, scale = (check_scaling(tensors, part, card["width"], root / WEIGHTS) for part in SCALING)
     network = _network(root, card, model_loader, device)
     _fill(network, tensors, str(root / WEIGHTS))
+    network.settle()
     return Decoder(network, mean, scale, card)
 
 

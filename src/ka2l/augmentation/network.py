@@ -87,6 +87,10 @@ class Network(Protocol):
         """
         ...
 
+    def settle(self) -> None:
+        """From here on it says questions and learns no more; whatever makes saying quicker may be done."""
+        ...
+
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """What is trained, by a name that stays the same from process to process: what a checkpoint holds."""
         ...

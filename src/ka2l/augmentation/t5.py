@@ -128,6 +128,9 @@ class T5Network:
         said, finished = say(first, advance, self._end, temperature, uniforms, max_new_tokens)
         return [Generated(self.text(row), ended) for row, ended in zip(said, finished, strict=True)]
 
+    def settle(self) -> None:
+        """See `Network.settle`: there is nothing to do."""
+
     def save_frame(self, folder: Path) -> None:
         """Write what `empty_t5` reads: `config.json` and the tokenizer's files."""
         self._model.config.save_pretrained(folder)
