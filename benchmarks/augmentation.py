@@ -1,5 +1,6 @@
 """Is decoding worth it? The paper's RQ3 on the embedded model, against real questions and against paraphrases.
 
+    python benchmarks/augmentation.py RUN sweep [sources] [candidates]
     python benchmarks/augmentation.py RUN [n] [seeds] [candidates]
 
 RUN: a run on GeoNames with a decoder (`ka2l demo --augment --out RUN`, or `ka2l augment`). For each seed, n unknown
@@ -10,9 +11,9 @@ questions are drawn from its pool and the model is taught, from the same start,
     paraphrased     those n, and n paraphrases of them by the language model itself, the cheap way to more questions
     unknown_2n      those n, and n more unknown ones of the pool
 
-New questions are answered by GeoNames, never by the answer of their source. Before that a sweep of noise and number of
-candidates over the first seed's questions says what each costs in copies and in questions the model knows. Shown: right on
-held-out questions, learned, forgotten; one JSON line last.
+New questions are answered by GeoNames, never by the answer of their source. Shown: right on held-out questions, learned,
+forgotten. `sweep` only decodes: what noise and temperature cost in copies and in questions nobody can answer or the model
+knows. One JSON line last.
 """
 
 import json
@@ -46,7 +47,6 @@ from ka2l.text import exact_match, normalize_question
 
 NOISES = (0.0, 0.2, 0.4, 0.7, 1.0)
 TEMPERATURES = (0.0, 0.3, 0.7, 1.0)
-_SWEPT, _EACH = 30, 4  # sources of the sweep, and candidates from each
 _SHOTS = 4
 
 
@@ -58,17 +58,14 @@ class Taught(NamedTuple):
     answers: tuple[str, ...]
 
 
-def main(run: str, n: int = 60, seeds: int = 3, candidates: int = 12) -> None:
-    """Sweep, then teach and ask."""
-    context = Context(RunDirectory.open(Path(run)), Reporter(quiet=True))
+def main(context: Context, n: int = 50, seeds: int = 3, candidates: int = 32) -> None:
+    """Decode and paraphrase, then teach and ask."""
     pool = {question.id: question for question in context.questions("pool")}
-    table = files.read_table(context.run.file("knowledge_map.parquet")).to_pydict()
-    unknown = [i for i, p in zip(table["question_id"], table["p_unknown"], strict=True) if p >= 0.5]
+    unknown = unknown_ids(context)
     if len(unknown) < 2 * n:
         raise SystemExit(f"{len(unknown)} unknown questions in the pool; 2n = {2 * n} are needed")
     draws = [np.random.default_rng(seed).permutation(unknown)[: 2 * n].tolist() for seed in range(seeds)]
     decoder = run_decoder(context)
-    swept = sweep(context, decoder, [pool[i] for i in draws[0][:_SWEPT]])
     more = []
     for seed, drawn in enumerate(draws):
         sources = [pool[i] for i in drawn[:n]]
@@ -96,7 +93,6 @@ def main(run: str, n: int = 60, seeds: int = 3, candidates: int = 12) -> None:
         "n": n,
         "seeds": seeds,
         "decoder": {name: decoder_card(context)[name] for name in ("kind", "layer", "trained_on", "quality")},
-        "sweep": swept,
         "new": [{name: new.facts for name, new in one.items()} for one in more],
         "arms": {name: _summary([row for row in rows if row["arm"] == name]) for name in arms},
         "base_held_out": round(_share([base[t.id] for t in _held_out(context)]), 3),
@@ -110,17 +106,29 @@ def decoder_card(context: Context) -> dict[str, Any]:
     return card
 
 
-def sweep(context: Context, decoder: Decoder, sources: Sequence[Question]) -> list[dict[str, Any]]:
+def unknown_ids(context: Context) -> list[str]:
+    """Pool questions the probe calls unknown, in the order of the pool."""
+    table = files.read_table(context.run.file("knowledge_map.parquet")).to_pydict()
+    return [i for i, p in zip(table["question_id"], table["p_unknown"], strict=True) if p >= 0.5]
+
+
+def sweep(context: Context, n: int = 30, candidates: int = 4) -> None:
     """What noise and temperature do to the candidates: copies, questions GeoNames can place, still unknown ones."""
+    drawn = np.random.default_rng(0).permutation(unknown_ids(context))[:n].tolist()
+    by_id = context.questions_by_id(set(drawn))
+    sources = [by_id[i] for i in drawn]
+    decoder = run_decoder(context)
     states = _states(context, sources)
     found = []
     for noise in NOISES:
         for temperature in TEMPERATURES:
-            decodings = _candidates(decoder, states, sources, range(1, 1 + _EACH), noise, temperature, 0)
+            decodings = _candidates(decoder, states, sources, range(1, 1 + candidates), noise, temperature, 0)
             kept, facts = _sift(context, sources, decodings)
             found.append({"noise": noise, "temperature": temperature, "kept": len(kept), **facts})
             print(json.dumps(found[-1]), flush=True)
-    return found
+    for row in found:
+        del row["examples"]
+    print(json.dumps({"benchmark": "augmentation-sweep", "sources": n, "sweep": found}))
 
 
 class New(NamedTuple):
@@ -317,4 +325,8 @@ def _share(values: Sequence[bool]) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *(int(argument) for argument in sys.argv[2:]))
+    opened = Context(RunDirectory.open(Path(sys.argv[1])), Reporter(quiet=True))
+    if sys.argv[2:3] == ["sweep"]:
+        sweep(opened, *(int(argument) for argument in sys.argv[3:]))
+    else:
+        main(opened, *(int(argument) for argument in sys.argv[2:]))

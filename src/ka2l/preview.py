@@ -39,15 +39,15 @@ def print_plan(config: RunConfig, run: RunDirectory | None = None, *, as_json: b
     if "first_teaching_prompt" in values:
         print("\nThe first teaching prompt:\n")
         print_text(values["first_teaching_prompt"])
-    print(f"\n{'stage':<20}{'questions':>11}{'tokens':>13}{'time':>17}")
+    print(f"\n{'stage':<20}{'questions':>11}{'tokens':>13}{'time':>19}")
     for row in values["stages"]:
         tokens = f"{row['tokens']:,}" if row["tokens"] else "–"
         time = "about " + duration(row["seconds"]) if row["seconds"] else "–"
         print(
-            f"{row['stage']:<20}{row['questions']:>11,}{tokens:>13}{'done before' if row['done'] else time:>17}"
+            f"{row['stage']:<20}{row['questions']:>11,}{tokens:>13}{'done before' if row['done'] else time:>19}"
         )
     if values["seconds"]:
-        print(f"{'in all':<20}{'':>11}{values['tokens']:>13,}{'about ' + duration(values['seconds']):>17}")
+        print(f"{'in all':<20}{'':>11}{values['tokens']:>13,}{'about ' + duration(values['seconds']):>19}")
     print()
     print(_small_print(values))
 

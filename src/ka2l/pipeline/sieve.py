@@ -43,14 +43,8 @@ def sifted(context: Context, sources: Sequence[Question], found: Sequence[Decodi
     fact_of = _facts(context)
     facts = [fact_of(candidate.question) for candidate in candidates]
     fact_by_id = dict(zip((candidate.id for candidate in candidates), facts, strict=True))
-    asked = {
-        role: {
-            i: texts
-            for batch in context.question_batches(role, _BATCH)
-            for i, texts in wordings(batch).items()
-        }
-        for role in ("eval", "pool", "probe", "shot")
-    }
+    said = {normalize_question(candidate.question) for candidate in candidates}
+    asked = {role: _those_said(context, role, said) for role in ("eval", "pool", "probe", "shot")}
     elsewhere = {**asked["probe"], **asked["shot"]}
     of_sources = wordings(sources)
     verdicts = in_style(candidates, _style(context))
@@ -77,6 +71,16 @@ def _judge(
     left = [i for i, verdict in enumerate(verdicts) if not verdict.reason]
     for i, verdict in zip(left, look([candidates[i] for i in left]), strict=True):
         verdicts[i] = verdict
+
+
+def _those_said(context: Context, role: str, said: set[str]) -> _Texts:
+    """Wordings of the questions of a role that some candidate repeats: all that can matter, and nothing holds the pool."""
+    return {
+        i: texts
+        for batch in context.question_batches(role, _BATCH)
+        for i, texts in wordings(batch).items()
+        if any(normalize_question(text) in said for text in texts)
+    }
 
 
 def _style(context: Context) -> QuestionStyle:
@@ -106,12 +110,14 @@ def _same_fact(
     candidates: Sequence[Candidate], fact_of: Mapping[str, str], context: Context
 ) -> list[Verdict]:
     """Candidates that ask in other words for a fact that has its question already, or that an earlier one asks for."""
+    wanted = {fact_of[candidate.id] for candidate in candidates}
     known: dict[str, tuple[str, str]] = {}
     for reason, roles in (("in_eval", ["eval"]), ("in_pool", ["pool"]), ("elsewhere", ["probe", "shot"])):
         for role in roles:
             for batch in context.question_batches(role, _BATCH):
                 for question in batch:
-                    known.setdefault(question.group, (reason, question.id))
+                    if question.group in wanted:
+                        known.setdefault(question.group, (reason, question.id))
     verdicts = []
     for candidate in candidates:
         fact = fact_of[candidate.id]
