@@ -7,7 +7,7 @@ RUN: a run on GeoNames with a decoder (`ka2l demo --augment --out RUN`, or `ka2l
 questions are drawn from its pool and the model is taught, from the same start,
 
     unknown_n       those n
-    decoded         those n, and n new ones decoded from their states (noise, temperature and filters as RUN has them)
+    decoded         those n, and up to n new ones decoded from their states (noise, temperature, filters as RUN has them)
     paraphrased     those n, and n paraphrases of them by the language model itself, the cheap way to more questions
     unknown_2n      those n, and n more unknown ones of the pool
 
@@ -21,6 +21,7 @@ import os
 import statistics
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from ka2l import RunDirectory, files
 from ka2l.augmentation.decoder import Decoder
 from ka2l.augmentation.filters import funnel
-from ka2l.geonames_resolver import resolve
+from ka2l.geonames_resolver import answer
 from ka2l.models.base import Prompt
 from ka2l.pipeline.augment import asked_again
 from ka2l.pipeline.candidates import Decoding
@@ -43,7 +44,7 @@ from ka2l.pipeline.sieve import sifted
 from ka2l.progress import Reporter
 from ka2l.questions import Question
 from ka2l.teaching.finetune import Example, finetune
-from ka2l.text import exact_match, normalize_question
+from ka2l.text import exact_match, normalize_answer, normalize_question
 
 NOISES = (0.0, 0.2, 0.4, 0.7, 1.0)
 TEMPERATURES = (0.0, 0.3, 0.7, 1.0)
@@ -58,7 +59,7 @@ class Taught(NamedTuple):
     answers: tuple[str, ...]
 
 
-def main(context: Context, n: int = 50, seeds: int = 3, candidates: int = 32) -> None:
+def main(context: Context, n: int = 40, seeds: int = 3, candidates: int = 48) -> None:
     """Decode and paraphrase, then teach and ask."""
     pool = {question.id: question for question in context.questions("pool")}
     unknown = unknown_ids(context)
@@ -76,7 +77,8 @@ def main(context: Context, n: int = 50, seeds: int = 3, candidates: int = 32) ->
             }
         )
     del decoder
-    base = _right(context, [_of(q) for q in pool.values()] + _held_out(context), None)
+    added = [taught for one in more for new in one.values() for taught in new.taught]
+    base = _right(context, [*map(_of, pool.values()), *_held_out(context), *added], None)
     rows = []
     for seed, drawn in enumerate(draws):
         first, second = ([_of(pool[i]) for i in part] for part in (drawn[:n], drawn[n:]))
@@ -158,24 +160,24 @@ def _paraphrased(context: Context, sources: Sequence[Question], n: int, seed: in
     model = context.model()
     model.share_prefix(lambda text: f"{head}Question: {text}\nIn other words:")
     prompts = [Prompt(q.id, f"{head}Question: {q.question}\nIn other words:") for q in sources]
+    common = _common_words(context)
     found: dict[str, Taught] = {}
     made = usable = 0
-    for answer in model.sample(
+    for sampled in model.sample(
         prompts,
         dict.fromkeys(range(1, 5), 1.0),
         seed=seed,
         max_new_tokens=context.config.augment.max_new_tokens,
     ):
-        source = next(q for q in sources if q.id == answer.question_id)
-        for said in answer.answers:
+        source = next(q for q in sources if q.id == sampled.question_id)
+        # Whatever the wording, it asks for the same place if all words that name it are there, and its answer is the same.
+        named = _words(source.question) - common
+        for said in sampled.answers:
             made += 1
-            resolved = resolve(said.text)
-            if resolved is None or normalize_question(said.text) == normalize_question(source.question):
-                continue
-            # One that asks for another place than its source is a new question by accident: no paraphrase.
-            if resolved.fact == source.id:
+            same = normalize_question(said.text) == normalize_question(source.question)
+            if not same and named and named <= _words(said.text) and said.text.rstrip().endswith("?"):
                 usable += 1
-                found.setdefault(source.id, Taught(f"{source.id}~", said.text, resolved.answers))
+                found.setdefault(source.id, Taught(f"{source.id}~", said.text, source.answers))
     context.release()
     taught = list(found.values())[:n]
     return New(
@@ -187,6 +189,17 @@ def _paraphrased(context: Context, sources: Sequence[Question], n: int, seed: in
             "examples": [t.question for t in taught[:5]],
         },
     )
+
+
+def _words(text: str) -> set[str]:
+    return set(normalize_answer(text).split())
+
+
+def _common_words(context: Context) -> set[str]:
+    """Words of one question in fifty and more: those of the templates, not of places."""
+    questions = context.questions("decoder")
+    counts = Counter(word for question in questions for word in _words(question.question))
+    return {word for word, times in counts.items() if times >= len(questions) / 50}
 
 
 def _candidates(
@@ -280,16 +293,21 @@ def _teach(
         "held_out": round(_share([right[t.id] for t in held_out]), 4),
         "forgotten": round(_share(lost), 4),
         "learned_first": sum(right[t.id] and not base[t.id] for t in first),
+        "learned_added": sum(right[t.id] and not base[t.id] for t in added),
         "right_first": round(_share([right[t.id] for t in first]), 4),
         "right_added": round(_share([right[t.id] for t in added]), 4) if added else None,
     }
 
 
 def _right(context: Context, asked: Sequence[Taught], adapter: Path | None) -> dict[str, bool]:
-    """Whether the model, tuned or not, answers each right with the teaching prompt, greedily."""
-    model = context.prepared_model(teaching=True, adapter=adapter)
+    """Whether a model answers each right, greedily: the tuned one with the teaching prompt, the base one with worked examples,
+
+    which serve it far better (`ka2l evaluate` asks it both ways).
+    """
+    model = context.prepared_model(teaching=adapter is not None, adapter=adapter)
+    build = context.prompts.sensing if adapter is None else context.prompts.teaching
     by_id = {t.id: t for t in asked}
-    prompts = [Prompt(i, context.prompts.teaching(t.question)) for i, t in by_id.items()]
+    prompts = [Prompt(i, build(t.question)) for i, t in by_id.items()]
     answers = model.sample(prompts, {0: 0.0}, seed=0, max_new_tokens=context.config.evaluate.max_new_tokens)
     return {a.question_id: exact_match(a.answers[0].text, by_id[a.question_id].answers) for a in answers}
 
@@ -303,14 +321,22 @@ def _of(question: Question) -> Taught:
 
 
 def _placed(name: str, text: str) -> Taught:
-    resolved = resolve(text)
+    resolved = answer(text)
     assert resolved is not None  # the sieve has dropped those nobody can answer
     return Taught(name, text, resolved.answers)
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over the seeds."""
-    names = ("labels", "held_out", "forgotten", "learned_first", "right_first", "right_added")
+    names = (
+        "labels",
+        "held_out",
+        "forgotten",
+        "learned_first",
+        "learned_added",
+        "right_first",
+        "right_added",
+    )
     found: dict[str, Any] = {}
     for name in names:
         values = [row[name] for row in rows if row[name] is not None]

@@ -37,11 +37,13 @@ def test_paper_preset_has_the_papers_values() -> None:
     assert config.prompt.shots == 5
 
 
-def test_reference_preset_differs_in_threshold_and_split_only() -> None:
+def test_reference_preset_differs_in_threshold_split_and_noise_only() -> None:
     paper, reference = (load_config(None, [f"preset={name}"]) for name in ("paper", "reference"))
     assert (reference.measure.threshold, reference.measure.split) == ("two_means", (0.72, 0.18, 0.1))
     alike = paper.measure.model_copy(update={"threshold": "two_means", "split": (0.72, 0.18, 0.1)})
-    assert reference == paper.model_copy(update={"preset": "reference", "measure": alike})
+    one_near_copy = paper.augment.model_copy(update={"noise": 0.0, "temperature": 0.0})
+    changes = {"preset": "reference", "measure": alike, "augment": one_near_copy}
+    assert reference == paper.model_copy(update=changes)
 
 
 def test_later_wins_default_preset_recipe_override(tmp_path: Path) -> None:

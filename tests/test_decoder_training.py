@@ -430,5 +430,5 @@ def test_a_language_model_learns_and_goes_on_after_a_kill_to_the_bit(threads: in
     assert without_time(found) == without_time(expected)
     for name, parameter in whole.parameters().items():
         assert torch.equal(resumed.parameters()[name], parameter), name
-    assert expected.history[-1]["loss"] < expected.history[0]["loss"] / 2
+    assert expected.history[-1]["loss"] < expected.history[0]["loss"] * 0.6
     torch.set_num_threads(1)

@@ -2,6 +2,7 @@
 
     resolve("The city of Lyon belongs to which country?")   # Resolved("city:2996944", ("France", "French Republic"))
     resolve("In which country is the city of Khashusar?")   # None: there is no such place
+    answer("In which country is the city of Dabo?")         # None: a name of Dubbo, but not its own
 
 It stands in for the person who would answer questions that a model made up: ids and answers are those of
 `ka2l.geonames`, whichever of its wordings asks. What has two answers is refused: a city name in two countries, Congo,
@@ -39,6 +40,9 @@ class Resolved(NamedTuple):
     """Id and group of the fact in `ka2l.geonames`: `capital:FR`, `currency:FR`, `city:2996944`."""
     answers: tuple[str, ...]
     """All that count as right; the first is the one to teach."""
+    own_name: bool = True
+    """Whether the place was called by its own name. Alternate names are many, and a decoder invents names: that of one place
+    in some language may be meant for none. It may be a copy of that place's question, but nobody should be taught its answer."""
 
 
 class _Gazetteer(NamedTuple):
@@ -72,6 +76,12 @@ def resolve(question: str) -> Resolved | None:
     return None
 
 
+def answer(question: str) -> Resolved | None:
+    """`resolve`, where the place is called by its own name: only then is the answer one to teach."""
+    found = resolve(question)
+    return found if found is not None and found.own_name else None
+
+
 def _of_country(kind: str, place: str) -> Resolved | None:
     known = _gazetteer()
     codes = known.codes.get(place, frozenset())
@@ -83,7 +93,8 @@ def _of_country(kind: str, place: str) -> Resolved | None:
 
 def _city(place: str) -> Resolved | None:
     known = _gazetteer()
-    found = known.cities.get(place) or _alternates().get(place, [])
+    named = known.cities.get(place)
+    found = named or _alternates().get(place, [])
     if len({city["countrycode"] for city in found}) != 1:
         return None
     city = max(found, key=lambda city: city["population"])  # the first of equals, as in geonames
@@ -92,7 +103,7 @@ def _city(place: str) -> Resolved | None:
     tells = any(names_a_country(name, known.country_names) for name in names)
     if is_capital or tells or not in_a_plain_country(city):
         return None
-    return Resolved(f"city:{city['geonameid']}", city_answers(city, known.countries))
+    return Resolved(f"city:{city['geonameid']}", city_answers(city, known.countries), own_name=bool(named))
 
 
 def _key(text: str) -> str:

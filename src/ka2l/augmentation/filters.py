@@ -23,11 +23,11 @@ REASONS = (
     "in_pool",
     "elsewhere",
     "twice",
+    "no_answer",
     "near_source",
     "near_eval",
     "near_pool",
     "near_kept",
-    "no_answer",
     "known",
     "over_budget",
 )

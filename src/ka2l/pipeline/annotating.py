@@ -63,10 +63,10 @@ def places(context: Context, decoded: Sequence[Question]) -> dict[str, Label]:
     """What GeoNames answers to the new questions whose place it can identify, where the questions are about places."""
     if context.config.questions.source != "geonames" or not decoded:
         return {}
-    from ka2l.geonames_resolver import resolve
+    from ka2l.geonames_resolver import answer
     from ka2l.teaching.resolvers import annotate_decoded
 
-    labels, _refused = annotate_decoded(decoded, resolve)
+    labels, _refused = annotate_decoded(decoded, answer)
     return dict(labels)
 
 

@@ -1,7 +1,7 @@
 """What speaks against a decoded question before the probe is asked: the filters, fed with a run's questions.
 
-In this order: its form, equal texts, the same fact in other words (where facts can be told: GeoNames), near texts, and
-whether anybody can answer it.
+In this order: its form, equal texts, the same fact in other words (where facts can be told: GeoNames), whether anybody can
+answer it, and near texts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +11,8 @@ from typing import NamedTuple
 from ka2l.augmentation.filters import Candidate, Verdict, copies, in_style, wordings
 from ka2l.augmentation.near_copies import Embedded, near_copies
 from ka2l.augmentation.question_style import QuestionStyle
+from ka2l.config import RunConfig
+from ka2l.geonames_resolver import Resolved, resolve
 from ka2l.models.load import pick_device
 from ka2l.models.sentence import SentenceEncoder
 from ka2l.pipeline.candidates import Decoding
@@ -21,6 +23,7 @@ from ka2l.text import normalize_question
 _STYLE_FROM = 20_000  # questions that show what a question looks like here
 _BATCH = 4096
 _Texts = Mapping[str, tuple[str, ...]]
+_Facts = Mapping[str, Resolved | None]  # by candidate
 
 
 class Sifted(NamedTuple):
@@ -40,9 +43,8 @@ def sifted(context: Context, sources: Sequence[Question], found: Sequence[Decodi
         found: what they say; of equal ones the first is kept.
     """
     candidates = [Candidate(one.id, one.source.id, one.text, one.finished) for one in found]
-    fact_of = _facts(context)
-    facts = [fact_of(candidate.question) for candidate in candidates]
-    fact_by_id = dict(zip((candidate.id for candidate in candidates), facts, strict=True))
+    fact_of = _resolver(context)
+    facts = {candidate.id: fact_of(candidate.question) for candidate in candidates}
     said = {normalize_question(candidate.question) for candidate in candidates}
     asked = {role: _those_said(context, role, said) for role in ("eval", "pool", "probe", "shot")}
     elsewhere = {**asked["probe"], **asked["shot"]}
@@ -50,15 +52,12 @@ def sifted(context: Context, sources: Sequence[Question], found: Sequence[Decodi
     verdicts = in_style(candidates, _style(context))
     for look in (
         lambda left: copies(left, of_sources, asked["eval"], asked["pool"], elsewhere),
-        lambda left: _same_fact(left, fact_by_id, context),
-        lambda left: _near(context, left, of_sources, fact_by_id),
+        lambda left: _same_fact(left, facts, context),
+        lambda left: _answerable(left, facts, context.config),
+        lambda left: _near(context, left, of_sources, facts),
     ):
         _judge(candidates, verdicts, look)
-    if context.config.questions.source == "geonames" and context.config.annotate.annotator == "gold":
-        for i, fact in enumerate(facts):
-            if not verdicts[i].reason and not fact:
-                verdicts[i] = verdicts[i]._replace(reason="no_answer")
-    groups = [fact or normalize_question(c.question) for fact, c in zip(facts, candidates, strict=True)]
+    groups = [_group(candidate, facts[candidate.id]) for candidate in candidates]
     return Sifted(verdicts, groups)
 
 
@@ -93,24 +92,28 @@ def _style(context: Context) -> QuestionStyle:
     return QuestionStyle.learn(learned or islice(texts("pool"), _STYLE_FROM))
 
 
-def _facts(context: Context) -> Callable[[str], str]:
-    """What fact a question asks for, as its group in the run; empty where nobody can tell."""
+def _resolver(context: Context) -> Callable[[str], Resolved | None]:
+    """What fact a question asks for, where that can be told."""
     if context.config.questions.source != "geonames":
-        return lambda _question: ""
-    from ka2l.geonames_resolver import resolve
-
-    def fact(question: str) -> str:
-        resolved = resolve(question)
-        return resolved.fact if resolved is not None else ""
-
-    return fact
+        return lambda _question: None
+    return resolve
 
 
-def _same_fact(
-    candidates: Sequence[Candidate], fact_of: Mapping[str, str], context: Context
-) -> list[Verdict]:
+def _group(candidate: Candidate, fact: Resolved | None) -> str:
+    """Of a new question: its fact, else its own text."""
+    return fact.fact if fact is not None and fact.own_name else normalize_question(candidate.question)
+
+
+def _answerable(candidates: Sequence[Candidate], facts: _Facts, config: RunConfig) -> list[Verdict]:
+    """Where no people answer, only what GeoNames can is of use."""
+    people = config.annotate.annotator == "file"
+    answered = (people or ((fact := facts[c.id]) is not None and fact.own_name) for c in candidates)
+    return [Verdict("" if known else "no_answer") for known in answered]
+
+
+def _same_fact(candidates: Sequence[Candidate], facts: _Facts, context: Context) -> list[Verdict]:
     """Candidates that ask in other words for a fact that has its question already, or that an earlier one asks for."""
-    wanted = {fact_of[candidate.id] for candidate in candidates}
+    wanted = {fact.fact for candidate in candidates if (fact := facts[candidate.id]) is not None}
     known: dict[str, tuple[str, str]] = {}
     for reason, roles in (("in_eval", ["eval"]), ("in_pool", ["pool"]), ("elsewhere", ["probe", "shot"])):
         for role in roles:
@@ -120,19 +123,17 @@ def _same_fact(
                         known.setdefault(question.group, (reason, question.id))
     verdicts = []
     for candidate in candidates:
-        fact = fact_of[candidate.id]
-        reason, twin = known.get(fact, ("", "")) if fact else ("", "")
+        fact = facts[candidate.id]
+        reason, twin = known.get(fact.fact, ("", "")) if fact is not None else ("", "")
         if reason and twin == candidate.source_id:
             reason = "source_again"
         verdicts.append(Verdict(reason, None, twin) if reason else Verdict())
-        if fact and not reason:
-            known[fact] = ("twice", candidate.id)
+        if fact is not None and fact.own_name and not reason:
+            known[fact.fact] = ("twice", candidate.id)
     return verdicts
 
 
-def _near(
-    context: Context, candidates: Sequence[Candidate], sources: _Texts, fact_of: Mapping[str, str]
-) -> list[Verdict]:
+def _near(context: Context, candidates: Sequence[Candidate], sources: _Texts, facts: _Facts) -> list[Verdict]:
     """Candidates near others. One whose fact is known is of another fact by now, however alike the names are."""
     settings = context.config.augment
     if not settings.embedding_model or not candidates:
@@ -155,5 +156,5 @@ def _near(
         },
     }
     rows = encoder.encode([candidate.question for candidate in candidates])
-    told_apart = [candidate.id for candidate in candidates if fact_of[candidate.id]]
+    told_apart = [c.id for c in candidates if (fact := facts[c.id]) is not None and fact.own_name]
     return near_copies(candidates, rows, references, settings.near_copy, told_apart)

@@ -20,11 +20,11 @@ REASONS = {
     "in_pool": "already in the pool",
     "elsewhere": "a probe question or worked example",
     "twice": "decoded twice",
+    "no_answer": "nobody here can answer it",
     "near_source": "nearly the source question",
     "near_eval": "nearly a held-out question",
     "near_pool": "nearly one of the pool",
     "near_kept": "nearly one that is kept",
-    "no_answer": "nobody here can answer it",
     "known": "the model knows it, says the probe",
     "over_budget": "unknown, but over the budget",
 }
