@@ -30,6 +30,7 @@ from ka2l.config import ModelConfig, PromptConfig
 from ka2l.models.base import Prompt
 from ka2l.models.load import load_causal_lm, resolve
 from ka2l.models.local import LocalModel
+from ka2l.models.states import backbone
 from ka2l.prompts import PromptBuilder
 from sampling import geonames_prompts
 
@@ -112,7 +113,7 @@ def _inside(model: LocalModel, prompts: list[Prompt]) -> NDArray[np.float32]:
     tokenizer: Any = model.tokenizer
     tokenizer.padding_side = "left"
     batch = tokenizer([prompt.text for prompt in prompts], return_tensors="pt", padding=True)
-    hidden = model.model(**batch, output_hidden_states=True).hidden_states[_LAYER][:, -1]
+    hidden = backbone(model.model)(**batch, output_hidden_states=True).hidden_states[_LAYER][:, -1]
     found: NDArray[np.float32] = hidden.numpy()
     return found
 

@@ -25,7 +25,7 @@ from ka2l.pipeline.decoder import run_decoder
 from ka2l.pipeline.sense import read_probe
 from ka2l.store import OUTPUTS, RunDirectory
 from ka2l.text import normalize_question
-from runs import Ear, assert_same, content, questions_file, tiny_config
+from runs import Ear, assert_same, content, questions_file, times, tiny_config
 from tiny import TinyWorld
 from tiny_t5 import build_tiny_t5
 
@@ -178,7 +178,7 @@ def test_a_saved_decoder_says_the_same(decoded: RunDirectory, tmp_path: Path) ->
         for one in (made, again)
     ]
     assert said[0] == said[1]
-    with pytest.raises(Ka2lError, match="model: no such model"):  # the card has no path of this machine
+    with pytest.raises(Ka2lError, match="Give model_loader"):  # the card has no path of this machine
         Decoder.from_pretrained(str(tmp_path / "mine"))
 
 
@@ -194,6 +194,58 @@ def test_a_decoder_of_another_state_is_refused(decoded: RunDirectory, tmp_path: 
         with pytest.raises(Ka2lError, match=str(given)) as caught:
             run_decoder(Context(again, Ear()))
         assert str(value) in str(caught.value)
+
+
+def test_a_wrong_setting_takes_nothing_that_is_there(
+    ka2l: Cli, decoded: RunDirectory, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    folder, given = tmp_path / "run", tmp_path / "decoder"
+    shutil.copytree(decoded.path, folder)
+    shutil.copytree(decoded.file("decoder"), given)
+    card = files.read_json(given / "decoder.json")
+    files.write_json(given / "decoder.json", {**card, "layer": card["layer"] - 1})
+    before = times(folder)
+    wrong = {
+        f"decoder.pretrained={given}": f"layer {card['layer'] - 1}",
+        "decoder.pretrained=/nowhere": "decoder.pretrained: /nowhere: no such folder",
+        "decoder.t5=/nowhere": "decoder.t5=/nowhere: there is no such T5",
+        f"decoder.t5={tiny_world.folder}": "not an encoder-decoder",
+        "augment.embedding_model=/nowhere": "augment.embedding_model=/nowhere",
+    }
+    for setting, message in wrong.items():
+        assert_refused(ka2l("augment", folder, setting), message)
+    assert times(folder) == before
+
+
+def test_the_page_needs_no_decoder_and_no_embeddings(
+    ka2l: Cli, decoded: RunDirectory, tmp_path: Path
+) -> None:
+    """What was made elsewhere may be gone by the time somebody looks."""
+    folder, given = tmp_path / "run", tmp_path / "decoder"
+    shutil.copytree(decoded.path, folder)
+    shutil.copytree(decoded.file("decoder"), given)
+    card = files.read_json(given / "decoder.json")
+    del card["quality"], card["trained_on"]  # of somebody who does not say
+    files.write_json(given / "decoder.json", card)
+    assert ka2l("augment", folder, f"decoder.pretrained={given}").code == 0
+    shutil.rmtree(given)
+    result = ka2l("report", folder)
+    assert result.code == 0, result.err
+    assert "New questions out of hidden states" in (folder / "report.html").read_text(encoding="utf-8")
+    assert ka2l("annotate", folder, "--export", tmp_path / "todo.csv").code == 0
+
+
+def test_a_given_probes_worked_examples_make_other_states(decoded: RunDirectory, tmp_path: Path) -> None:
+    """The prompt comes with the probe: states read with other examples are not those it judges."""
+    keys = []
+    for shots in ("hash-1", "hash-2"):
+        folder = tmp_path / shots
+        shutil.copytree(decoded.file("probe"), folder)
+        card = files.read_json(folder / "probe.json")
+        files.write_json(folder / "probe.json", {**card, "sensing_hash": shots})
+        given = RunDirectory.open(decoded.path, [f"map.probe={folder}"])
+        keys.append(Context(given, Ear()).keys())
+    assert keys[0]["decoder_states"] != keys[1]["decoder_states"]
 
 
 def test_a_given_decoder_takes_the_place_of_training(decoded: RunDirectory, tmp_path: Path) -> None:
@@ -248,7 +300,9 @@ def test_a_budget_takes_the_surest_unknown(decoded: RunDirectory, tmp_path: Path
     (only,) = kept(RunDirectory.open(folder))
     assert only["p_unknown"] == max(row["p_unknown"] for row in kept(decoded))
     over = [row for row in rows(RunDirectory.open(folder)) if row["reason"] == "over_budget"]
-    assert len(over) == len(kept(decoded)) - 1
+    unknown = [row for row in rows(decoded) if row["reason"] in ("", "over_budget")]
+    assert len(over) == len(unknown) - 1
+    assert len(kept(decoded)) == min(len(unknown), 4)  # by default as many as were bought
 
 
 def test_more_candidates_keep_the_first_ones(decoded: RunDirectory, tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ GAPS = [  # between the tiers of population, a quarter, in the shadow of a large
 def test_every_question_and_rewording_resolves_to_itself() -> None:
     # The 43,444 wordings end in the same place by their frames; all questions, and each kind's other wordings of some.
     wrong = [
-        question.id for question in EVERY if resolve(question.question) != (question.id, question.answers, True)
+        question.id
+        for question in EVERY
+        if resolve(question.question) != (question.id, question.answers, True)
     ]
     assert not wrong
     some = [*facts()["capital"], *facts()["currency"], *facts()["large"], *facts()["small"][::10]]

@@ -62,7 +62,7 @@ class AugmentConfig(Section):
     max_new_tokens: Annotated[int, Field(ge=4, le=512)] = 48
     """Longest question."""
     budget: Positive | None = None
-    """Most new questions to buy an answer for, the surest unknown first; none: all that are kept."""
+    """Most new questions to buy an answer for, the surest unknown first; none: as many as select.budget."""
     embedding_model: str = "minilm"
     """Sentence embeddings that find near-copies: `minilm` (packaged), a folder or a Hub id; empty: only equal texts are copies."""
     near_copy: Annotated[float, Field(gt=0, le=1)] = 0.9

@@ -331,12 +331,13 @@ def _verb(verb: str, directory: Path, overrides: list[str] | None, as_json: bool
     from dataclasses import asdict
 
     from ka2l.errors import ConfigError
-    from ka2l.pipeline import run_verb
+    from ka2l.pipeline import run_verb, with_absolute_paths
     from ka2l.progress import Reporter
     from ka2l.store import RunDirectory
     from ka2l.summary import print_json, sampling_line
 
     opened = RunDirectory.open(directory, overrides or [])
+    opened.config = with_absolute_paths(opened.config)
     if verb == "report" and any(not override.startswith("report.") for override in overrides or []):
         raise ConfigError(
             "`report` shows what the run has: only report.* can be set. For the rest: ka2l run --out DIR"

@@ -99,7 +99,7 @@ def _rows(
     rows: list[dict[str, Any]] = []
     for stage in all_stages(config):
         name, _ = split_stage(stage)
-        questions, computed, weight = tokens.get(name, (0, 0, 0.0))
+        questions, computed, weight = tokens.get(stage, tokens.get(name, (0, 0, 0.0)))
         if stage in done or local is None:
             computed = 0
         if computed and name in ("sample", "map", "signals", "evaluate"):
@@ -160,6 +160,8 @@ def _tokens(
     answer = min(_ANSWER_TOKENS, config.evaluate.max_new_tokens)
     evaluated = 2 * held_out + (asked - held_out) * len(arms(config)) + asked * len(arms(config))
     kept_apart, new = counts.get("decoder", 0), bought * config.augment.per_question
+    taught = bought + min(config.augment.budget or bought, new)  # at most: nobody knows how many will be kept
+    epochs, alone = config.finetune.epochs, f"@{config.select.baseline}"
     drawn = _answers(config, there) * min(_ANSWER_TOKENS, config.sample.max_new_tokens)
     return {
         "load": (sum(counts.values()), 0, 0.0),
@@ -175,9 +177,11 @@ def _tokens(
         "decoder": (kept_apart, config.decoder.epochs * kept_apart * own, 0.0 if config.decoder.t5 else 2.2),
         # said token by token, then asked once
         "augment": (new, bought * own + 2 * new * own, 1.0),
-        "annotate": (bought, 0, 0.0),
+        "annotate": (taught, 0, 0.0),
+        "annotate" + alone: (bought, 0, 0.0),
         # forward and backward through frozen weights: twice a forward pass, and a little for the adapter
-        "finetune": (bought, config.finetune.epochs * bought * (teaching + _ANSWER_TOKENS), 2.2),
+        "finetune": (taught, epochs * taught * (teaching + _ANSWER_TOKENS), 2.2),
+        "finetune" + alone: (bought, epochs * bought * (teaching + _ANSWER_TOKENS), 2.2),
         "evaluate": (evaluated, evaluated * (teaching + answer), 1.0),
         "report": (0, 0, 0.0),
     }

@@ -30,7 +30,14 @@ _PAPER_PROBE = {
     "calibration": "none",
 }
 
-_PAPER_DECODER = {"t5": "google-t5/t5-base", "pseudo_tokens": 16, "learning_rate": 2e-4, "epochs": 40}
+_PAPER_DECODER = {
+    "t5": "google-t5/t5-base",
+    "pseudo_tokens": 16,
+    "learning_rate": 2e-4,
+    "epochs": 40,
+    "eval_steps": 1000,
+    "patience": 10,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},

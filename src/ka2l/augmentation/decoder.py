@@ -214,6 +214,10 @@ def _uniforms(seed: int, names: Sequence[str], samples: Sequence[int], steps: in
 
 def _model_of(card: Mapping[str, Any]) -> tuple[Any, Any]:
     """The language model a decoder's card names."""
+    if str(card["revision"]).startswith("sha256-"):
+        raise ModelError(
+            f"{card['model']}: this decoder is of a model from a folder, which its card does not name. Give model_loader."
+        )
     config = ModelConfig(name=card["model"], revision=card["revision"])
     found = resolve(config)
     if found.revision != card["revision"]:

@@ -180,11 +180,14 @@ def _check_roles(config: RunConfig, questions: Sequence[Question]) -> None:
     """Refuse, before anything is written, questions that a later stage could not work with."""
     stages = all_stages(config)
     needed = {"probe": "sample", "pool": "map", "eval": "evaluate", "decoder": "decoder_states"}
+    more = dict.fromkeys(needed, "")
+    more["decoder"] = ", or take a decoder trained before (decoder.pretrained); for GeoNames also "
+    more["decoder"] += "questions.geonames.decoder=7000"
     for role in (role for role, stage in needed.items() if stage in stages):
         if not any(question.role == role for question in questions):
             raise DegenerateError(
                 f"{config.questions.source}: no question has the role {role}{', so the pool is empty' * (role == 'pool')}. "
-                f"Give questions.roles.{role} a size, or check the column of roles."
+                f"Give questions.roles.{role} a size, or check the column of roles{more[role]}."
             )
     buys = "annotate" in stages and config.annotate.annotator == "gold"
     if buys and not any(q.answers for q in questions if q.role == "pool"):

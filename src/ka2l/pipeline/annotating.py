@@ -8,7 +8,7 @@ from ka2l import files
 from ka2l.errors import DataError, WaitingForPeople
 from ka2l.pipeline.artifacts import as_table
 from ka2l.pipeline.context import Context
-from ka2l.pipeline.taught import decoded_questions, selected_questions
+from ka2l.pipeline.taught import DECODED, decoded_questions, selected_questions
 from ka2l.questions import Question
 from ka2l.store import LABELS, MAIN, split_stage
 from ka2l.teaching.annotators import AnnotationResult, Label, annotate_from_labels, annotate_gold
@@ -103,9 +103,11 @@ def _from_people(context: Context, bought: Sequence[Question]) -> tuple[Annotati
     refused = {i for i, label in labels.items() if not label.answers}
     asked = [question for question in bought if question.id not in refused]
     result = annotate_from_labels(asked, labels, context.config.annotate.cost_per_label)
+    new = sum(question.role == DECODED for question in bought)
+    what = f"questions ({len(bought) - new} bought, {new} decoded)" if new else "bought questions"
     if result.missing:
         raise WaitingForPeople(
-            f"{len(result.missing)} of {len(bought)} bought questions wait for an answer.\n"
+            f"{len(result.missing)} of {len(bought)} {what} wait for an answer.\n"
             f"  1. ka2l annotate {run.path} --export todo.csv\n"
             "  2. fill in the column `answer` (several answers with | between them; ? where nobody knows)\n"
             f"  3. ka2l annotate {run.path} --import todo.csv\n"

@@ -7,7 +7,7 @@ question, was not there before, is called unknown by the probe that called its s
 answer is never that of its source: the two ask for different things.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +17,17 @@ from ka2l.augmentation.filters import Verdict, check_no_leak
 from ka2l.config import RunConfig
 from ka2l.errors import DegenerateError
 from ka2l.models.base import Prompt
+from ka2l.models.sentence import encoder_key
 from ka2l.pipeline.artifacts import as_table
 from ka2l.pipeline.candidates import Decoding, decodings
 from ka2l.pipeline.context import Context, add_usage
+from ka2l.pipeline.decoder import checked_card, decoder_key
 from ka2l.pipeline.sense import read_probe
 from ka2l.pipeline.sieve import sifted
 from ka2l.pipeline.taught import selected_questions
 from ka2l.questions import Question
 from ka2l.store import MAIN
+from ka2l.text import normalize_question
 
 if TYPE_CHECKING:
     from ka2l.models.local import LocalModel
@@ -34,6 +37,7 @@ def augment(context: Context, stage: str, key: str, inputs: dict[str, str]) -> N
     """Decode, sift, ask the probe again, and write down what became of each candidate."""
     run, config = context.run, context.config
     bought = selected_questions(context, MAIN)
+    card = checked_card(context)  # before what is there is given up
     with run.stage(stage, key, inputs) as record:
         found = list(decodings(context, stage, record, bought))
         verdicts, groups = sifted(context, bought, found)
@@ -43,7 +47,7 @@ def augment(context: Context, stage: str, key: str, inputs: dict[str, str]) -> N
         for i, p in p_unknown.items():
             if p < 0.5:
                 verdicts[i] = verdicts[i]._replace(reason="known")
-        _over_budget(verdicts, p_unknown, config.augment.budget)
+        _over_budget(verdicts, p_unknown, config.augment.budget or config.select.budget)
         record.counts = _counts(bought, verdicts)
         if not record.counts["kept"]:
             raise _nothing_kept(record.counts, config)
@@ -66,7 +70,7 @@ def augment(context: Context, stage: str, key: str, inputs: dict[str, str]) -> N
             for i, decoding in enumerate(found)
         ]
         _check(context, rows)
-        record.facts = _facts(context, rows)
+        record.facts = _facts(context, rows, card)
         files.write_table(run.file("augmented.parquet"), as_table(rows))
 
 
@@ -83,10 +87,10 @@ def asked_again(
     return {i: float(p) for i, p in zip(left, p_unknown, strict=True)}
 
 
-def _over_budget(verdicts: list[Verdict], p_unknown: dict[int, float], budget: int | None) -> None:
+def _over_budget(verdicts: list[Verdict], p_unknown: dict[int, float], budget: int) -> None:
     """Drop all but the surest unknown ones."""
     left = [i for i, verdict in enumerate(verdicts) if not verdict.reason]
-    for i in sorted(left, key=lambda i: (-p_unknown[i], i))[budget:] if budget is not None else ():
+    for i in sorted(left, key=lambda i: (-p_unknown[i], i))[budget:]:
         verdicts[i] = verdicts[i]._replace(reason="over_budget")
 
 
@@ -118,20 +122,30 @@ def _check(context: Context, rows: Sequence[dict[str, Any]]) -> None:
     check_no_leak(kept, context.questions("eval"))
 
 
-def _facts(context: Context, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the report says about the candidates besides the counts."""
-    from ka2l.text import normalize_question
-
-    learned = {
-        normalize_question(question.question)
-        for batch in context.question_batches("decoder", 4096)
-        for question in batch
-    }
+def _facts(context: Context, rows: Sequence[dict[str, Any]], card: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report says besides the counts, and what later stages must know of models that may be gone by then."""
+    config = context.config
     texts = [normalize_question(row["question"]) for row in rows]
     asked = [row["p_unknown"] for row in rows if row["p_unknown"] is not None]
+    given, embedding = config.decoder.pretrained, config.augment.embedding_model
+    places = {given: decoder_key(config)} if given else {}
+    places |= {embedding: encoder_key(embedding, "augment.embedding_model")} if embedding else {}
     return {
+        "decoder": {name: card.get(name) for name in ("kind", "layer", "trained_on", "quality")},
         "distinct": len(set(texts)) / len(texts),
-        "in_decoder_set": sum(row["kept"] and text in learned for row, text in zip(rows, texts, strict=True)),
-        "asked_again": len(asked),
-        "still_unknown": float(np.mean(np.array(asked) >= 0.5)) if asked else 0.0,
+        # What a decoder from elsewhere has learned from, nobody here knows.
+        "in_decoder_set": None if given else _learned_before(context, rows, texts),
+        "still_unknown": float(np.mean(np.array(asked) >= 0.5)) if asked else None,
+        "places": places,
     }
+
+
+def _learned_before(context: Context, rows: Sequence[dict[str, Any]], texts: Sequence[str]) -> int:
+    """Kept questions that the decoder was trained to say, in these or other words."""
+    known: set[str] = set()
+    for batch in context.question_batches("decoder", 4096):
+        known |= {name for q in batch for name in (q.group, normalize_question(q.question))}
+    return sum(
+        row["kept"] and (row["group"] in known or text in known)
+        for row, text in zip(rows, texts, strict=True)
+    )

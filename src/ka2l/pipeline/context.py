@@ -95,22 +95,50 @@ class Context:
     def _state(self) -> str:
         """Layer and position of the state the probe judges, once there is a probe."""
         if self.config.map.probe:
-            return f"{self.given_probe.layer}:{self.given_probe.card['position']}"
+            # Its prompt comes with it.
+            return ":".join(
+                [
+                    str(self.given_probe.layer),
+                    *(self.given_probe.card[k] for k in ("position", "sensing_hash")),
+                ]
+            )
         record = self.run.stages.get("probe")
         return f"{record.counts.get('layer', '')}:{self.config.probe.position}" if record else ""
 
     @cached_property
     def _decoder_key(self) -> str:
+        """Of a decoder or T5 that is no longer at hand, what it was: a report needs neither."""
         from ka2l.pipeline.decoder import decoder_key
 
-        return decoder_key(self.config)
+        settings = self.config.decoder
+        try:
+            return decoder_key(self.config)
+        except ModelError:
+            known = self._recorded(
+                "augment" if settings.pretrained else "decoder", settings.pretrained or settings.t5
+            )
+            if known is None:
+                raise
+            return known
 
     @cached_property
     def _encoder_key(self) -> str:
         from ka2l.models.sentence import encoder_key
 
         name = self.config.augment.embedding_model
-        return encoder_key(name, "augment.embedding_model") if name else ""
+        try:
+            return encoder_key(name, "augment.embedding_model") if name else ""
+        except ModelError:
+            known = self._recorded("augment", name)
+            if known is None:
+                raise
+            return known
+
+    def _recorded(self, stage: str, place: str) -> str | None:
+        """What a finished stage found at this place, by its `places`."""
+        record = self.run.stages.get(stage)
+        found = record.facts.get("places", {}) if record is not None and record.state == "done" else {}
+        return found.get(place)
 
     @property
     def given_probe(self) -> "Probe":
@@ -129,10 +157,11 @@ class Context:
                 verb = verb_of(needed)
                 was = "out of date" if needed in self.run.stages else "missing"
                 settings = "".join(f" {shlex.quote(override)}" for override in self.run.overrides)
+                # `load` begins a run from a recipe, and has no form for one that is there.
+                alone = "" if verb == "load" else f"`ka2l {verb} {self.run.path}{settings}`, or "
                 raise RunError(
                     f"{self.run.path}: `{verb_of(stage)}` reads what `{verb}` writes, and that is {was}. "
-                    f"Run `ka2l {verb} {self.run.path}{settings}`, or `ka2l run --out {self.run.path}{settings}` for "
-                    "everything."
+                    f"Run {alone}`ka2l run --out {self.run.path}{settings}` for everything."
                 )
         return {needed: now[needed] for needed in inputs_of(stage, self.config)}
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ka2l import files
-from ka2l.config import RunConfig
-from ka2l.errors import DegenerateError, RunError
+from ka2l.config import ModelConfig, RunConfig
+from ka2l.errors import DegenerateError, ModelError, RunError
 from ka2l.models.base import Position, Prompt
 from ka2l.models.load import load_causal_lm, pick_device, resolve
 from ka2l.pipeline.artifacts import compact, read_signal
@@ -73,7 +73,7 @@ def decoder_states(context: Context, stage: str, key: str, inputs: dict[str, str
 def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
     """Train the decoder on stored states; the language model is only there where it is itself the decoder."""
     from ka2l.augmentation.batches import count_steps
-    from ka2l.augmentation.decoder import Decoder, standardisation
+    from ka2l.augmentation.decoder import Decoder, check_finite, standardisation
     from ka2l.augmentation.folder import save
     from ka2l.augmentation.training import train
 
@@ -83,11 +83,14 @@ def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]
     questions = context.questions_by_id(set(ids))
     held = _validation([questions[i] for i in ids], config.decoder.validation, config.seed)
     texts = np.array([questions[i].question for i in ids], dtype=object)
+    check_finite(states, ids)
     mean, scale = standardisation(states[~held])
     standardised = (states - mean) / scale
     context.release()  # the decoder is, or needs, a model of its own
+    network = new_network(
+        config, states.shape[1]
+    )  # before what is there is given up: it may be no decoder at all
     with run.stage(stage, key, inputs) as record:
-        network = new_network(config, states.shape[1])
         lengths = [len(network.encode(text)) for text in texts[~held]]
         steps = count_steps(lengths, config.decoder.batch_tokens, config.seed, config.decoder.epochs)
         with context.reporter.bar(stage, steps) as advance:
@@ -123,21 +126,34 @@ def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]
         record.counts = {"trained_on": card["trained_on"], "steps": trained.steps, "best": trained.best_step}
         record.tokens = {"trained": trained.tokens}
         record.facts = {"quality": card["quality"], "kind": network.kind}
+        record.facts["places"] = {config.decoder.t5: decoder_key(config)} if config.decoder.t5 else {}
 
 
-def run_decoder(context: Context) -> "Decoder":
-    """The decoder this run decodes with: its own, or the one `decoder.pretrained` names.
+class Place(NamedTuple):
+    """Where a decoder lies."""
+
+    name: str  # a folder, else a Hub id
+    revision: str | None
+
+
+def decoder_place(context: Context) -> Place:
+    """Of the decoder this run decodes with: its own, or the one `decoder.pretrained` names."""
+    settings = context.config.decoder
+    if settings.pretrained:
+        return Place(settings.pretrained, settings.pretrained_revision)
+    return Place(str(context.run.file("decoder").resolve()), None)  # a path, never taken for a Hub id
+
+
+def checked_card(context: Context) -> dict[str, Any]:
+    """The card of that decoder; nothing large is read.
 
     Raises:
         RunError: it decodes another state than the probe judges.
-        ModelError: there is none, or it is not what its card says.
+        ModelError: there is none, or this version does not know it.
     """
-    from ka2l.augmentation.folder import check_fits, load, load_card
+    from ka2l.augmentation.folder import check_fits, load_card
 
-    config = context.config
-    given = config.decoder.pretrained
-    name = given or str(context.run.file("decoder"))
-    revision = config.decoder.pretrained_revision if given else None
+    place = decoder_place(context)
     layer, position = judged(context)
     wanted = {
         "model": context.resolved.name,
@@ -146,9 +162,26 @@ def run_decoder(context: Context) -> "Decoder":
         "position": position,
         "sensing_hash": context.prompts.sensing_hash,
     }
-    where = f"decoder.pretrained={given}" if given else name
-    check_fits(load_card(name, revision), wanted, where)
-    return load(name, revision, lambda: _language_model(config), device=pick_device(config.model))
+    card = load_card(*place)
+    given = context.config.decoder.pretrained
+    check_fits(card, wanted, f"decoder.pretrained={given}" if given else place.name)
+    return card
+
+
+def run_decoder(context: Context) -> "Decoder":
+    """The decoder this run decodes with.
+
+    Raises:
+        RunError, ModelError: as `checked_card`, or its weights are not what the card says.
+    """
+    from ka2l.augmentation.folder import load
+
+    checked_card(context)
+    return load(
+        *decoder_place(context),
+        lambda: _language_model(context.config),
+        device=pick_device(context.config.model),
+    )
 
 
 def new_network(config: RunConfig, width: int) -> "Network":
@@ -172,14 +205,24 @@ def _given_key(name: str, revision: str | None) -> str:
 
 
 def decoder_key(config: RunConfig) -> str:
-    """What pins a decoder trained before, or the T5 one is made of; empty where the language model is the decoder."""
-    from ka2l.config import ModelConfig
+    """What pins a decoder trained before, or the T5 one is made of; empty where the language model is the decoder.
 
+    Raises:
+        ModelError: there is no such decoder or T5.
+    """
     settings = config.decoder
-    if settings.pretrained:
-        return _given_key(settings.pretrained, settings.pretrained_revision)
-    if settings.t5:
-        return resolve(ModelConfig(name=settings.t5, revision=settings.t5_revision)).revision
+    try:
+        if settings.pretrained:
+            return _given_key(settings.pretrained, settings.pretrained_revision)
+        if settings.t5:
+            return resolve(ModelConfig(name=settings.t5, revision=settings.t5_revision)).revision
+    except ModelError as error:
+        if settings.pretrained:
+            raise ModelError(f"decoder.pretrained: {error}") from None
+        raise ModelError(
+            f"decoder.t5={settings.t5}: there is no such T5. Give the folder or Hub id of one (google-t5/t5-base), or "
+            f"leave it empty: then the language model is its own decoder. ({error})"
+        ) from None
     return ""
 
 
@@ -208,6 +251,11 @@ def _validation(questions: list[Question], size: int, seed: int) -> NDArray[np.b
             break
         out.add(name)
         count += sizes[name]
+    if len(out) == len(names):
+        raise DegenerateError(
+            f"All {len(questions)} questions of role decoder are of {len(names)} groups, and none is left to train on once "
+            "one is kept out. Give finer groups (questions.columns.group), or more questions."
+        )
     return np.array([question.group in out for question in questions])
 
 

@@ -2,7 +2,6 @@
 
 from ka2l import files
 from ka2l.augmentation.filters import REASONS
-from ka2l.augmentation.folder import load_card
 from ka2l.pipeline.context import Context
 from ka2l.report.data import Augmentation, DecodedExample
 
@@ -20,9 +19,7 @@ def augmentation(context: Context, *, taught: bool) -> Augmentation:
     """
     run, config = context.run, context.config
     counts, facts = run.stages["augment"].counts, run.stages["augment"].facts
-    given = config.decoder.pretrained
-    card = load_card(given or str(run.file("decoder")), config.decoder.pretrained_revision if given else None)
-    quality = card["quality"]
+    card, quality = facts["decoder"], facts["decoder"]["quality"] or {}
     rows = files.read_table(run.file("augmented.parquet")).to_pylist()
     # All that came of a few sources, those that gave something first.
     fruitful = dict.fromkeys(row["source_id"] for row in rows if row["kept"])
@@ -33,10 +30,10 @@ def augmentation(context: Context, *, taught: bool) -> Augmentation:
         kind=card["kind"],
         layer=card["layer"],
         trained_on=card["trained_on"],
-        exact=quality["exact"],
-        f1=quality["f1"],
-        bleu=quality["bleu"],
-        n_validation=quality["n"],
+        exact=quality.get("exact"),
+        f1=quality.get("f1"),
+        bleu=quality.get("bleu"),
+        n_validation=quality.get("n"),
         sources=counts["sources"],
         candidates=counts["candidates"],
         kept=counts["kept"],

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ka2l.report.data import Augmentation, DecodedExample
-from ka2l.report.numbers import count, decimal, percent
+from ka2l.report.numbers import MISSING, count, decimal, percent
 
 SOURCES_SHOWN = 8
 PER_SOURCE = 6  # of the new questions of one source
@@ -114,9 +114,9 @@ def _funnel(new: Augmentation) -> tuple[Step, ...]:
 def _facts(new: Augmentation) -> tuple[Fact, ...]:
     unknown, asked = still_unknown(new)
     copied = copies(new.reasons)
-    validated = f"of {count(new.n_validation)} questions it has not seen"
+    validated = f"of {_known(new.n_validation)} questions it has not seen"
     return (
-        Fact("Decoder", _KINDS.get(new.kind, new.kind), f"trained on {count(new.trained_on)} questions"),
+        Fact("Decoder", _KINDS.get(new.kind, new.kind), f"trained on {_known(new.trained_on)} questions"),
         Fact(
             "It reads", f"layer {new.layer}" if new.layer >= 0 else "all layers", "the state the probe judges"
         ),
@@ -131,8 +131,8 @@ def _facts(new: Augmentation) -> tuple[Fact, ...]:
         ),
         Fact(
             "Recalled",
-            percent(_share(new.in_decoder_set, new.kept)),
-            f"{count(new.in_decoder_set)} of {count(new.kept)} kept stand in the decoder's training",
+            percent(None if new.in_decoder_set is None else _share(new.in_decoder_set, new.kept)),
+            f"{_known(new.in_decoder_set)} of {count(new.kept)} kept stand in the decoder's training",
         ),
     )
 
@@ -151,6 +151,10 @@ def _sources(examples: Iterable[DecodedExample]) -> tuple[Source, ...]:
 
 def _fate(example: DecodedExample) -> str:
     return "kept" if example.kept else reason_title(example.reason)
+
+
+def _known(n: int | None) -> str:
+    return MISSING if n is None else count(n)
 
 
 def _plain(value: float) -> str:

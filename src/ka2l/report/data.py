@@ -74,11 +74,13 @@ class Augmentation:
 
     kind: str  # soft_prompt | t5
     layer: int
-    trained_on: int
-    exact: float  # share of held-out questions said again from their state; f1 and bleu between 0 and 1 too
-    f1: float
-    bleu: float
-    n_validation: int
+    trained_on: int | None  # None where a decoder from elsewhere does not say, as the next four
+    exact: (
+        float | None
+    )  # share of held-out questions said again from their state; f1 and bleu between 0 and 1 too
+    f1: float | None
+    bleu: float | None
+    n_validation: int | None
     sources: int
     candidates: int
     kept: int
@@ -87,7 +89,7 @@ class Augmentation:
     temperature: float
     reasons: Mapping[str, int]  # reason → dropped, in the order of ka2l.augmentation.filters.REASONS
     distinct: float  # share of distinct texts among the candidates
-    in_decoder_set: int  # kept ones that stand among the decoder's own training questions
+    in_decoder_set: int | None  # kept ones that stand among the decoder's own training questions
     examples: Sequence[DecodedExample]
 
 
