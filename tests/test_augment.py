@@ -253,7 +253,7 @@ def test_a_given_decoder_takes_the_place_of_training(decoded: RunDirectory, tmp_
     shutil.copytree(decoded.file("decoder"), given)
     shutil.copytree(decoded.path, folder)
     settings = [f"decoder.pretrained={given}"]
-    assert run_verb("augment", RunDirectory.open(folder, settings), Ear()) == ["augment"]
+    assert run_verb("augment", RunDirectory.open(folder, settings), Ear()) == ["candidates", "augment"]
     assert rows(RunDirectory.open(folder)) == rows(decoded)
 
 
@@ -328,7 +328,7 @@ def test_killed_at_many_places_ends_like_the_uninterrupted_run(decoded: RunDirec
     script = Path(__file__).with_name("killed.py")
     plan = json.dumps({str(tmp_path / "run"): [*PLACES, ""]})
     shutil.copytree(decoded.path, tmp_path / "run")
-    for name in ("decoder_states", "decoder", "augment"):
+    for name in ("decoder_states", "decoder", "candidates", "augment"):
         for output in OUTPUTS[name]:
             files.remove(tmp_path / "run" / output)
     command = [sys.executable, str(script), str(decoded.path / "config.yaml"), plan]
@@ -346,7 +346,7 @@ def test_the_command_says_what_it_needs(ka2l: Cli, finished: RunDirectory, decod
     assert_refused(result, "none has the role decoder")
     shown = ka2l("run", "--out", decoded.path, "--dry-run")
     assert shown.code == 0, shown.err
-    for stage in ("decoder_states", "decoder", "augment"):
+    for stage in ("decoder_states", "decoder", "candidates", "augment"):
         assert re.search(rf"^{stage} .*done before", shown.out, re.MULTILINE)
 
 

@@ -156,26 +156,26 @@ def test_a_setting_counts_where_it_is_read(base: list[str], change: str, redone:
 
 
 AUGMENT = ["questions.source=geonames", "augment.per_question=3"]
-NEW = ["decoder_states", "decoder", "augment"]
+NEW = ["decoder_states", "decoder", "candidates", "augment"]
 TAUGHT_ANEW = ["annotate", "finetune", *END]
 
 
 @pytest.mark.parametrize(
     ("changes", "redone"),
     [
-        (["augment.noise=0.7"], ["augment", *TAUGHT_ANEW]),
-        (["augment.per_question=4"], ["augment", *TAUGHT_ANEW]),
-        (["augment.temperature=0.5"], ["augment", *TAUGHT_ANEW]),
+        (["augment.noise=0.7"], ["candidates", "augment", *TAUGHT_ANEW]),
+        (["augment.per_question=4"], ["candidates", "augment", *TAUGHT_ANEW]),
+        (["augment.temperature=0.5"], ["candidates", "augment", *TAUGHT_ANEW]),
         (["augment.near_copy=0.5"], ["augment", *TAUGHT_ANEW]),
-        (["augment.max_new_tokens=9"], ["augment", *TAUGHT_ANEW]),
+        (["augment.max_new_tokens=9"], ["candidates", "augment", *TAUGHT_ANEW]),
         (["augment.budget=9"], ["augment", *TAUGHT_ANEW]),
-        (["decoder.epochs=9"], ["decoder", "augment", *TAUGHT_ANEW]),
-        (["decoder.soft_tokens=2"], ["decoder", "augment", *TAUGHT_ANEW]),
-        (["decoder.minutes=1"], ["decoder", "augment", *TAUGHT_ANEW]),
+        (["decoder.epochs=9"], ["decoder", "candidates", "augment", *TAUGHT_ANEW]),
+        (["decoder.soft_tokens=2"], ["decoder", "candidates", "augment", *TAUGHT_ANEW]),
+        (["decoder.minutes=1"], ["decoder", "candidates", "augment", *TAUGHT_ANEW]),
         (["decoder.pseudo_tokens=2"], []),  # of a T5
-        (["select.budget=3"], [*BOTH_ARMS, "augment", *END]),
+        (["select.budget=3"], [*BOTH_ARMS, "candidates", "augment", *END]),
         # the same layer judges: the states and the decoder stay
-        (["probe.mlp_width=16"], ["probe", "map", "augment", *BOTH_ARMS, *END]),
+        (["probe.mlp_width=16"], ["probe", "map", "candidates", "augment", *BOTH_ARMS, *END]),
         (["annotate.cost_per_label=2"], ["annotate", "annotate@random", "finetune", "finetune@random", *END]),
     ],
 )
@@ -190,7 +190,7 @@ def test_of_new_questions_only_what_a_setting_changes_is_redone(
     ("outside", "redone"),
     [
         (OUTSIDE._replace(state="2:tbg"), [*NEW, *TAUGHT_ANEW]),
-        (OUTSIDE._replace(decoder="t5@2"), ["decoder", "augment", *TAUGHT_ANEW]),
+        (OUTSIDE._replace(decoder="t5@2"), ["decoder", "candidates", "augment", *TAUGHT_ANEW]),
         (OUTSIDE._replace(encoder="minilm@2"), ["augment", *TAUGHT_ANEW]),
     ],
     ids=["layer", "T5", "embeddings"],
@@ -205,7 +205,7 @@ def test_new_questions_come_between_selecting_and_answering() -> None:
     stages = all_stages(load_config(None, AUGMENT))
     assert [s for s in stages if s in (*NEW, "select", "annotate")] == ["select", *NEW, "annotate"]
     given = all_stages(load_config(None, [*AUGMENT, "decoder.pretrained=somewhere"]))
-    assert [s for s in given if s in NEW] == ["augment"]
+    assert [s for s in given if s in NEW] == ["candidates", "augment"]
     assert not set(NEW) & set(all_stages(load_config(None, ["questions.source=geonames"])))
 
 

@@ -175,8 +175,8 @@ def _tokens(
         "decoder_states": (kept_apart, kept_apart * own, 1.0),
         # as for fine-tuning; a T5's cost is not known from this model's
         "decoder": (kept_apart, config.decoder.epochs * kept_apart * own, 0.0 if config.decoder.t5 else 2.2),
-        # said token by token, then asked once
-        "augment": (new, bought * own + 2 * new * own, 1.0),
+        "candidates": (new, bought * own + new * own, 1.0),
+        "augment": (new, new * own, 1.0),
         "annotate": (taught, 0, 0.0),
         "annotate" + alone: (bought, 0, 0.0),
         # forward and backward through frozen weights: twice a forward pass, and a little for the adapter

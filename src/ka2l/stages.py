@@ -28,7 +28,7 @@ VERBS = (
     "evaluate",
     "report",
 )
-_OF_VERB = {"map": ("map", "signals"), "augment": ("decoder_states", "decoder", "augment")}
+_OF_VERB = {"map": ("map", "signals"), "augment": ("decoder_states", "decoder", "candidates", "augment")}
 
 
 class Outside(NamedTuple):
@@ -77,7 +77,8 @@ def inputs_of(stage: str, config: RunConfig) -> list[str]:
         "select": ["map", "signals"] if needs_next_token_entropy(strategy_of(config, arm)) else ["map"],
         "decoder_states": ["load", *early],
         "decoder": ["decoder_states"],
-        "augment": ["map", "select", *([] if config.decoder.pretrained else ["decoder"])],
+        "candidates": [*early, "select", *([] if config.decoder.pretrained else ["decoder"])],
+        "augment": ["map", "candidates"],
         "annotate": [f"select{suffix}", *(["augment"] if augments(config) and arm == MAIN else [])],
         "finetune": [f"annotate{suffix}"],
         "evaluate": [
@@ -122,7 +123,7 @@ def verb_of(stage: str) -> str:
 
 # What is read of these inputs is one fact, which is in `Outside`: a probe trained anew at the same layer judges the same
 # states, and they need not be computed again, nor a decoder trained again on them.
-_ONLY_A_FACT = {("decoder_states", "probe")}
+_ONLY_A_FACT = {("decoder_states", "probe"), ("candidates", "probe")}
 
 
 def keys(config: RunConfig, outside: Outside) -> dict[str, str]:
@@ -155,6 +156,7 @@ def _rank(stage: str) -> tuple[int, int]:
         "select",
         "decoder_states",
         "decoder",
+        "candidates",
         "augment",
         "annotate",
         "finetune",
@@ -210,11 +212,20 @@ def _decoder(config: RunConfig, outside: Outside) -> list[Any]:
     return [_dump(config.decoder, without=tuple(unused)), outside.decoder, config.seed]
 
 
-def _augment(config: RunConfig, outside: Outside) -> list[Any]:
-    settings = _dump(config.augment, without=("embedding_model",))
+_OF_SIFTING = ("embedding_model", "near_copy", "budget")
+
+
+def _candidates(config: RunConfig, outside: Outside) -> list[Any]:
     given = outside.decoder if config.decoder.pretrained else ""
-    # Who answers decides which questions nobody can answer.
-    return [_model(config, outside), settings, outside.encoder, given, config.annotate.annotator, config.seed]
+    settings = _dump(config.augment, without=_OF_SIFTING)
+    return [_model(config, outside), outside.state, settings, given, config.seed]
+
+
+def _augment(config: RunConfig, outside: Outside) -> list[Any]:
+    """Who answers decides which questions nobody can answer."""
+    augment = config.augment
+    budget = config.select.budget if augment.budget is None else augment.budget
+    return [augment.near_copy, budget, outside.encoder, config.annotate.annotator]
 
 
 def _last_verb(config: RunConfig) -> str:
@@ -263,6 +274,7 @@ _SETTINGS: dict[str, _Settings] = {
     ],
     "decoder_states": lambda c, _arm, o: [_model(c, o), o.state],
     "decoder": lambda c, _arm, o: _decoder(c, o),
+    "candidates": lambda c, _arm, o: _candidates(c, o),
     "augment": lambda c, _arm, o: _augment(c, o),
     "annotate": lambda c, _arm, o: [_dump(c.annotate), o.labels if c.annotate.annotator == "file" else ""],
     "finetune": lambda c, _arm, o: [_model(c, o), _dump(c.finetune, without=("save_steps",)), c.seed],

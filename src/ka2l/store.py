@@ -34,7 +34,8 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "select": ("selection.parquet",),
     "decoder_states": ("decoder_states",),
     "decoder": ("decoder", "decoder_training"),
-    "augment": ("augmented.parquet", "decoded"),
+    "candidates": ("decoded",),
+    "augment": ("augmented.parquet",),
     "annotate": ("annotations.parquet",),
     "finetune": ("adapter", "checkpoints"),
     "evaluate": ("evaluation.json", "predictions.parquet", "predictions"),
@@ -44,7 +45,6 @@ WORKING = (
     "checkpoints",
     "predictions",
     "decoder_training",
-    "decoded",
     MODEL_SCORES,
 )  # outputs that only an unfinished stage has
 # What no stage ever removes, because it was paid for or given: answers of people, of a server, of somebody before.

@@ -12,7 +12,19 @@ from pathlib import Path
 from ka2l.config import RunConfig
 from ka2l.errors import DataError, DegenerateError, RunError
 from ka2l.models import embedded
-from ka2l.pipeline import act, annotating, augment, decoder, imported, judge, probing, sampling, sense, show
+from ka2l.pipeline import (
+    act,
+    annotating,
+    augment,
+    candidates,
+    decoder,
+    imported,
+    judge,
+    probing,
+    sampling,
+    sense,
+    show,
+)
 from ka2l.pipeline.context import Context, check_means
 from ka2l.progress import Reporter, duration
 from ka2l.questions import LoadedQuestions, Question, load_questions
@@ -33,6 +45,7 @@ _WORK: dict[str, _Stage] = {
     "select": act.select_questions,
     "decoder_states": decoder.decoder_states,
     "decoder": decoder.train_decoder,
+    "candidates": candidates.decode,
     "augment": augment.augment,
     "annotate": annotating.annotate,
     "finetune": act.finetune,

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 
 def augment(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
-    """Decode, sift, ask the probe again, and write down what became of each candidate."""
+    """Sift, ask the probe again, and write down what became of each candidate."""
     run, config = context.run, context.config
     bought = selected_questions(context, MAIN)
-    card = checked_card(context)  # before what is there is given up
+    card = checked_card(context)
     with run.stage(stage, key, inputs) as record:
-        found = list(decodings(context, stage, record, bought))
+        found = decodings(context, bought)
         verdicts, groups = sifted(context, bought, found)
         model = context.prepared_model()
         p_unknown = asked_again(context, model, found, verdicts)
