@@ -136,7 +136,8 @@ def test_whoever_stops_listening_stops_the_asking(
 
 
 CHILD = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests in the background ignores Ctrl-C
 from pathlib import Path
 from ka2l.config import ServerConfig
 from ka2l.models.base import Prompt
