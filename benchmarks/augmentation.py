@@ -12,7 +12,7 @@ questions are drawn from its pool and the model is taught, from the same start,
     unknown_2n      those n, and n more unknown ones of the pool
 
 New questions are answered by GeoNames, never by the answer of their source. Shown: right on held-out questions, learned,
-forgotten. `sweep` only decodes: what noise and temperature cost in copies and in questions nobody can answer or the model
+forgotten. `sweep` only decodes: what noise, temperature and number of candidates cost in copies and in questions nobody can answer or the model
 knows. One JSON line last.
 """
 
@@ -46,8 +46,9 @@ from ka2l.questions import Question
 from ka2l.teaching.finetune import Example, finetune
 from ka2l.text import exact_match, normalize_answer, normalize_question
 
-NOISES = (0.0, 0.2, 0.4, 0.7, 1.0)
-TEMPERATURES = (0.0, 0.3, 0.7, 1.0)
+NOISES = (0.0, 0.15, 0.3, 0.6, 1.0)
+TEMPERATURES = (0.0, 0.5, 1.0)
+MOST = 32  # candidates from one state
 _SHOTS = 4
 
 
@@ -114,8 +115,8 @@ def unknown_ids(context: Context) -> list[str]:
     return [i for i, p in zip(table["question_id"], table["p_unknown"], strict=True) if p >= 0.5]
 
 
-def sweep(context: Context, n: int = 30, candidates: int = 4) -> None:
-    """What noise and temperature do to the candidates: copies, questions GeoNames can place, still unknown ones."""
+def sweep(context: Context, n: int = 40, candidates: int = 6) -> None:
+    """What noise, temperature and their number do to the candidates: copies, questions GeoNames can place, still unknown ones."""
     drawn = np.random.default_rng(0).permutation(unknown_ids(context))[:n].tolist()
     by_id = context.questions_by_id(set(drawn))
     sources = [by_id[i] for i in drawn]
@@ -128,9 +129,17 @@ def sweep(context: Context, n: int = 30, candidates: int = 4) -> None:
             kept, facts = _sift(context, sources, decodings)
             found.append({"noise": noise, "temperature": temperature, "kept": len(kept), **facts})
             print(json.dumps(found[-1]), flush=True)
-    for row in found:
+    settings = context.config.augment
+    many = _candidates(decoder, states, sources, range(1, 1 + MOST), settings.noise, settings.temperature, 0)
+    by_k = []
+    for k in (2, 4, 8, 16, MOST):
+        kept, facts = _sift(context, sources, [one for one in many if one.sample <= k])
+        by_k.append({"k": k, "kept": len(kept), **facts})
+        print(json.dumps(by_k[-1]), flush=True)
+    for row in (*found, *by_k):
         del row["examples"]
-    print(json.dumps({"benchmark": "augmentation-sweep", "sources": n, "sweep": found}))
+    result = {"sources": n, "candidates": candidates, "sweep": found, "by_k": by_k}
+    print(json.dumps({"benchmark": "augmentation-sweep", **result}))
 
 
 class New(NamedTuple):
