@@ -13,7 +13,7 @@ import torch
 from ka2l.augment_config import DecoderConfig
 from ka2l.augmentation import training
 from ka2l.augmentation.checkpoint import Checkpoint, Progress, read_checkpoint, write_checkpoint
-from ka2l.augmentation.looks import best_look
+from ka2l.augmentation.looks import best_look, looks_in_vain
 from ka2l.augmentation.network import Generated
 from ka2l.augmentation.soft_prompt import SoftPromptNetwork
 from ka2l.augmentation.training import Trained, train
@@ -298,10 +298,15 @@ def test_the_best_look_is_kept_and_patience_ends(
     assert [entry["held_out_loss"] for entry in trained.history] == pytest.approx([loss for _, loss in looks])
 
 
-def test_a_difference_in_f1_that_is_chance_does_not_decide() -> None:
-    first, second = ({"step": i, "f1": f1, "exact": 0.0, "held_out_loss": 2 - i} for i, f1 in ((0, 0.823), (1, 0.821)))  # fmt: skip
-    assert best_look([first, second]) is second
-    assert best_look([first, {**second, "f1": 0.80}]) is first
+def test_what_comes_back_word_for_word_decides_then_the_loss_and_never_f1() -> None:
+    """A decoder that leaves the names out has a high F1: it says nothing wrong."""
+    nameless = {"step": 0, "f1": 0.87, "exact": 0.0, "held_out_loss": 2.6}
+    wrong = {"step": 1, "f1": 0.82, "exact": 0.0, "held_out_loss": 2.3}
+    right = {"step": 2, "f1": 0.82, "exact": 0.1, "held_out_loss": 2.4}
+    assert best_look([nameless, wrong]) is wrong
+    assert best_look([nameless, wrong, right]) is right
+    assert looks_in_vain([nameless, wrong]) == 0
+    assert looks_in_vain([wrong, {**wrong, "step": 2}, {**wrong, "step": 3}]) == 2
 
 
 def test_the_last_step_is_looked_at_too(tmp_path: Path) -> None:
