@@ -36,7 +36,8 @@ def a_card(**changes: Any) -> dict[str, Any]:
         **WANTED, "settings": SETTINGS.model_dump(mode="json"), "base": "acme/tiny", "trained_on": 19800,
         "validation": 200, "quality": {"exact": 0.455, "f1": 0.7123, "bleu": 0.6, "n": 200}, "seconds": 2013.0,
         "history": [
-            {"step": step, "f1": f1, "exact": 0.4, "held_out_loss": 1.0} for step, f1 in ((100, 0.6), (200, 0.7), (1300, 0.65))
+            {"step": step, "f1": 0.6, "exact": exact, "held_out_loss": 1.0}
+            for step, exact in ((100, 0.3), (200, 0.4), (1300, 0.35))
         ],
         "prompt": {"instruction": "Answer briefly.", "template": "plain", "shots": [["Largest planet?", "Jupiter"]]},
     } | changes  # fmt: skip
