@@ -167,6 +167,26 @@ def test_nobody_gives_a_new_question_the_old_answer(ka2l: Cli, decoded: RunDirec
     assert next(iter(new.values())) in page
 
 
+def test_a_sheet_outlives_the_questions_that_were_decoded_again(
+    ka2l: Cli, decoded: RunDirectory, tmp_path: Path
+) -> None:
+    """The answers to what was bought are taken; rows nobody asks for any more are counted."""
+    folder, sheet = tmp_path / "run", tmp_path / "todo.csv"
+    shutil.copytree(decoded.path, folder)
+    assert ka2l("annotate", folder, "--export", sheet).code == 0
+    with sheet.open(encoding="utf-8-sig", newline="") as file:
+        rows = [{**row, "answer": "An answer"} for row in csv.DictReader(file)]
+    with sheet.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    assert ka2l("augment", folder, "augment.budget=1").code == 0
+    result = ka2l("annotate", folder, "--import", sheet, "--json")
+    assert result.code == 0, result.err
+    gone = len(kept(decoded)) - 1
+    assert json.loads(result.out) == {"answers": 5, "refused": 0, "no longer asked": gone, "still waiting": 0}
+
+
 def test_a_saved_decoder_says_the_same(decoded: RunDirectory, tmp_path: Path) -> None:
     made = run_decoder(Context(decoded, Ear()))
     made.save_pretrained(tmp_path / "mine")

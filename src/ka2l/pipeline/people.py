@@ -8,6 +8,7 @@ from ka2l.models.base import Prompt
 from ka2l.pipeline.annotating import people_answer, read_labels, write_labels
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.sense import read_probe
+from ka2l.pipeline.taught import DECODED
 from ka2l.progress import Reporter
 from ka2l.questions import Question
 from ka2l.reach import has_model
@@ -38,12 +39,20 @@ def import_sheet(run: RunDirectory, path: Path) -> dict[str, Any]:
     """Take the answers out of a filled-in sheet; a file with bad rows is refused as a whole."""
     with run.locked():
         bought = _bought(Context(run, Reporter(quiet=True)))
-        found = import_csv(path, {question.id: question.question for question in bought})
+        # Other settings of `augment` may have decoded other questions since; what was bought is not lost with them.
+        asked = {question.id: question.question for question in bought}
+        found = import_csv(path, asked, lambda i: i.startswith(f"{DECODED}:"))
         given = {**found.labels, **{question_id: Label(()) for question_id in found.refused}}
         write_labels(run.file(LABELS), given, bought)
         labels = read_labels(run.file(LABELS), bought)
         waiting = sum(question.id not in labels for question in bought)
-    return {"answers": len(found.labels), "refused": len(found.refused), "still waiting": waiting}
+    passed_over = {"no longer asked": len(found.outdated)} if found.outdated else {}
+    return {
+        "answers": len(found.labels),
+        "refused": len(found.refused),
+        **passed_over,
+        "still waiting": waiting,
+    }
 
 
 def first_prompts(run: RunDirectory, count: int) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +66,7 @@ class ImportedLabels(NamedTuple):
     labels: dict[str, Label]
     empty: list[str]
     refused: list[str]
+    outdated: list[str]  # ids of rows nobody asks for any more
 
 
 def annotate_gold(questions: Sequence[Question], cost_per_label: float) -> AnnotationResult:
@@ -122,12 +123,16 @@ def export_csv(
     _write_atomically(path, buffer.getvalue().encode("utf-8-sig"))
 
 
-def import_csv(path: Path, expected: Mapping[str, str]) -> ImportedLabels:
+def import_csv(
+    path: Path, expected: Mapping[str, str], may_be_outdated: Callable[[str], bool] = lambda _id: False
+) -> ImportedLabels:
     """Read a filled-in sheet; rows may be left out, reordered or left empty.
 
     Args:
         path: CSV in UTF-8 with or without byte-order mark, separated by comma, semicolon or tab.
         expected: question text by id, as exported.
+        may_be_outdated: whether a question of this id may have gone, or read otherwise, since the sheet was written; its
+            row is passed over then, and counted.
 
     Raises:
         DataError: a row has an unknown id, a changed question, a confidence outside 0 to 1 or too many cells, or
@@ -135,8 +140,12 @@ def import_csv(path: Path, expected: Mapping[str, str]) -> ImportedLabels:
             or lacks a column. Nothing is taken from such a file.
     """
     found: dict[str, Label] = {}
-    problems = []
+    problems, outdated = [], []
     for line, cells in _read_rows(path):
+        id_ = cells["question_id"].strip()
+        if may_be_outdated(id_) and _same(cells["question"]) != _same(expected.get(id_, "")):
+            outdated.append(id_)
+            continue
         try:
             id_, label = _parse(cells, expected)
             if label is not None and found.setdefault(id_, label).answers != label.answers:
@@ -147,7 +156,7 @@ def import_csv(path: Path, expected: Mapping[str, str]) -> ImportedLabels:
         raise bad_rows(str(path), problems, _FIX)
     refused = [id_ for id_, label in found.items() if label.answers == _REFUSED]
     labels = {id_: label for id_, label in found.items() if label.answers != _REFUSED}
-    return ImportedLabels(labels, [id_ for id_ in expected if id_ not in found], refused)
+    return ImportedLabels(labels, [id_ for id_ in expected if id_ not in found], refused, outdated)
 
 
 def _parse(cells: Mapping[str, str], expected: Mapping[str, str]) -> tuple[str, Label | None]:
