@@ -39,6 +39,18 @@ class Reporter:
             yield lambda count: progress.advance(task, count)
 
 
+def by_step(advance: Advance) -> Callable[[int, int], None]:
+    """Advance a bar by the number of the step that is reached; the first one of a continued training is not step 1."""
+    last = 0
+
+    def on_step(step: int, _steps: int) -> None:
+        nonlocal last
+        advance(step - last)
+        last = step
+
+    return on_step
+
+
 def duration(seconds: float) -> str:
     """`2 min 13 s`, `48 s`, `1 h 05 min`."""
     whole = round(seconds)

@@ -89,6 +89,15 @@ class PromptBuilder:
         return self._shots[: self.config.shots]
 
     @property
+    def sensing_card(self) -> dict[str, Any]:
+        """The sensing prompt as plain values, for the card of whatever reads states behind it."""
+        return {
+            "instruction": self.config.instruction,
+            "template": self.template,
+            "shots": [list(shot) for shot in self.sensing_shots],
+        }
+
+    @property
     def sensing_hash(self) -> str:
         """SHA-256 of the sensing prompt around any question."""
         return _hash(self.sensing("\x00"))

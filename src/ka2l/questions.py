@@ -74,7 +74,7 @@ def load_questions(config: QuestionsConfig, seed: int, shots: int) -> LoadedQues
     merged = merge_duplicates(rows)
     duplicates = len(rows) - len(merged)
     if config.limit is not None:
-        ranked = sorted(merged, key=lambda row: _rank(seed, "limit", normalize_question(row.question)))
+        ranked = sorted(merged, key=lambda row: rank(seed, "limit", normalize_question(row.question)))
         drawn = {row.id for row in ranked[: config.limit]}
         merged = [row for row in merged if row.id in drawn]
     questions = merged if roles_given else _with_roles(merged, config.roles, seed, shots)
@@ -142,7 +142,7 @@ def assign_roles(questions: Sequence[Question], roles: RolesConfig, seed: int, s
     groups: dict[str, list[Question]] = {}
     for question in questions:
         groups.setdefault(_group(question), []).append(question)
-    order = sorted(groups, key=lambda name: _rank(seed, "role", name))
+    order = sorted(groups, key=lambda name: rank(seed, "role", name))
     role_of, spent = _take_shots(groups, order, seed, shots)
     rest = [name for name in order if name not in spent]
     sizes = _sizes(roles, sum(len(groups[name]) for name in rest), len(role_of))
@@ -249,7 +249,7 @@ def _take_shots(
     ):  # stable: equal sizes keep the seeded order
         answered = [question for question in groups[name] if question.answers]
         if len(role_of) < shots and answered:
-            answered.sort(key=lambda question: _rank(seed, "shot", normalize_question(question.question)))
+            answered.sort(key=lambda question: rank(seed, "shot", normalize_question(question.question)))
             role_of.update((question.id, "shot") for question in answered[: shots - len(role_of)])
             spent.add(name)
     return role_of, spent
@@ -300,7 +300,8 @@ def _group(question: Question) -> str:
     return question.group or normalize_question(question.question)
 
 
-def _rank(seed: int, purpose: str, name: str) -> bytes:
+def rank(seed: int, purpose: str, name: str) -> bytes:
+    """Place of a name in an order that depends on the seed and on what it is for, and not on the order of rows."""
     return hashlib.sha256(f"{seed}\n{purpose}\n{name}".encode()).digest()
 
 

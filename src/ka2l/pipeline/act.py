@@ -16,6 +16,7 @@ from ka2l.models.base import Prompt
 from ka2l.pipeline.artifacts import as_table, read_signal
 from ka2l.pipeline.context import Context, add_usage
 from ka2l.pipeline.taught import all_questions, read_annotations
+from ka2l.progress import by_step
 from ka2l.selection.strategies import STRATEGIES, Options, Signals, select
 from ka2l.stages import arms, strategy_of
 from ka2l.store import StageRecord, split_stage
@@ -62,13 +63,6 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
     model: ModelConfig = config.model
     with run.stage(stage, key, inputs) as record:
         with context.reporter.bar(stage, training_steps(len(examples), config.finetune)) as advance:
-            last = 0
-
-            def on_step(step: int, _steps: int) -> None:
-                nonlocal last  # the first step of a continued training is not step 1
-                advance(step - last)
-                last = step
-
             result = train(
                 context.resolved.path,
                 examples,
@@ -81,7 +75,7 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
                 revision=context.resolved.revision,
                 trust_remote_code=model.trust_remote_code,
                 special_tokens=config.prompt.template == "plain",
-                on_step=on_step,
+                on_step=by_step(advance),
             )
         record.counts = {"examples": len(examples), "steps": result.steps}
         record.counts["trainable_parameters"] = result.trainable_parameters

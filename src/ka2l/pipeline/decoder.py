@@ -6,7 +6,6 @@ It decodes the very state the probe judges: the same prompt, position and layer.
 decoder of another state is refused.
 """
 
-import hashlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +20,8 @@ from ka2l.models.load import load_causal_lm, pick_device, resolve
 from ka2l.pipeline.artifacts import compact, read_signal
 from ka2l.pipeline.context import Context, need_questions
 from ka2l.pipeline.sense import over_role, read_probe
-from ka2l.questions import Question
+from ka2l.progress import by_step
+from ka2l.questions import Question, rank
 
 if TYPE_CHECKING:
     from ka2l.augmentation.decoder import Decoder
@@ -94,13 +94,6 @@ def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]
         lengths = [len(network.encode(text)) for text in texts[~held]]
         steps = count_steps(lengths, config.decoder.batch_tokens, config.seed, config.decoder.epochs)
         with context.reporter.bar(stage, steps) as advance:
-            last = 0
-
-            def on_step(step: int, _steps: int) -> None:
-                nonlocal last
-                advance(step - last)
-                last = step
-
             trained = train(
                 network,
                 standardised[~held],
@@ -111,7 +104,7 @@ def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]
                 run.file("decoder_training"),
                 seed=config.seed,
                 fingerprint=key,
-                on_step=on_step,
+                on_step=by_step(advance),
                 say=context.reporter.say,
             )
         card = {
@@ -154,17 +147,9 @@ def checked_card(context: Context) -> dict[str, Any]:
     from ka2l.augmentation.folder import check_fits, load_card
 
     place = decoder_place(context)
-    layer, position = judged(context)
-    wanted = {
-        "model": context.resolved.name,
-        "revision": context.resolved.revision,
-        "layer": layer,
-        "position": position,
-        "sensing_hash": context.prompts.sensing_hash,
-    }
     card = load_card(*place)
     given = context.config.decoder.pretrained
-    check_fits(card, wanted, f"decoder.pretrained={given}" if given else place.name)
+    check_fits(card, _judged_state(context), f"decoder.pretrained={given}" if given else place.name)
     return card
 
 
@@ -240,7 +225,7 @@ def _validation(questions: list[Question], size: int, seed: int) -> NDArray[np.b
             f"decoder.validation={size} of them would be kept out of training. Give questions.roles.decoder more, or "
             "set decoder.validation lower."
         )
-    names = sorted({question.group for question in questions}, key=lambda name: _rank(seed, name))
+    names = sorted({question.group for question in questions}, key=lambda name: rank(seed, "decoder", name))
     sizes: dict[str, int] = {}
     for question in questions:
         sizes[question.group] = sizes.get(question.group, 0) + 1
@@ -259,26 +244,23 @@ def _validation(questions: list[Question], size: int, seed: int) -> NDArray[np.b
     return np.array([question.group in out for question in questions])
 
 
-def _rank(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}\ndecoder\n{name}".encode()).digest()
+def _judged_state(context: Context) -> dict[str, Any]:
+    """All that makes two states comparable."""
+    return {
+        "model": context.resolved.name,
+        "revision": context.resolved.revision,
+        **judged(context)._asdict(),
+        "sensing_hash": context.prompts.sensing_hash,
+    }
 
 
 def _card(context: Context, width: int) -> dict[str, Any]:
     """What a decoder must know to refuse states that are not its own."""
-    config, prompts = context.config, context.prompts
-    layer, position = judged(context)
+    config = context.config
     return {
-        "model": context.resolved.name,
-        "revision": context.resolved.revision,
-        "layer": layer,
-        "position": position,
+        **_judged_state(context),
         "width": width,
-        "sensing_hash": prompts.sensing_hash,
-        "prompt": {
-            "instruction": config.prompt.instruction,
-            "template": config.prompt.template,
-            "shots": [list(shot) for shot in prompts.sensing_shots],
-        },
+        "prompt": context.prompts.sensing_card,
         "settings": {**config.decoder.model_dump(mode="json"), "learning_rate": config.decoder.peak_rate},
         "base": config.decoder.t5 or context.resolved.name,
     }

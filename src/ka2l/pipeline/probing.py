@@ -120,11 +120,7 @@ def _card(context: Context, data: Measured) -> dict[str, Any]:
         "n_layers": data.states.shape[1] - 1,
         "width": data.states.shape[2],
         "position": config.probe.position,
-        "prompt": {
-            "instruction": config.prompt.instruction,
-            "template": config.prompt.template,
-            "shots": [list(shot) for shot in prompts.sensing_shots],
-        },
+        "prompt": prompts.sensing_card,
         "sensing_hash": prompts.sensing_hash,
         "samples": config.sample.n,
         "choice": config.probe.choice,
