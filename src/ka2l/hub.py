@@ -1,4 +1,5 @@
-"""The Hub: files of one commit down, files in one commit up, and its errors in words that say what to do.
+"""The Hub: files of one commit down, files in one commit up, and its errors in words that say what to do; and what comes
+from there or from a folder: where it lies, and whether this version knows it.
 
 Tokens come from the caller or from the login of the Hub's own client, and never reach a file, a log or an error.
 """
@@ -6,9 +7,49 @@ Tokens come from the caller or from the login of the Hub's own client, and never
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ka2l import __version__, files
 from ka2l.errors import ModelError
+
+
+def local_folder(name: str, revision: str | None, what: str) -> Path | None:
+    """The folder of this name, or None where it is a Hub id.
+
+    Args:
+        name: a folder, else a Hub id.
+        revision: of the Hub; a folder has none.
+        what: what is looked for, for messages.
+
+    Raises:
+        ModelError: a folder with a revision, or a path that is not there.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ModelError(
+                f"{name} is a folder, and revision {revision} is of the Hub. Leave the revision out."
+            )
+        return folder
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"{name}: no such folder. Give the folder of a {what} or a Hub id (owner/name).")
+    return None
+
+
+def check_format(card: Any, what: str, newest: int, where: str, make_one: str) -> None:
+    """Refuse a card that is none, or that a newer version has written.
+
+    Raises:
+        ModelError: the card is no JSON object, or its format_version is not known here.
+    """
+    if not isinstance(card, dict):
+        raise ModelError(f"{where}: a {what}'s card is a JSON object, not {type(card).__name__}. {make_one}")
+    version = card.get("format_version")
+    if not isinstance(version, int) or version > newest:
+        raise ModelError(
+            f"{where}: format_version is {version!r}, and KA2L {__version__} reads {newest}. "
+            + (f"Install KA2L {card.get('ka2l', '')} or newer." if isinstance(version, int) else make_one)
+        )
 
 
 def download(

@@ -17,7 +17,7 @@ import numpy as np
 
 from ka2l import __version__, files
 from ka2l.errors import ModelError
-from ka2l.hub import download, upload
+from ka2l.hub import check_format, download, local_folder, upload
 from ka2l.knowledge.probe import ALL_LAYERS, Floats, Probe
 from ka2l.probe_card import readme
 
@@ -94,12 +94,8 @@ def load(
     Raises:
         ModelError: there is none, it cannot be fetched, or it is not what its card says.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise ModelError(
-                f"{name} is a folder, and revision {revision} is of the Hub. Leave the revision out."
-            )
+    folder = local_folder(name, revision, "probe")
+    if folder is not None:
         missing = [part for part in (CARD, WEIGHTS) if not (folder / part).is_file()]
         if missing:
             inside = folder / "probe"
@@ -108,8 +104,6 @@ def load(
                 f"{folder}: this folder holds no probe ({' and '.join(missing)} missing). {hint}"
             )
         return _read(folder / CARD, folder / WEIGHTS)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"{name}: no such folder. Give the folder of a probe or a Hub id (owner/name).")
     card, weights = download(name, (CARD, WEIGHTS), revision, token=token, endpoint=endpoint)
     return _read(card, weights)
 
@@ -207,14 +201,7 @@ def _read(card_file: Path, weights_file: Path) -> LoadedProbe:
 
 
 def _check_card(card: Any, where: str) -> None:
-    if not isinstance(card, dict):
-        raise ModelError(f"{where}: a probe's card is a JSON object, not {type(card).__name__}. {_MAKE_ONE}")
-    version = card.get("format_version")
-    if not isinstance(version, int) or version > FORMAT:
-        raise ModelError(
-            f"{where}: format_version is {version!r}, and KA2L {__version__} reads {FORMAT}. "
-            + (f"Install KA2L {card.get('ka2l', '')} or newer." if isinstance(version, int) else _MAKE_ONE)
-        )
+    check_format(card, "probe", FORMAT, where, _MAKE_ONE)
     for key, known in (("kind", tuple(SHAPES)), ("target", TARGETS), ("calibration", tuple(CALIBRATIONS))):
         if card.get(key) not in known:
             raise ModelError(

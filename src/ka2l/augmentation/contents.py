@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from ka2l import __version__
 from ka2l.augment_config import DecoderConfig
 from ka2l.errors import ModelError, RunError
+from ka2l.hub import check_format
 
 FORMAT = 1  # of the folder; raised when an older program could misread a newer one
 KINDS = ("soft_prompt", "t5")
@@ -56,14 +57,7 @@ def check_fits(card: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -
 
 def check_card(card: Any, where: str) -> None:
     """Refuse a card this version does not know, or one that does not say which states the decoder reads."""
-    if not isinstance(card, dict):
-        raise ModelError(f"{where}: a decoder's card is a JSON object, not {type(card).__name__}. {MAKE_ONE}")
-    version = card.get("format_version")
-    if not isinstance(version, int) or version > FORMAT:
-        raise ModelError(
-            f"{where}: format_version is {version!r}, and KA2L {__version__} reads {FORMAT}. "
-            + (f"Install KA2L {card.get('ka2l', '')} or newer." if isinstance(version, int) else MAKE_ONE)
-        )
+    check_format(card, "decoder", FORMAT, where, MAKE_ONE)
     if card.get("kind") not in KINDS:
         raise ModelError(
             f"{where}: kind is {card.get('kind')!r}, and KA2L {__version__} knows {', '.join(KINDS)}. "

@@ -34,7 +34,7 @@ from ka2l.augmentation.decoder import Decoder
 from ka2l.augmentation.network import Network
 from ka2l.card_parts import short_name
 from ka2l.errors import ModelError
-from ka2l.hub import download, upload
+from ka2l.hub import download, local_folder, upload
 from ka2l.teaching.checkpoints import sync
 
 WEIGHTS, CARD, README, T5 = "decoder.safetensors", "decoder.json", "README.md", "t5"
@@ -196,19 +196,13 @@ def _write_frame(network: Any, folder: Path) -> list[str]:
 
 
 def _card_file(name: str, revision: str | None, token: str | None, endpoint: str | None) -> Path:
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise ModelError(
-                f"{name} is a folder, and revision {revision} is of the Hub. Leave the revision out."
-            )
+    folder = local_folder(name, revision, "decoder")
+    if folder is not None:
         if not (folder / CARD).is_file():
             inside = folder / "decoder"
             hint = f"Give {inside}." if (inside / CARD).is_file() else MAKE_ONE
             raise ModelError(f"{folder}: this folder holds no decoder ({CARD} missing). {hint}")
         return folder / CARD
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"{name}: no such folder. Give the folder of a decoder or a Hub id (owner/name).")
     return download(name, (CARD,), revision, token=token, endpoint=endpoint)[0]
 
 
