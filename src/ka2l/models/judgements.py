@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, get_args
 
-from ka2l.errors import DataError
 from ka2l.knowledge.clustering import Pair, Relation
 from ka2l.models.load import ResolvedModel
+from ka2l.models.sqlite_file import SqliteFile, Table
 
 
 class Judged(NamedTuple):
@@ -55,12 +55,20 @@ def model_key(found: ResolvedModel) -> str:
     return found.revision if Path(found.path).is_dir() else f"{found.name}@{found.revision}"
 
 
-_LAYOUT = 1
-_TABLE = """
+_TABLE = Table(
+    name="judgements",
+    columns=("judge", "pair", "relation"),
+    create="""
 CREATE TABLE IF NOT EXISTS judgements (
     judge TEXT NOT NULL, pair BLOB NOT NULL, relation TEXT NOT NULL, PRIMARY KEY (judge, pair)
 ) WITHOUT ROWID
-"""
+""",
+    layout=1,
+    kept="judgements",
+    rows="judgements",
+    elsewhere="measure.cache",
+    rescue="Move it away, or give measure.cache another file: its pairs are then judged again.",
+)
 
 
 class Counts(NamedTuple):
@@ -107,15 +115,8 @@ class CachedJudge:
         self._judge, self.path, self._progress = judge, path, progress
         self.key, self.symmetric = judge.key, judge.symmetric
         self.counts = Counts()
-        with self._plainly():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-        try:
-            with self._plainly():
-                self._prepare()
-        except BaseException:
-            self._base.close()
-            raise
+        self._file = SqliteFile(path, _TABLE)
+        self._base = self._file.base
 
     def __enter__(self) -> "CachedJudge":
         return self
@@ -145,7 +146,7 @@ class CachedJudge:
     def _get(self, keys: Sequence[bytes]) -> dict[bytes, Relation]:
         found: dict[bytes, Relation] = {}
         ask = "SELECT relation FROM judgements WHERE judge = ? AND pair = ?"
-        with self._plainly():
+        with self._file.plainly():
             for key in keys:
                 row = self._base.execute(ask, (self.key, key)).fetchone()
                 if row is not None:
@@ -155,49 +156,7 @@ class CachedJudge:
         return found
 
     def _put(self, new: Mapping[bytes, Relation]) -> None:
-        rows = [(self.key, key, said) for key, said in new.items()]
-        with self._plainly():
-            self._base.execute("BEGIN IMMEDIATE")
-            try:
-                self._base.executemany("INSERT OR REPLACE INTO judgements VALUES (?, ?, ?)", rows)
-                self._base.execute("COMMIT")
-            except BaseException:
-                if self._base.in_transaction:  # a full disk has ended it already
-                    self._base.execute("ROLLBACK")
-                raise
-
-    def _prepare(self) -> None:
-        # Where a file system cannot share memory SQLite keeps its older journal, which is as safe and slower.
-        self._base.execute("PRAGMA journal_mode = WAL")
-        self._base.execute("PRAGMA synchronous = NORMAL")
-        layout = self._base.execute("PRAGMA user_version").fetchone()[0]
-        if layout not in (0, _LAYOUT):
-            raise DataError(
-                f"{self.path}: judgements in layout {layout}, but this version of KA2L reads {_LAYOUT}. "
-                "Use the version that wrote them, or give measure.cache another file."
-            )
-        if layout == 0:
-            self._base.execute(_TABLE)
-            self._base.execute(f"PRAGMA user_version = {_LAYOUT}")
-        self._base.execute("SELECT judge, pair, relation FROM judgements LIMIT 1")
-
-    @contextmanager
-    def _plainly(self) -> Iterator[None]:
-        """SQLite's errors as ours."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise DataError(
-                f"{self.path}: cannot read or write the judgements ({error}). Is the disk full, the folder read-only, "
-                "or the file another program's? The judgements in it are untouched."
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise DataError(
-                f"{self.path}: the file of judgements is damaged ({error}). Move it away, or give measure.cache "
-                "another file: its pairs are then judged again."
-            ) from error
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be opened ({error.strerror or error}).") from error
+        self._file.put([(self.key, key, said) for key, said in new.items()])
 
 
 def _pair_key(pair: Pair) -> bytes:

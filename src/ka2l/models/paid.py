@@ -12,23 +12,30 @@ silently. Whoever moves a server changes the column: `UPDATE answers SET server 
 
 import hashlib
 import json
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from ka2l.errors import DataError
 from ka2l.models.base import Answer, Prompt
+from ka2l.models.sqlite_file import SqliteFile, Table
 
-_LAYOUT = 1
-_TABLE = """
+_TABLE = Table(
+    name="answers",
+    columns=("server", "model", "key", "text", "logprobs", "finish_reason"),
+    create="""
 CREATE TABLE IF NOT EXISTS answers (
     server TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL,
     text TEXT NOT NULL, logprobs TEXT, finish_reason TEXT NOT NULL,
     PRIMARY KEY (server, model, key)
 ) WITHOUT ROWID
-"""
+""",
+    layout=1,
+    kept="paid answers",
+    rows="answers",
+    elsewhere="server answers",
+    rescue="Save what can be saved with `sqlite3 {file} .recover | sqlite3 saved.sqlite` and put that in its place, or "
+    "move the file away: its answers are then asked and paid for again.",
+)
 
 
 def answer_key(
@@ -52,15 +59,8 @@ class PaidAnswers:
     def __init__(self, path: Path, server: str, model: str):
         self.path = path
         self._who = (server, model)
-        with self._plainly():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-        try:
-            with self._plainly():
-                self._prepare()
-        except BaseException:
-            self._base.close()
-            raise
+        self._file = SqliteFile(path, _TABLE, any_thread=True)
+        self._base = self._file.base
 
     def __enter__(self) -> "PaidAnswers":
         return self
@@ -73,7 +73,7 @@ class PaidAnswers:
     def get(self, keys: Sequence[str], *, logprobs: bool) -> dict[str, Answer]:
         """Those of `keys` that are there; with `logprobs` only answers for which they were asked."""
         found = {}
-        with self._plainly():
+        with self._file.plainly():
             for key in keys:
                 row = self._base.execute(
                     "SELECT text, logprobs, finish_reason FROM answers WHERE server = ? AND model = ? AND key = ?",
@@ -90,46 +90,4 @@ class PaidAnswers:
             (*self._who, key, a.text, json.dumps(a.token_logprobs) if logprobs else None, a.finish_reason)
             for key, a in answers.items()
         ]
-        with self._plainly():
-            self._base.execute("BEGIN IMMEDIATE")
-            try:
-                self._base.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", rows)
-                self._base.execute("COMMIT")
-            except BaseException:
-                if self._base.in_transaction:  # a full disk has ended it already
-                    self._base.execute("ROLLBACK")
-                raise
-
-    def _prepare(self) -> None:
-        # Where a file system cannot share memory SQLite keeps its older journal, which is as safe and slower.
-        self._base.execute("PRAGMA journal_mode = WAL")
-        self._base.execute("PRAGMA synchronous = NORMAL")
-        layout = self._base.execute("PRAGMA user_version").fetchone()[0]
-        if layout not in (0, _LAYOUT):
-            raise DataError(
-                f"{self.path}: paid answers in layout {layout}, but this version of KA2L reads {_LAYOUT}. "
-                "Use the version that wrote them, or give server answers another file."
-            )
-        if layout == 0:
-            self._base.execute(_TABLE)
-            self._base.execute(f"PRAGMA user_version = {_LAYOUT}")
-        self._base.execute("SELECT server, model, key, text, logprobs, finish_reason FROM answers LIMIT 1")
-
-    @contextmanager
-    def _plainly(self) -> Iterator[None]:
-        """SQLite's errors, and those of broken contents, as ours."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise DataError(
-                f"{self.path}: cannot read or write the paid answers ({error}). Is the disk full, the folder "
-                "read-only, or the file another program's? The answers in it are untouched."
-            ) from error
-        except (sqlite3.DatabaseError, ValueError) as error:
-            raise DataError(
-                f"{self.path}: the file of paid answers is damaged ({error}). Save what can be saved with "
-                f"`sqlite3 {self.path.name} .recover | sqlite3 saved.sqlite` and put that in its place, or move the "
-                "file away: its answers are then asked and paid for again."
-            ) from error
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be opened ({error.strerror or error}).") from error
+        self._file.put(rows)
