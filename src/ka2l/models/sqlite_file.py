@@ -4,12 +4,15 @@ The write-ahead log makes every committed row survive `kill -9`; a power cut can
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ka2l.errors import DataError
+
+_WAIT = 30.0  # seconds, for another process
 
 
 class Table(NamedTuple):
@@ -45,7 +48,7 @@ class SqliteFile:
         with self.plainly():
             path.parent.mkdir(parents=True, exist_ok=True)
             self.base = sqlite3.connect(
-                path, timeout=30.0, isolation_level=None, check_same_thread=not any_thread
+                path, timeout=_WAIT, isolation_level=None, check_same_thread=not any_thread
             )
         try:
             with self.plainly():
@@ -86,10 +89,24 @@ class SqliteFile:
         except OSError as error:
             raise DataError(f"{self.path}: cannot be opened ({error.strerror or error}).") from error
 
+    def _share_log(self) -> None:
+        """Where a file system cannot share memory SQLite keeps its older journal, which is as safe and slower.
+
+        Of two processes that open a new file at once one finds it locked, and for this SQLite does not wait by itself.
+        """
+        last = time.monotonic() + _WAIT
+        while True:
+            try:
+                self.base.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > last:
+                    raise
+                time.sleep(0.02)
+
     def _prepare(self) -> None:
         table = self._table
-        # Where a file system cannot share memory SQLite keeps its older journal, which is as safe and slower.
-        self.base.execute("PRAGMA journal_mode = WAL")
+        self._share_log()
         self.base.execute("PRAGMA synchronous = NORMAL")
         found = self.base.execute("PRAGMA user_version").fetchone()[0]
         if found not in (0, table.layout):
