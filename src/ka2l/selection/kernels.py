@@ -1,70 +1,410 @@
-"""The two computations under the diversity strategies, on plain arrays, one pass over the rows per pick."""
+"""The computations under the strategies: centres, seedings, clusters, typicality, coverage. Pure functions of arrays.
+
+Rows `x` are [rows, width] of any float type and may be a memory map: they are read in blocks (`_points.CHUNK`), and
+arithmetic is float32. `device` is "cpu" or a CUDA device. Row numbers come back in the order in which they were picked;
+ties go to the lower row. Order and draws are those of the plain algorithms, up to float32 rounding, but the rows are
+not read once per pick: picks are made in advance where it is certain that they are right (`_farthest`, `_draws`), and
+all rows then learn of them in one matrix product.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-_CHUNK = 16_384  # rows at a time: float32 copies of a float16 matrix stay small
+from ka2l.selection._points import Points, Rows
+
+Floats = NDArray[np.floating]
+_NONE: Rows = np.empty(0, dtype=np.intp)
+_AHEAD = 64, 1024  # fewest and most rows that picks are made among in advance
+_SMALL = 1 << 16  # values: where reading all of them costs nothing, nothing is drawn in advance
 
 
-def k_center_greedy(embedding: NDArray[np.floating], k: int, first: int) -> NDArray[np.intp]:
-    """Greedy k-center (Sener & Savarese, arXiv 1708.00489): always the row farthest from all picked ones.
+def k_center_greedy(
+    x: Floats,
+    k: int,
+    first: int | None = None,
+    *,
+    weights: Floats | None = None,
+    labelled: Rows = _NONE,
+    device: str = "cpu",
+) -> Rows:
+    """Greedy k-center (Sener & Savarese, arXiv 1708.00489): always the row farthest from all that is covered.
 
     Args:
-        embedding: [rows, width], any float type.
-        k: how many, at most the number of rows.
-        first: the row to start from.
-
-    Returns:
-        row numbers in the order they were picked; ties go to the lower row.
+        x: [rows, width].
+        k: how many, at most the number of rows that are not labelled.
+        first: the row to start from if none is labelled; None: row 0.
+        weights: [rows], not negative: the row of the largest distance · weight comes next (weighted k-center, Dyer &
+            Frieze 1985). Where that is 0 for all rows that are left, the heaviest. None: all alike.
+        labelled: rows that count as picked before and are not picked again.
+        device: where to compute.
     """
-    picked = np.empty(k, dtype=np.intp)
-    distance = np.full(len(embedding), np.inf)
-    row = first
-    for i in range(k):
-        picked[i] = row
-        _shrink(distance, embedding, row)
-        distance[row] = -1.0  # never again, also among duplicates of it
-        row = int(distance.argmax())
-    return picked
+    _check(k, len(x) - len(labelled))
+    points = Points(x, device=device)
+    distance, picked = points.distances(labelled), list[int]()
+    if k and not len(labelled):
+        picked.append(first or 0)
+        points.shrink(distance, np.array(picked))
+    heavy = None if weights is None else np.square(weights, dtype=np.float32)
+    ahead = _AHEAD[0]
+    while len(picked) < k:
+        batch = _farthest(points, distance, heavy, min(k - len(picked), ahead), ahead)
+        picked += batch
+        if len(picked) < k:
+            points.shrink(distance, np.array(batch))
+        ahead = int(np.clip(4 * len(batch), *_AHEAD))
+    return np.array(picked, dtype=np.intp)
 
 
 def weighted_seeding(
-    embedding: NDArray[np.floating], weights: NDArray[np.floating], k: int, rng: np.random.Generator
-) -> NDArray[np.intp]:
+    x: Floats,
+    weights: Floats,
+    k: int,
+    rng: np.random.Generator,
+    *,
+    labelled: Rows = _NONE,
+    device: str = "cpu",
+) -> Rows:
     """k-means++ seeding with P(row) ∝ D²(row) · weight(row), the paper's adaptation of BADGE (Section 4.5).
 
-    The first row is drawn ∝ weight. Rows at distance 0 (duplicates of picked ones) or of weight 0 are drawn, evenly,
-    only when nothing else is left.
+    Without labelled rows the first one is drawn ∝ weight. Rows at distance 0 (duplicates of picked ones) or of weight 0
+    are drawn, evenly, only when nothing else is left.
 
     Args:
-        embedding: [rows, width], any float type.
+        x: [rows, width].
         weights: [rows], not negative.
-        k: how many, at most the number of rows.
+        k: how many, at most the number of rows that are not labelled.
         rng: source of the draws.
+        labelled: rows that count as picked before and are not picked again.
+        device: where to compute.
     """
+    _check(k, len(x) - len(labelled))
+    return _seed(Points(x, device=device), weights, k, rng, labelled)
+
+
+def gradient_seeding(
+    coefficients: Floats,
+    x: Floats,
+    k: int,
+    rng: np.random.Generator,
+    *,
+    labelled: Rows = _NONE,
+    device: str = "cpu",
+) -> Rows:
+    """BADGE (Ash et al., arXiv 1906.03671): the largest gradient, then k-means++ seeding among gradients.
+
+    The gradient of a linear head's loss at row i is c_i ⊗ h_i, and is never made:
+    ‖c_i⊗h_i − c_j⊗h_j‖² = |c_i|²|h_i|² + |c_j|²|h_j|² − 2 (c_i·c_j)(h_i·h_j).
+
+    Args:
+        coefficients: [rows, classes] c = p − onehot(argmax p), of the classifier's probabilities p (either sign).
+        x: [rows, width] h, what the head reads.
+        k: how many, at most the number of rows that are not labelled.
+        rng: source of the draws.
+        labelled: rows that count as picked before and are not picked again; with any, all picks are draws.
+        device: where to compute.
+    """
+    _check(k, len(x) - len(labelled))
+    points = Points(x, coefficients, device=device)
+    first = [int(points.norms.argmax())] if k and not len(labelled) else []
+    return _seed(points, np.ones(len(x)), k, rng, labelled, first)
+
+
+class Clusters(NamedTuple):
+    centers: NDArray[np.float32]  # [k, width]
+    assignment: NDArray[np.int32]  # [rows], the nearest center of each
+
+
+def k_means(
+    x: Floats, k: int, rng: np.random.Generator, *, iterations: int = 50, device: str = "cpu"
+) -> Clusters:
+    """Lloyd's algorithm from a k-means++ start, until nothing changes or for that many iterations.
+
+    A cluster that lost all its rows starts anew at the row that is farthest from its center.
+    """
+    _check(k, len(x))
+    points = Points(x, device=device)
+    start = points.take(_seed(points, np.ones(len(x)), k, rng, _NONE))
+    centers = np.array(points.host(start.x))
+    assignment = np.full(len(x), -1, dtype=np.int32)
+    for _ in range(iterations):
+        found, distance, sums = points.assign(centers)
+        if (found == assignment).all():
+            break
+        assignment = found
+        sizes = np.bincount(assignment, minlength=k)
+        filled, empty = sizes > 0, np.flatnonzero(sizes == 0)
+        centers[filled] = sums[filled] / sizes[filled, None]
+        if len(empty):
+            far = np.argsort(-distance, kind="stable")[: len(empty)]
+            centers[empty] = points.host(points.take(far).x)
+    else:
+        assignment = points.assign(centers)[0]
+    return Clusters(centers + points.shift, assignment)
+
+
+def nearest_distances(x: Floats, neighbours: int, *, device: str = "cpu") -> NDArray[np.float32]:
+    """[rows] mean distance to the nearest other rows (fewer where there are fewer; 0 for a row alone).
+
+    Its inverse is TypiClust's typicality (Hacohen et al., arXiv 2202.02794).
+    """
+    points = Points(x, device=device)
+    count = min(neighbours, len(x) - 1)
+    result = np.zeros(len(x), dtype=np.float32)
+    if count < 1:
+        return result
+    for rows, block in points.outer():
+        best = np.full((len(rows), 0), np.inf, dtype=np.float32)
+        columns = np.empty((len(rows), 0), dtype=np.intp)
+        for where, others in points.blocks(len(rows)):
+            values = points.rough(block, others)[0]
+            own = rows[(rows >= where.start) & (rows < where.stop)]
+            values[own - rows[0], own - where.start] = np.inf
+            some, at = points.smallest(values, min(count, values.shape[1]))
+            best = np.concatenate([best, points.host(some)], axis=1)
+            columns = np.concatenate([columns, points.host(at) + where.start], axis=1)
+            if best.shape[1] > count:
+                keep = np.argpartition(best, count - 1, axis=1)[:, :count]
+                best = np.take_along_axis(best, keep, axis=1)
+                columns = np.take_along_axis(columns, keep, axis=1)
+        for i in range(count):
+            best[:, i] = points.host(points.pairs(block, points.take(columns[:, i])))
+        result[rows] = np.sqrt(best).mean(axis=1)
+    return result
+
+
+def coverage_radius(
+    x: Floats, assignment: NDArray[np.integer], *, purity: float = 0.95, device: str = "cpu"
+) -> float:
+    """ProbCover's automatic radius: the largest at which that share of rows has only its own cluster around it.
+
+    Infinite where there is one cluster.
+
+    Args:
+        x: [rows, width].
+        assignment: [rows], cluster of each row, from k_means.
+        purity: share of the balls around rows that hold no row of another cluster.
+        device: where to compute.
+    """
+    points = Points(x, device=device)
+    reach = np.full(len(x), np.inf)  # squared distance to the nearest row of another cluster
+    for rows, block in points.outer():
+        nearest = np.zeros(len(rows), dtype=np.intp)
+        for where, others in points.blocks(len(rows)):
+            values = points.rough(block, others)[0]
+            values[points.put(assignment[rows][:, None] == assignment[where])] = np.inf
+            some, at = (points.host(found)[:, 0] for found in points.smallest(values, 1))
+            closer = some < reach[rows]
+            reach[rows[closer]] = some[closer]
+            nearest[closer] = at[closer] + where.start
+        exact = points.host(points.pairs(block, points.take(nearest)))
+        reach[rows] = np.where(np.isinf(reach[rows]), np.inf, exact)
+    allowed = int((1 - purity) * len(x) + 1e-9)
+    limit = np.sqrt(np.partition(reach, allowed)[allowed])
+    return float(limit * (1 - 1e-6))  # just not reaching it
+
+
+def max_coverage(x: Floats, k: int, radius: float, *, labelled: Rows = _NONE, device: str = "cpu") -> Rows:
+    """ProbCover (Yehuda et al., arXiv 2205.11514): always the row whose ball holds most rows not yet covered.
+
+    When all rows are covered, coverage starts again among those not picked, so that picks go on where rows are
+    dense but spread as before.
+
+    Args:
+        x: [rows, width].
+        k: how many, at most the number of rows that are not labelled.
+        radius: of the balls, which hold rows at this distance too.
+        labelled: rows that count as picked before, in no round again.
+        device: where to compute.
+    """
+    _check(k, len(x) - len(labelled))
     picked = np.empty(k, dtype=np.intp)
-    distance = np.full(len(embedding), np.inf)
-    free = np.ones(len(embedding), dtype=bool)
-    mass = weights.astype(np.float64)
+    if k == 0:
+        return picked
+    points = Points(x, device=device)
+    free = np.ones(len(x), dtype=bool)
+    free[labelled] = False
+    uncovered = free & (points.count(labelled, radius) == 0)
+    unpicked_in = points.count(np.flatnonzero(free), radius)  # each ball
+    if not uncovered.any():
+        uncovered = free.copy()
+    gain = unpicked_in - points.count(np.flatnonzero(free & ~uncovered), radius)
     for i in range(k):
-        mass = np.where(free, mass, 0.0)
-        total = mass.sum()
-        if total > 0:
-            row = int(np.searchsorted(np.cumsum(mass), rng.random() * total, side="right"))
-            row = min(row, int(np.flatnonzero(mass)[-1]))
+        row = int(np.where(free, gain, -1).argmax())
+        picked[i], free[row] = row, False
+        ball = points.count(np.array([row]), radius) > 0
+        unpicked_in -= ball
+        new = np.flatnonzero(uncovered & ball)
+        uncovered[new] = False
+        left = np.flatnonzero(uncovered)
+        if not len(left):
+            uncovered, gain = free.copy(), unpicked_in.copy()
+        elif len(new) <= len(left):
+            gain -= points.count(new, radius)
         else:
-            row = int(rng.choice(np.flatnonzero(free)))
-        picked[i] = row
-        free[row] = False
-        _shrink(distance, embedding, row)
-        mass = distance * weights
+            gain = points.count(left, radius)
     return picked
 
 
-def _shrink(distance: NDArray[np.float64], embedding: NDArray[np.floating], row: int) -> None:
-    """Lower each row's squared distance to the picked set, in place, now that `row` is picked."""
-    center = embedding[row].astype(np.float32)
-    for start in range(0, len(embedding), _CHUNK):
-        difference = embedding[start : start + _CHUNK].astype(np.float32) - center
-        squared = np.einsum("ij,ij->i", difference, difference)
-        np.minimum(distance[start : start + _CHUNK], squared, out=distance[start : start + _CHUNK])
+def facility_location(
+    x: Floats, k: int, *, weights: Floats | None = None, labelled: Rows = _NONE, device: str = "cpu"
+) -> Rows:
+    """Greedy maximum of Σ_i w_i max_j∈picked sim(i, j), sim the cosine, 0 where negative.
+
+    Lazy (Minoux 1978): gains only fall, so only candidates at the top are computed again, some at a time.
+
+    Args:
+        x: [rows, width].
+        k: how many, at most the number of rows that are not labelled.
+        weights: [rows], not negative; None: all 1.
+        labelled: rows that count as picked before and are not picked again.
+        device: where to compute.
+    """
+    _check(k, len(x) - len(labelled))
+    points = Points(x, unit=True, device=device)
+    xp = points.xp
+    weight = points.put(np.ones(len(x), np.float32) if weights is None else weights.astype(np.float32))
+    best = points.put(np.zeros(len(x), dtype=np.float32))
+    for rows, block in points.outer(labelled):
+        for where, others in points.blocks(len(rows)):
+            best[where] = xp.maximum(best[where], xp.amax(xp.clip(others.x @ block.x.T, 0, None), 1))
+    bounds = np.zeros(len(x))
+    for rows, block in points.outer():
+        for where, others in points.blocks(len(rows)):
+            more = xp.clip(others.x @ block.x.T - best[where, None], 0, None)
+            bounds[rows] += points.host(weight[where] @ more)
+    bounds[labelled] = -np.inf
+    of = np.zeros(len(x), dtype=np.intp)  # how many picks each bound knows of
+    picked = list[int]()
+    ahead = int(np.clip(points.block_rows() * points.width // max(1, len(x)), 1, 32))
+    while len(picked) < k:
+        candidates = _top(bounds, ahead)[0]
+        block = points.take(candidates)
+        parts = [xp.clip(others.x @ block.x.T, 0, None) for _, others in points.blocks(len(candidates))]
+        similarity = xp.concatenate(parts)
+        while len(picked) < k:
+            gains = points.host(weight @ xp.clip(similarity - best[:, None], 0, None))
+            old = (of[candidates] < len(picked)) & (bounds[candidates] >= 0)
+            # What is up to date stays as it is: rounding in another block could have two rows take turns for ever.
+            bounds[candidates[old]], of[candidates[old]] = gains[old], len(picked)
+            row = int(bounds.argmax())
+            at = np.searchsorted(candidates, row)
+            if of[row] < len(picked) or at == len(candidates) or candidates[at] != row:
+                break
+            picked.append(row)
+            bounds[row] = -np.inf
+            best = xp.maximum(best, similarity[:, at])
+    return np.array(picked, dtype=np.intp)
+
+
+def _check(k: int, available: int) -> None:
+    if not 0 <= k <= available:
+        raise ValueError(f"{k} rows are wanted of {available}")
+
+
+def _top(values: Floats, count: int) -> tuple[Rows, int, float]:
+    """The rows of the largest values, in row order, and the best of the others with its value; ties: lower first."""
+    if count >= len(values):
+        return np.arange(len(values)), len(values), -np.inf
+    cut = np.partition(values, len(values) - count - 1)[len(values) - count - 1]
+    above, tied = np.flatnonzero(values > cut), np.flatnonzero(values == cut)
+    fill = count - len(above)
+    return np.sort(np.concatenate([above, tied[:fill]])), int(tied[fill]), float(cut)
+
+
+def _farthest(
+    points: Points, distance: NDArray[np.float32], heavy: NDArray[np.float32] | None, k: int, ahead: int
+) -> list[int]:
+    """The next picks of k-center: as many (of k) as are certain before all distances are lowered.
+
+    Distances only fall. So the farthest among some rows at the top, whose distances are kept up to date, is the
+    farthest of all as long as none of the others was farther at the beginning.
+    """
+    if heavy is not None:
+        distance = np.multiply(distance, heavy, out=np.full_like(distance, -1), where=distance >= 0)
+    if distance.max() == 0:  # duplicates alone, or rows without weight
+        rows = np.flatnonzero(distance == 0)
+        order = np.arange(len(rows)) if heavy is None else np.argsort(-heavy[rows], kind="stable")
+        return rows[order[:k]].tolist()
+    rows, outsider, its_distance = _top(distance, ahead)
+    block, current = points.take(rows), distance[rows]
+    between = points.host(points.squared(block, block))
+    if heavy is not None:
+        between = between * heavy[rows]
+    batch = list[int]()
+    while len(batch) < k:
+        top = int(current.argmax())
+        if (current[top], -rows[top]) < (its_distance, -outsider) or (
+            heavy is not None and current[top] == 0
+        ):
+            break
+        batch.append(int(rows[top]))
+        np.minimum(current, between[top], out=current)
+        current[top] = -np.inf
+    return batch
+
+
+def _seed(
+    points: Points,
+    weights: Floats,
+    k: int,
+    rng: np.random.Generator,
+    labelled: Rows,
+    first: Sequence[int] = (),
+) -> Rows:
+    """k-means++ seeding by mass D² · weight, after the rows given as first."""
+    distance, picked = points.distances(labelled), list(first)
+    if picked:
+        points.shrink(distance, np.array(picked))
+    small = points.rows * points.width <= _SMALL
+    ahead = 1 if small else _AHEAD[0]
+    while len(picked) < k:
+        free = distance >= 0
+        mass = np.where(free, weights, 0).astype(np.float64)
+        started = len(labelled) + len(picked) > 0
+        if started:
+            mass[free] *= distance[free]
+        if not mass.any():
+            return np.array(picked + _evenly(np.flatnonzero(free), k - len(picked), rng), dtype=np.intp)
+        batch = _draws(points, distance, mass, ahead if started else 1, rng)[: k - len(picked)]
+        picked += batch
+        if len(picked) < k:
+            points.shrink(distance, np.array(batch))
+        ahead = 1 if small else int(np.clip(2 * len(batch), *_AHEAD))
+    return np.array(picked, dtype=np.intp)
+
+
+def _draws(
+    points: Points, distance: NDArray[np.float32], mass: Floats, ahead: int, rng: np.random.Generator
+) -> list[int]:
+    """The next picks of a seeding, from masses that are right for the first of them and too high for the others.
+
+    A row drawn by a mass that is too high is taken with probability right ÷ too high: then it is drawn by the right
+    one. The draws end with the last proposal, whatever became of it, so that their number tells nothing of the rows.
+    """
+    total = np.cumsum(mass)
+    rows = np.searchsorted(total, rng.random(ahead) * total[-1], side="right")
+    rows = np.minimum(rows, np.flatnonzero(mass)[-1])  # rounding at the upper end
+    if ahead == 1:
+        return rows.tolist()
+    chances = np.concatenate([[0], rng.random(ahead - 1)])
+    block, current = points.take(rows), distance[rows]
+    between = points.host(points.squared(block, block))
+    batch = list[int]()
+    for i, row in enumerate(rows.tolist()):
+        if chances[i] * distance[row] < current[i]:
+            batch.append(row)
+            np.minimum(current, between[i], out=current)
+    return batch
+
+
+def _evenly(rows: Rows, k: int, rng: np.random.Generator) -> list[int]:
+    """Rows among which nothing is left to tell, one after the other."""
+    left = rows.tolist()
+    drawn = list[int]()
+    for _ in range(k):
+        at = int(rng.choice(len(left)))
+        drawn.append(left.pop(at))
+    return drawn
