@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
@@ -65,7 +66,7 @@ def test_running_out_of_memory_loses_nothing(
 ) -> None:
     expected = answers(model, prompts)
     states = model.states(prompts, 2, position="tbg")
-    entropy = model.next_token_entropy(prompts)
+    undecided = np.stack(model.next_token_signals(prompts))
     model.budget = Budget(512, 384)
     small = Small(model.model, fits, error)
     assert answers(model, prompts) == expected
@@ -74,7 +75,7 @@ def test_running_out_of_memory_loses_nothing(
     refused = small.refused
     model.budget = Budget(512, 384)
     torch.testing.assert_close(model.states(prompts, 2, position="tbg"), states, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(model.next_token_entropy(prompts), entropy, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(np.stack(model.next_token_signals(prompts)), undecided, rtol=1e-4, atol=1e-4)
     assert small.refused > refused
     # What was found out is remembered: the next call does not run into it again.
     refused = small.refused

@@ -129,7 +129,7 @@ def test_a_family_equals_plain_transformers(
     shares = FAMILIES[family][2]
     assert (model.usage.prompt_saved > 0) == shares
     middle = model.states(prompts, 2, position="tbg")
-    entropy = model.next_token_entropy(prompts)
+    entropy = model.next_token_signals(prompts).entropy
     for i, prompt in enumerate(prompts):
         reference, result = Reference(plain, tokenizer, prompt.text), made[prompt.question_id]
         text, tokens, reason = reference.greedy()

@@ -155,13 +155,17 @@ def test_states_of_one_layer_equal_those_from_sampling(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_next_token_entropy(
+def test_how_undecided_the_model_is_about_the_next_token(
     name: str, models: dict[str, Any], tokenizer: Any, builder: PromptBuilder, prompts: list[Prompt]
 ) -> None:
-    entropy = wrap(models[name], tokenizer, builder.sensing).next_token_entropy(prompts)
-    expected = [Reference(models[name], tokenizer, prompt.text).entropy() for prompt in prompts]
-    np.testing.assert_allclose(entropy, expected, rtol=1e-3, atol=1e-4)
-    assert (entropy >= 0).all()
+    found = wrap(models[name], tokenizer, builder.sensing).next_token_signals(prompts)
+    references = [Reference(models[name], tokenizer, prompt.text) for prompt in prompts]
+    np.testing.assert_allclose(found.entropy, [one.entropy() for one in references], rtol=1e-3, atol=1e-4)
+    ranked = [sorted(one.probabilities().tolist(), reverse=True) for one in references]
+    np.testing.assert_allclose(found.top_probability, [row[0] for row in ranked], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found.margin, [row[0] - row[1] for row in ranked], rtol=1e-3, atol=1e-4)
+    assert (found.entropy >= 0).all()
+    assert [part.dtype for part in found] == [np.float32] * 3
 
 
 @pytest.mark.parametrize("name", ["trained", "mistral"])
@@ -399,7 +403,7 @@ def test_nan_weights_are_reported_with_layer_and_question(
     with pytest.raises(ModelError, match=rf"question {prompts[0].question_id}: .*output holds NaN"):
         sample(model, prompts[:1])
     with pytest.raises(ModelError, match=rf"question {prompts[2].question_id}: .*output holds NaN"):
-        model.next_token_entropy(prompts[2:3])
+        model.next_token_signals(prompts[2:3])
 
 
 @pytest.mark.parametrize("name", ["trained", "gpt2"])
@@ -428,7 +432,7 @@ def test_no_prompts(models: dict[str, Any], tokenizer: Any) -> None:
     model = wrap(models["llama"], tokenizer)
     assert sample(model, []) == {}
     assert model.states([], 1, position="tbg").shape == (0, 32)
-    assert model.next_token_entropy([]).shape == (0,)
+    assert [part.shape for part in model.next_token_signals([])] == [(0,)] * 3
 
 
 def test_an_empty_prompt_is_named(models: dict[str, Any], tokenizer: Any) -> None:

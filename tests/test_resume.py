@@ -39,10 +39,18 @@ PLACES = [
     "before:pool_signals/states/part-00002.safetensors",
     "after:pool_signals/states/part-00003.safetensors",
     "before:knowledge_map.parquet",
+    "before:pool_signals/embedding.npy",  # being gathered
+    "after:pool_signals/embedding.npy",
+    "after:pool_signals/ids.parquet",  # all that `map` writes, but its parts are there and the manifest does not know
     "step:signals:2",
+    "after:pool_signals/top_probability.npy",
+    "step:pool_answers:13",
+    "before:pool_answers/part-00001.parquet",
+    "after:pool_answers/part-00002.parquet",
+    "before:pool_signals/semantic_entropy.npy",
     "step:finetune:1",
     "step:finetune:5",
-    "step:finetune@random:3",
+    "step:finetune@semantic_entropy:3",
     "after:predictions/base-teaching.parquet",
     "after:predictions.parquet",
 ]
@@ -52,7 +60,8 @@ PLACES = [
 def recipe(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
     path = folder / "recipe.yaml"
-    config = tiny_config(tiny_world, questions_file(tiny_world, folder), "select.strategy=entropy")
+    settings = ("select.strategy=entropy", "select.baseline=semantic_entropy")
+    config = tiny_config(tiny_world, questions_file(tiny_world, folder), *settings)
     path.write_text(to_yaml(config), encoding="utf-8")
     return path
 

@@ -1,13 +1,16 @@
 """What a changed setting redoes: exactly the stages that read it and those after them."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from ka2l.config import Strategy
+from ka2l.content_keys import Outside, keys
 from ka2l.errors import ConfigError
 from ka2l.pipeline import run
 from ka2l.recipe import load_config
-from ka2l.stages import Outside, all_stages, keys
+from ka2l.stages import all_stages, inputs_of, stages_of, verb_of
 from ka2l.store import OUTPUTS, WORKING, RunDirectory, split_stage
 from runs import Ear, copy_of, times
 
@@ -18,6 +21,7 @@ BASELINE_ARM = ["select@random", "annotate@random", "finetune@random"]
 END = ["evaluate", "report"]
 BOTH_ARMS = MAIN_ARM + BASELINE_ARM
 ALL = SENSE + BOTH_ARMS + END
+REPLAYED = ["replay", "replay@random"]
 
 # What is changed, and what is redone: everything else stays.
 TABLE: list[tuple[str, list[str]]] = [
@@ -45,6 +49,10 @@ TABLE: list[tuple[str, list[str]]] = [
     ("probe.bootstrap=200", ALL[3:]),
     ("select.budget=9", BOTH_ARMS + END),
     ("select.draw=random", MAIN_ARM + END),  # a random arm draws anyway
+    ("select.known_fraction=0.4", MAIN_ARM + END),
+    ("select.band=[0.6, 0.9]", MAIN_ARM + END),
+    ("select.near_copy=0.9", MAIN_ARM + END),
+    ("select.seed=4", BOTH_ARMS + END),
     ("select.strategy=known", MAIN_ARM + END),
     ("select.baseline=null", END),
     ("annotate.cost_per_label=2", ["annotate", "annotate@random", "finetune", "finetune@random", *END]),
@@ -52,6 +60,8 @@ TABLE: list[tuple[str, list[str]]] = [
     ("finetune.learning_rate=1e-3", ["finetune", "finetune@random", *END]),
     ("finetune.lora_rank=3", ["finetune", "finetune@random", *END]),
     ("finetune.batch_size=3", ["finetune", "finetune@random", *END]),  # another number of updates
+    ("finetune.replay=0.5", [*REPLAYED, "finetune", "finetune@random", *END]),
+    ("finetune.seed=4", ["finetune", "finetune@random", *END]),
     ("evaluate.max_new_tokens=9", END),
     ("evaluate.temperature=0.1", END),
     ("evaluate.rewordings=0", END),
@@ -66,7 +76,10 @@ TABLE: list[tuple[str, list[str]]] = [
     ("measure.embedding_threshold=0.5", []),
     ("measure.p_true_shots=2", []),
     ("measure.quantile=0.4", []),
-    ("select.known_fraction=0.4", []),
+    ("select.space=sentence", []),
+    ("select.encoder=other", []),
+    ("select.seed=0", []),  # the run's
+    ("finetune.seed=0", []),
     # Nothing is paid for twice because of a smaller batch or another device.
     ("sample.part_size=3", []),
     ("measure.batch_tokens=300", []),
@@ -97,6 +110,8 @@ TAUGHT = [
     "report",
 ]  # not: there is no teaching
 ANSWERS = ["load", "sample", "measure", "report"]
+SAMPLED = ["pool_answers", "pool_entropy"]
+FITTED = ["measure.judge=embedding"]  # its cosine is fitted on the probe questions
 
 # The same on top of other settings, for what counts only there.
 BASED: list[tuple[list[str], str, list[str]]] = [
@@ -110,6 +125,27 @@ BASED: list[tuple[list[str], str, list[str]]] = [
     (["measure.threshold=quantile"], "measure.quantile=0.4", ALL[2:]),
     (["select.strategy=combine"], "select.known_fraction=0.4", MAIN_ARM + END),
     (["select.strategy=combine"], "select.draw=random", []),
+    (["select.strategy=random"], "select.near_copy=0.9", []),
+    (["select.strategy=entropy"], "select.band=[0.6, 0.9]", []),
+    (["select.strategy=coreset"], "select.known_fraction=0.4", []),
+    (["select.strategy=coreset"], "select.space=sentence", ["sentences", *MAIN_ARM, *END]),
+    (["select.near_copy=0.9"], "select.space=sentence", ["sentences", *MAIN_ARM, *END]),
+    # What a strategy reads of the pool beside the map.
+    (["select.strategy=semantic_entropy"], "sample.n=5", [*ALL[2:], "pool_entropy"]),
+    (["select.strategy=semantic_entropy"], "sample.temperature=0.9", [*ALL[1:], *SAMPLED]),
+    (["select.strategy=semantic_entropy"], "sample.low_temperature=0", ALL[1:]),
+    (["select.strategy=semantic_entropy"], "prompt.instruction=Answer.", [*ALL[1:], *SAMPLED]),
+    (["select.strategy=semantic_entropy"], "measure.judge=nli", [*ALL[2:], "pool_entropy"]),
+    (["select.strategy=semantic_entropy"], "measure.threshold=0.5", ALL[2:]),
+    (["select.strategy=semantic_entropy"], "probe.position=mean_prompt", ALL[1:]),
+    (["select.strategy=semantic_entropy", *FITTED], "measure.threshold=0.5", [*ALL[2:], "pool_entropy"]),
+    (["select.strategy=likelihood"], "sample.n=5", ALL[2:]),
+    (["select.strategy=likelihood"], "sample.temperature=0.9", ALL[1:]),
+    (["select.strategy=likelihood"], "sample.low_temperature=0", [*ALL[1:], "pool_likelihood"]),
+    (["finetune.replay=0.5"], "finetune.seed=4", [*REPLAYED, "finetune", "finetune@random", *END]),
+    (["finetune.replay=0.5"], "finetune.epochs=1", ["finetune", "finetune@random", *END]),
+    (["finetune.replay=0.5"], "sample.low_temperature=0", [*ALL[1:], *REPLAYED]),
+    (["select.strategy=margin"], "select.strategy=badge", [*MAIN_ARM, *END]),
     (BLACK_BOX, "server.model=other", ANSWERS[1:]),
     (BLACK_BOX, "server.endpoint=completions", ANSWERS[1:]),
     (BLACK_BOX, "server.logprobs=false", ANSWERS[1:]),
@@ -266,6 +302,7 @@ def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
         "probe.standardize": "false",
         "probe.target": "value",
         "probe.choice": "best",
+        "probe.layers": "[2]",
         "probe.calibration": "isotonic",
         "questions.columns": "{question: q}",
         "questions.roles": "{pool: 0.1}",
@@ -282,7 +319,9 @@ def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
     outside |= {"map.probe", "map.probe_revision", "augment.embedding_model"}
     outside |= {f"decoder.{name}" for name in ("pretrained", "pretrained_revision", "t5", "t5_revision")}
     apart = {name for name in unlisted if name.startswith(("decoder.", "augment."))}  # see AUGMENT
-    outside |= {name for name in unlisted if name.startswith("judge_server.")}
+    outside |= {
+        name for name in unlisted if name.startswith(("judge_server.", "export."))
+    }  # no stage exports
     for name in unlisted:
         if name in outside or name in apart:
             continue
@@ -306,6 +345,7 @@ def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
         (OUTSIDE._replace(source="questions-2"), ALL),
         (OUTSIDE._replace(model="tiny@2"), ALL[1:]),
         (OUTSIDE._replace(labels="more"), []),  # gold answers: what people say is not read
+        (OUTSIDE._replace(sentences="minilm@2"), []),
     ],
 )
 def test_a_changed_world_redoes_what_depends_on_it(outside: Outside, redone: list[str]) -> None:
@@ -344,11 +384,69 @@ def test_new_answers_from_people_redo_from_annotate_on() -> None:
     assert [s for s in after if after[s] != before[s]] == ["annotate", "finetune", *END]
 
 
-def test_strategies_that_read_signals_get_them() -> None:
+SIGNALS = ["signals", *SAMPLED, "pool_likelihood", "sentences"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "computed"),
+    [
+        (["unknown"], []),
+        (["random", "near_copy=0.9"], []),
+        (["unknown", "near_copy=0.9"], []),
+        (["unknown", "near_copy=0.9", "space=sentence"], ["sentences"]),
+        (["unknown", "space=sentence"], []),
+        *((name, ["signals"]) for name in (["entropy"], ["least_confidence"], ["margin"], ["badge"])),
+        (["badge", "space=sentence"], ["signals", "sentences"]),
+        (["semantic_entropy"], SAMPLED),
+        (["likelihood"], ["pool_likelihood"]),
+        (["semantic_entropy", "baseline=entropy"], ["signals", *SAMPLED]),
+    ],
+    ids=lambda values: "-".join(values) or "nothing",
+)
+def test_strategies_that_read_signals_get_them(settings: list[str], computed: list[str]) -> None:
+    config = load_config(None, [f"select.{text}" for text in [f"strategy={settings[0]}", *settings[1:]]])
+    stages = all_stages(config)
+    assert stages[: len(SENSE) + len(computed) + 1] == [*SENSE, *computed, "select"]
+    assert stages_of("map", config) == ["map", *computed]
+    assert {verb_of(stage) for stage in computed} <= {"map"}
+
+
+def test_every_strategy_has_the_stages_of_its_signals() -> None:
+    for strategy in get_args(Strategy):
+        for space in ("state", "sentence"):
+            config = load_config(None, [f"select.strategy={strategy}", f"select.space={space}"])
+            assert set(inputs_of("select", config)) <= {"map", *SIGNALS}
+
+
+def test_without_a_second_strategy_there_is_one_arm() -> None:
     assert all_stages(load_config(None)) == [*SENSE, *_by_verb(BOTH_ARMS), *END]
-    with_signals = all_stages(load_config(None, ["select.strategy=entropy"]))
-    assert with_signals.index("map") < with_signals.index("signals") < with_signals.index("select")
     assert "select@random" not in all_stages(load_config(None, ["select.strategy=random"]))
+
+
+def test_what_is_known_is_replayed_between_answering_and_teaching() -> None:
+    config = load_config(None, ["finetune.replay=0.5"])
+    assert inputs_of("finetune@random", config) == ["annotate@random", "replay@random"]
+    stages = all_stages(config)
+    assert [s for s in stages if s.partition("@")[0] in ("annotate", "replay", "finetune")] == [
+        *("annotate", "annotate@random"),
+        *REPLAYED,
+        *("finetune", "finetune@random"),
+    ]
+    assert stages_of("finetune", config) == [*REPLAYED, "finetune", "finetune@random"]
+
+
+@pytest.mark.parametrize(
+    ("outside", "redone"),
+    [
+        (OUTSIDE._replace(sentences="minilm@2"), ["sentences", *MAIN_ARM, *END]),
+        (OUTSIDE._replace(probe="other"), ["map", "signals", *BOTH_ARMS, *END]),  # with its worked examples
+    ],
+    ids=["embeddings", "probe"],
+)
+def test_signals_depend_on_what_computes_them(outside: Outside, redone: list[str]) -> None:
+    config = load_config(None, ["select.strategy=badge", "select.space=sentence", "map.probe=somewhere"])
+    before, after = (keys(config, world) for world in (OUTSIDE, outside))
+    assert sorted(s for s in after if after[s] != before[s]) == sorted(redone)
 
 
 def _by_verb(stages: list[str]) -> list[str]:
@@ -377,7 +475,7 @@ def test_on_disk_the_other_artifacts_are_not_touched(
     for stage in ALL:
         name, arm = split_stage(stage)
         for output in OUTPUTS[name]:
-            if output in WORKING or output == "pool_signals/next_token":
+            if output in WORKING:
                 continue
             place = str(directory.file(output, arm).relative_to(directory.path))
             files = [file for file in before if file == place or file.startswith(f"{place}/")]

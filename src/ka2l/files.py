@@ -6,9 +6,10 @@ numbered parts; a part that exists is done. Which artifact lies where is `store`
 
 import errno
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,60 @@ def read_tensors_metadata(path: Path) -> dict[str, str]:
 
     with safe_open(path, framework="numpy") as file:
         return dict(file.metadata() or {})
+
+
+def tensor_form(path: Path, name: str) -> "NDArray[Any]":
+    """An empty array with the type and the row shape of one tensor of a safetensors file; its rows are not read."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        form: NDArray[Any] = file.get_slice(name)[:0]
+        return form
+
+
+def read_array(path: Path) -> "NDArray[Any]":
+    """The array of a .npy file as a memory map: its rows are read when they are used."""
+    import numpy as np
+
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+@contextmanager
+def array_of_rows(
+    path: Path, rows: int, form: "NDArray[Any]"
+) -> "Iterator[Callable[[Sequence[int], NDArray[Any]], None]]":
+    """A .npy file written atomically, some rows at a time and in any order; every row has to be written.
+
+    Plain writes, not a memory map: on a full disk a map ends the process by a signal instead of an error.
+
+    Args:
+        path: of the file.
+        rows: how many there will be.
+        form: an empty array that has the type and the shape of a row.
+
+    Yields:
+        A function of the numbers of rows, and their values.
+    """
+    import numpy as np
+
+    shape = (rows, *form.shape[1:])
+    header = {
+        "descr": np.lib.format.dtype_to_descr(form.dtype),
+        "fortran_order": False,
+        "shape": shape,
+    }
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        start, stride = file.tell(), form.dtype.itemsize * math.prod(form.shape[1:])
+
+        def write(numbers: "Sequence[int]", values: "NDArray[Any]") -> None:
+            for number, row in zip(numbers, values.astype(form.dtype, copy=False), strict=True):
+                file.seek(start + number * stride)
+                file.write(row.tobytes())
+
+        yield write
+        file.flush()
 
 
 def parts(folder: Path, suffix: str) -> list[Path]:

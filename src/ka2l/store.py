@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ka2l import __version__, files
 from ka2l.config import RunConfig
@@ -19,29 +19,53 @@ from ka2l.errors import ConfigError, RunError
 from ka2l.files import disk_full, is_disk_full, read_json, write_json, write_text
 from ka2l.recipe import load_config, to_yaml
 
-FORMAT = 3  # of the run directory; raised when an older program could misread a newer one
+FORMAT = 4  # of the run directory; raised when an older program could misread a newer one
+_READ = (3, FORMAT)  # a run of format 3 has its pool signals in parts, which `map` gathers
 MAIN = "main"  # the arm of select.strategy; select.baseline has its own folder under arms/
 
 MODEL_SCORES = "model_scores"  # parts of what `measure` asks a model for
+
+POOL_IDS = "pool_signals/ids.parquet"  # sorted; the rows of every array of the pool's signals follow it
+
+
+def signal_file(name: str) -> str:
+    """Where the array of a pool signal lies."""
+    return f"pool_signals/{name}.npy"
+
+
+NEXT_TOKEN = ("next_token_entropy", "top_probability", "margin")  # signals of one forward pass
+
+REPLAYED = "replayed.parquet"  # the model's own answers to known questions, taught beside the bought ones
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "load": ("questions.parquet",),
     "sample": ("answers", "states"),
     "measure": ("entropy.parquet", "threshold.json", MODEL_SCORES),
     "probe": ("probe",),
-    "map": ("knowledge_map.parquet", "pool_signals/states"),
-    "signals": ("pool_signals/next_token",),
+    "map": ("knowledge_map.parquet", POOL_IDS, signal_file("embedding"), "pool_signals/states"),
+    "signals": (*map(signal_file, NEXT_TOKEN), "pool_signals/next_token"),
+    "pool_answers": ("pool_answers",),
+    "pool_entropy": (signal_file("semantic_entropy"),),
+    "pool_likelihood": (signal_file("sequence_log_likelihood"), "pool_signals/likelihood"),
+    "sentences": (signal_file("sentence_embedding"), "pool_signals/sentences"),
     "select": ("selection.parquet",),
     "decoder_states": ("decoder_states",),
     "decoder": ("decoder", "decoder_training"),
     "candidates": ("decoded",),
     "augment": ("augmented.parquet",),
     "annotate": ("annotations.parquet",),
+    "replay": (REPLAYED,),
     "finetune": ("adapter", "checkpoints"),
     "evaluate": ("evaluation.json", "predictions.parquet", "predictions"),
+    "outcomes": ("cell.json", "outcomes.parquet", "predictions.parquet"),
     "report": ("report.html",),
 }
+_SAMPLED = ("sample", "pool_answers")  # stages to which more samples can be added
 WORKING = (
+    "pool_signals/states",
+    "pool_signals/next_token",
+    "pool_signals/likelihood",
+    "pool_signals/sentences",
     "checkpoints",
     "predictions",
     "decoder_training",
@@ -84,7 +108,7 @@ class RunDirectory:
         ] = {}  # per running stage: seconds before, and when it started
 
     @classmethod
-    def open(cls, path: Path, overrides: Sequence[str] = ()) -> "RunDirectory":
+    def open(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
         """An existing run, with the config it was made with and these overrides on top.
 
         Raises:
@@ -106,7 +130,7 @@ class RunDirectory:
         return directory
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> "RunDirectory":
+    def create(cls, path: Path, config: RunConfig) -> Self:
         """The run at `path` with this config: a new one, or the one that is there, to be continued."""
         if path.is_file():
             raise RunError(f"{path}: this is a file; a run needs a folder.")
@@ -131,7 +155,7 @@ class RunDirectory:
         if record is None or record.state != "done" or record.key != key:
             return False
         name, arm = split_stage(stage)
-        if name == "sample" and record.facts.get("samples", 0) < self.config.sample.n:
+        if name in _SAMPLED and record.facts.get("samples", 0) < self.config.sample.n:
             return False
         counts = record.facts.get("parts", {})  # how many parts each folder of parts had at the end
         return all(
@@ -277,7 +301,7 @@ def _read_manifest(file: Path) -> dict[str, StageRecord]:
         found = content["format"]
     except (ValueError, KeyError, TypeError):
         raise damaged from None
-    if found != FORMAT:
+    if found not in _READ:
         raise RunError(
             f"{file.parent}: this run was made by KA2L {content.get('ka2l', '?')} (format {found}); this is KA2L "
             f"{__version__} (format {FORMAT}). Use that version, or start a new run with another --out."

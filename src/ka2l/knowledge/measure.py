@@ -71,10 +71,7 @@ def measure(
         ValueError: lengths that differ, or a question without answers.
     """
     _validate(questions, answers, token_logprobs, low_token_logprobs)
-    if judge is None:
-        clusters, pairs = [cluster_lexical(group) for group in answers], 0
-    else:
-        clusters, pairs = cluster_by_meaning(questions, answers, judge, equivalence=equivalence, rule=rule)
+    clusters, pairs = clustered(questions, answers, judge, equivalence, rule)
     found = _scores(answers, clusters, token_logprobs, low_token_logprobs)
     if threshold is None:
         return Measurement(clusters, found, None, None, pairs)
@@ -83,6 +80,19 @@ def measure(
     whose = f"{training.size} training questions of {len(questions)}" if train is not None else ""
     fitted = fit_threshold(training, threshold, quantile=quantile, whose=whose)
     return Measurement(clusters, found, fitted, entropies >= fitted.value, pairs)
+
+
+def clustered(
+    questions: Sequence[str],
+    answers: Sequence[Sequence[str]],
+    judge: Judge | None,
+    equivalence: Equivalence = "strict",
+    rule: Rule = "first_match",
+) -> tuple[list[list[int]], int]:
+    """The semantic cluster of each answer, and how many pairs the judge was asked about; arguments as for `measure`."""
+    if judge is None:
+        return [cluster_lexical(group) for group in answers], 0
+    return cluster_by_meaning(questions, answers, judge, equivalence=equivalence, rule=rule)
 
 
 def _scores(

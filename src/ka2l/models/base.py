@@ -39,6 +39,14 @@ class SampledQuestion(NamedTuple):
     states: NDArray[np.float32] | None  # [layers + 1, width], layer 0 = embedding; None where not asked for
 
 
+class NextTokenSignals(NamedTuple):
+    """How undecided the model is about the first token of its answer, float32, [prompts] each."""
+
+    entropy: NDArray[np.float32]  # nats, of the whole distribution
+    top_probability: NDArray[np.float32]  # of the likeliest token
+    margin: NDArray[np.float32]  # the likeliest token's probability less the second's
+
+
 class Usage(NamedTuple):
     """Tokens a call has cost, and tokens it did not have to compute: those of a shared prefix, and those of answers
     that agree so far."""
@@ -97,8 +105,8 @@ class LanguageModel(Sampler, Protocol):
         """
         ...
 
-    def next_token_entropy(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """Entropy in nats of the distribution of the first answer token, [prompts] (Section 4.5)."""
+    def next_token_signals(self, prompts: Sequence[Prompt]) -> NextTokenSignals:
+        """Entropy (Section 4.5), top probability and margin of the first answer token's distribution, of one pass."""
         ...
 
     def choice_log_probabilities(

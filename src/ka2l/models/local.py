@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from ka2l.config import ModelConfig
 from ka2l.errors import ModelError
 from ka2l.models.attention import two_part
-from ka2l.models.base import Position, Prompt, SampledQuestion, Usage
+from ka2l.models.base import NextTokenSignals, Position, Prompt, SampledQuestion, Usage
 from ka2l.models.budget import find_budget
 from ka2l.models.decoding import StopRule, uniforms
 from ka2l.models.engine import Engine
 from ka2l.models.load import ResolvedModel, load_causal_lm
-from ka2l.models.next_token import entropy, first_tokens
+from ka2l.models.next_token import first_tokens, undecided
 from ka2l.models.plain import PlainPasses
 from ka2l.models.shared import SharedPrefix, exact_length
 from ka2l.models.states import check_logits, check_states, to_numpy
@@ -192,9 +192,9 @@ class LocalModel:
         return states
 
     @torch.inference_mode()
-    def next_token_entropy(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """See `LanguageModel.next_token_entropy`."""
-        return self._of_next_token(prompts, (), entropy)
+    def next_token_signals(self, prompts: Sequence[Prompt]) -> NextTokenSignals:
+        """See `LanguageModel.next_token_signals`."""
+        return NextTokenSignals(*np.ascontiguousarray(self._of_next_token(prompts, (3,), undecided).T))
 
     @torch.inference_mode()
     def choice_log_probabilities(

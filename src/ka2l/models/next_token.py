@@ -11,9 +11,15 @@ from ka2l.errors import ModelError
 from ka2l.models.base import Prompt
 
 
-def entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats of each row's distribution, [rows]; rounding can leave a certain model a hair below zero."""
-    return torch.distributions.Categorical(logits=logits).entropy().clamp(min=0)
+def undecided(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats, probability of the likeliest token, and its lead over the second, [rows, 3].
+
+    All of one softmax, in the logits' precision; rounding can leave the entropy of a certain model a hair below zero.
+    """
+    log_probabilities = logits.log_softmax(-1)
+    entropy = torch.distributions.Categorical(logits=logits).entropy().clamp(min=0)
+    first, second = log_probabilities.topk(2, dim=-1).values.exp().unbind(-1)
+    return torch.stack([entropy, first, first - second], dim=-1)
 
 
 class Choices(NamedTuple):

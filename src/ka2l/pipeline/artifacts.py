@@ -1,7 +1,7 @@
 """The artifacts of Stage 1 on disk: answers, hidden states and pool signals, written and read in parts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from ka2l.questions import Question
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FIRST = 1  # the first of the N samples: every question that was asked has it
+FIRST = 1  # the first of the N samples: with it come the states of a question
+Answers = dict[int, dict[str, Any]]  # of one question, by the number of the sample, in order
 
 
 def answered(folder: Path, states: Path | None) -> dict[str, set[int]]:
@@ -40,14 +41,28 @@ def answered(folder: Path, states: Path | None) -> dict[str, set[int]]:
     return found
 
 
-def read_answers(folder: Path, n: int) -> dict[str, dict[int, dict[str, Any]]]:
+def read_answers(folder: Path, n: int) -> dict[str, Answers]:
     """Answers by question id and sample number, in order, up to sample `n`; sample 0 may be missing."""
-    answers: dict[str, dict[int, dict[str, Any]]] = {}
-    for part in files.parts(folder, ".parquet"):
-        for row in files.read_table(part).to_pylist():
-            if row["sample"] <= n:
-                answers.setdefault(row["question_id"], {})[row["sample"]] = row
-    return {question_id: dict(sorted(rows.items())) for question_id, rows in answers.items()}
+    return {i: rows for batch in answer_batches(folder, n) for i, rows in batch.items()}
+
+
+def answer_batches(folder: Path, n: int) -> Iterator[dict[str, Answers]]:
+    """As `read_answers`, some questions at a time: those of one part, with what later parts add to their samples."""
+    parts = files.parts(folder, ".parquet")
+    places: dict[str, list[int]] = {}  # in which parts a question stands
+    for number, part in enumerate(parts):
+        for question_id in dict.fromkeys(files.read_table(part, ["question_id"])["question_id"].to_pylist()):
+            places.setdefault(question_id, []).append(number)
+    begun: dict[int, list[str]] = {}
+    for question_id, numbers in places.items():
+        begun.setdefault(numbers[0], []).append(question_id)
+    for ids in begun.values():
+        found: dict[str, Answers] = {question_id: {} for question_id in ids}
+        for number in sorted({number for question_id in ids for number in places[question_id]}):
+            for row in files.read_table(parts[number]).to_pylist():
+                if row["sample"] <= n and row["question_id"] in found:
+                    found[row["question_id"]][row["sample"]] = row
+        yield {question_id: dict(sorted(rows.items())) for question_id, rows in found.items() if rows}
 
 
 def read_states(folder: Path, ids: Sequence[str]) -> NDArray[np.float32]:
@@ -114,6 +129,31 @@ def write_signals(path: Path, chunk: list[Question], arrays: dict[str, NDArray[A
     files.write_tensors(path, arrays, {"ids": json.dumps([question.id for question in chunk])})
 
 
+def gather(folder: Path, targets: Mapping[str, Path]) -> list[str]:
+    """Put the parts of pool signals together, one .npy file per name, rows sorted by id; returns the ids in this order.
+
+    One part is in memory at a time. Where a single part needed float32 for its range, all rows get it.
+    """
+    parts = files.parts(folder, ".safetensors")
+    ids_of = [json.loads(files.read_tensors_metadata(part)["ids"]) for part in parts]
+    ids = sorted(question_id for ids in ids_of for question_id in ids)
+    row_of = {question_id: row for row, question_id in enumerate(ids)}
+    for name, target in targets.items():
+        forms = [files.tensor_form(part, name) for part in parts]
+        widest = forms[0].astype(np.result_type(*forms))
+        with files.array_of_rows(target, len(ids), widest) as write:
+            for part, of_part in zip(parts, ids_of, strict=True):
+                write([row_of[i] for i in of_part], files.read_tensors(part)[0][name])
+    return ids
+
+
+def save_signal(path: Path, ids: Sequence[str], values: NDArray[Any]) -> None:
+    """Write one signal that is held whole, [questions], its rows sorted by id."""
+    order = np.argsort(np.asarray(ids, dtype=str), kind="stable")
+    with files.array_of_rows(path, len(values), values[:0]) as write:
+        write(range(len(values)), values[order])
+
+
 def write_map(folder: Path, target: Path) -> int:
     """Gather the parts' p_unknown into one Parquet file, one part in memory at a time; returns how many are unknown."""
     import pyarrow as pa
@@ -137,6 +177,13 @@ def write_map(folder: Path, target: Path) -> int:
 def compact(embedding: NDArray[np.float32]) -> NDArray[Any]:
     """float16 where the range allows it: the embedding serves distances, not the probe."""
     return embedding.astype(np.float16) if np.abs(embedding).max() < 6e4 else embedding
+
+
+def id_table(ids: Sequence[str]) -> "pa.Table":
+    """Ids of questions as a table."""
+    import pyarrow as pa
+
+    return pa.table({"question_id": pa.array(ids, pa.string())})
 
 
 def as_table(rows: list[dict[str, Any]]) -> "pa.Table":

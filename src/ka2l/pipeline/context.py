@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ka2l.config import RunConfig
+from ka2l.content_keys import Outside, keys
 from ka2l.errors import ConfigError, DegenerateError, ModelError, RunError
 from ka2l.models.base import Prompt
 from ka2l.models.load import ResolvedModel, pick_device, pick_dtype, resolve
@@ -16,7 +17,7 @@ from ka2l.progress import Reporter
 from ka2l.prompts import PromptBuilder, Shot, render_chat
 from ka2l.questions import Question, from_table
 from ka2l.reach import has_model
-from ka2l.stages import Outside, all_stages, augments, inputs_of, keys, verb_of
+from ka2l.stages import all_stages, arms, augments, inputs_of, judges, strategy_of, verb_of
 from ka2l.store import IMPORTED, LABELS, RunDirectory, StageRecord
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Context:
         self.reporter = reporter
         self._model: LocalModel | None = None
         self._adapter: Path | None = None
+        self._encoders: dict[str, str] = {}  # keys of sentence encoders by name
 
     @property
     def config(self) -> RunConfig:
@@ -49,15 +51,19 @@ class Context:
         loaded = self.run.stages.get("load")
         source = str(loaded.facts.get("fingerprint", "")) if loaded else ""
         labels, imported = (_fingerprint(self.run.file(name)) for name in (LABELS, IMPORTED))
-        outside = Outside(source, self._model_key, labels, imported, self.judge_key, self._probe_key)
+        outside = Outside(source, self.model_key, labels, imported, self.judge_key, self._probe_key)
         if augments(self.config):
-            outside = outside._replace(
-                state=self._state, decoder=self._decoder_key, encoder=self._encoder_key
+            encoder = self._encoder_key(
+                self.config.augment.embedding_model, "augment.embedding_model", "augment"
             )
+            outside = outside._replace(state=self._state, decoder=self._decoder_key, encoder=encoder)
+        if "sentences" in all_stages(self.config):
+            encoder = self._encoder_key(self.config.select.encoder, "select.encoder", "sentences")
+            outside = outside._replace(sentences=encoder)
         return keys(self.config, outside)
 
     @cached_property
-    def _model_key(self) -> str:
+    def model_key(self) -> str:
         """What the model computes: a folder counts by its content, and `auto` by the type it stands for here."""
         if not has_model(self.config):
             return ""
@@ -66,20 +72,25 @@ class Context:
         few_bits = "" if settings.quantization == "none" else f":{settings.quantization}"
         return f"{name}@{self.resolved.revision}:{pick_dtype(settings, pick_device(settings))}{few_bits}"
 
-    @cached_property
+    @property
     def judge_key(self) -> str:
         """Name and revision of who judges answers; where that is no longer at hand, of who did: a report needs no judge."""
+        return self._judge_key if judges(self.config) else ""
+
+    @cached_property
+    def _judge_key(self) -> str:
         from ka2l.pipeline.judges import judge_key
 
-        if "measure" not in all_stages(self.config):
-            return ""
         try:
             return judge_key(self.config)
         except ModelError:
-            measured = self.run.stages.get("measure")
-            if measured is None or "judge" not in measured.facts:
+            judged = [
+                self.run.stages[name].facts for name in ("measure", "pool_entropy") if name in self.run.stages
+            ]
+            known = next((facts["judge"] for facts in judged if "judge" in facts), None)
+            if known is None:
                 raise
-            return str(measured.facts["judge"])
+            return str(known)
 
     @cached_property
     def _probe_key(self) -> str:
@@ -121,18 +132,19 @@ class Context:
                 raise
             return known
 
-    @cached_property
-    def _encoder_key(self) -> str:
+    def _encoder_key(self, name: str, setting: str, stage: str) -> str:
+        """Of sentence embeddings that are no longer at hand, what the stage that used them found."""
         from ka2l.models.sentence import encoder_key
 
-        name = self.config.augment.embedding_model
-        try:
-            return encoder_key(name, "augment.embedding_model") if name else ""
-        except ModelError:
-            known = self._recorded("augment", name)
-            if known is None:
-                raise
-            return known
+        if name not in self._encoders:
+            try:
+                self._encoders[name] = encoder_key(name, setting) if name else ""
+            except ModelError:
+                known = self._recorded(stage, name)
+                if known is None:
+                    raise
+                return known
+        return self._encoders[name]
 
     def _recorded(self, stage: str, place: str) -> str | None:
         """What a finished stage found at this place, by its `places`."""
@@ -317,5 +329,25 @@ def check_means(context: Context, questions: Sequence[Question]) -> None:
         pick_device(config.model)
     shots = [question for question in questions if question.role == "shot"]
     prompt_builder(config, shots, lambda: context.tokenizer)
-    if "measure" in all_stages(config):
+    if judges(config):
         check_judge(config)
+    _check_signals(config)
+
+
+def _check_signals(config: RunConfig) -> None:
+    """Refuse a strategy whose signal could not be computed here."""
+    stages, strategies = (
+        all_stages(config),
+        " and ".join(dict.fromkeys(strategy_of(config, a) for a in arms(config))),
+    )
+    if "pool_likelihood" in stages and config.sample.engine == "server" and not config.server.logprobs:
+        raise ConfigError(
+            f"select.strategy {strategies}: the likelihood of answers needs their token log-probabilities, and "
+            "server.logprobs=false asks for none. Set server.logprobs=true, or choose another strategy."
+        )
+    fitted = config.measure.judge == "embedding" and config.measure.embedding_threshold == "fit"
+    if "pool_entropy" in stages and fitted and config.map.probe:
+        raise ConfigError(
+            f"select.strategy {strategies}: measure.embedding_threshold=fit is fitted on the probe questions, and with "
+            "map.probe none are asked. Give a cosine, such as measure.embedding_threshold=0.7."
+        )

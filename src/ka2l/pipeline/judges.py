@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ka2l import files
 from ka2l.config import ModelConfig, RunConfig
 from ka2l.errors import DegenerateError
 from ka2l.knowledge.cosine import fit_cosine_threshold
@@ -54,8 +55,14 @@ class RunJudge(NamedTuple):
 
 
 @contextmanager
-def run_judge(context: Context, asked: Answered) -> Iterator[RunJudge]:
-    """The judge that `measure.judge` names, its judgements kept as they are made."""
+def run_judge(context: Context, asked: Answered | None, stage: str = "measure") -> Iterator[RunJudge]:
+    """The judge that `measure.judge` names, its judgements kept as they are made.
+
+    Args:
+        context: of the run.
+        asked: the probe questions, for a cosine that is fitted on them; None: take the one `measure` has fitted.
+        stage: that is at work.
+    """
     settings = context.config.measure
     if settings.judge == "lexical":
         yield RunJudge()
@@ -80,7 +87,7 @@ def run_judge(context: Context, asked: Answered) -> Iterator[RunJudge]:
         )
     else:
         judge = _llm_judge(context)
-    with CachedJudge(judge, cache, progress=lambda total: context.reporter.bar("measure", total)) as cached:
+    with CachedJudge(judge, cache, progress=lambda total: context.reporter.bar(stage, total)) as cached:
         # A cosine never says contradiction, so without entailment everything would be the same to it.
         yield RunJudge(cached, encoder, threshold, "strict" if encoder else settings.equivalence)
 
@@ -142,7 +149,7 @@ def _llm_judge(context: Context) -> Any:
     return LocalLlmJudge(LocalModel.load(settings, resolve(settings)), key=judge_key(config))
 
 
-def _threshold(context: Context, asked: Answered, encoder: "SentenceEncoder") -> float:
+def _threshold(context: Context, asked: Answered | None, encoder: "SentenceEncoder") -> float:
     """The cosine from which two answers mean the same: given, or fitted on the gold answers of training questions.
 
     Raises:
@@ -151,6 +158,8 @@ def _threshold(context: Context, asked: Answered, encoder: "SentenceEncoder") ->
     given = context.config.measure.embedding_threshold
     if given != "fit":
         return float(given)
+    if asked is None:
+        return float(files.read_json(context.run.file("threshold.json"))["embedding_threshold"])
     pairs: list[tuple[str, str, str]] = []
     same: list[bool] = []
     for row in asked.training:

@@ -1,5 +1,7 @@
 """Stage `sample`: answers to the probe questions, from whoever gives them, and the states of every layer.
 
+Stage `pool_answers` asks the pool in the same way, where a strategy reads what only samples tell; nobody needs states.
+
     ka2l sample runs/mine sample.n=10        # after sample.n=5: asks for samples 6 to 10 only
 
 Work is cut into parts of questions that miss the same samples; a part is asked to its end before the next begins, so
@@ -20,66 +22,88 @@ from ka2l.pipeline.context import Context, add_usage, need_questions
 from ka2l.pipeline.imported import ImportedAnswers
 from ka2l.questions import Question
 from ka2l.reach import has_model
-from ka2l.store import IMPORTED, PAID, StageRecord
+from ka2l.store import IMPORTED, OUTPUTS, PAID, StageRecord
 
 if TYPE_CHECKING:
     from ka2l.models.base import Sampler
     from ka2l.models.local import LocalModel
 
 
-class _Engine(NamedTuple):
+class Engine(NamedTuple):
     """Who answers, and whose states are read beside it: None where the one who answers brings them, or nobody."""
 
     sampler: "Sampler"
     reader: "LocalModel | None"
+    states: bool  # whether they are wanted at all
+
+
+class _Task(NamedTuple):
+    """Who is asked for what."""
+
+    role: str
+    first: int  # sample number: 0 is the low-temperature one
+    answers: str  # folder
+    states: str  # folder; empty: no states
 
 
 def sample(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
     """N answers and one low-temperature answer per probe question, those that are not there yet."""
+    states = "states" if has_model(context.config) else ""
+    _sample(context, stage, key, inputs, _Task("probe", 0, "answers", states))
+
+
+def pool_answers(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+    """N answers per pool question, those that are not there yet."""
+    _sample(context, stage, key, inputs, _Task("pool", 1, "pool_answers", ""))
+
+
+def _sample(context: Context, stage: str, key: str, inputs: dict[str, str], task: _Task) -> None:
     config, run = context.config, context.run
-    questions = context.questions("probe")
-    need_questions(questions, "probe", stage)
-    engine = _engine(context)
-    wanted = _wanted(context, engine.sampler, questions)
-    folder, states = run.file("answers"), run.file("states")
+    questions = context.questions(task.role)
+    need_questions(questions, task.role, stage)
+    engine = answering(context, states=bool(task.states))
+    wanted = _wanted(context, engine.sampler, questions, task)
+    folder, states = run.file(task.answers), run.file(task.states) if task.states else None
     old = run.stages.get(stage)
     if config.sample.engine == "server" and old is not None and old.key != key:
         # Beginning removes the old answers, so first see that there will be new ones. What comes is paid for and kept.
-        _ask(context, engine, questions[:1], (0,), lambda _count: None)
+        ask(context, engine, questions[:1], (task.first,), lambda _count: None)
     with run.stage(stage, key, inputs) as record:
-        have = answered(folder, states if has_model(config) else None)
+        have = answered(folder, states)
         todo = _missing(questions, wanted, have)
         with context.reporter.bar(stage, len(wanted), len(wanted) - sum(map(len, todo.values()))) as advance:
             for numbers, group in todo.items():
                 for start in range(0, len(group), config.sample.part_size):
                     chunk = group[start : start + config.sample.part_size]
-                    rows = _ask(context, engine, chunk, numbers, advance)
+                    rows = ask(context, engine, chunk, numbers, advance)
                     part = files.next_part(folder, ".parquet")
                     # The states go first: the part of answers is the mark that both are there.
-                    if FIRST in numbers and has_model(config):
+                    if FIRST in numbers and states is not None:
                         write_states(states / f"{part.stem}.safetensors", rows)
                     files.write_table(part, answer_table(rows, numbers))
                     for row in rows:
                         have.setdefault(row.question_id, set()).update(numbers)
-                    _count_tokens(record, engine)
+                    count_tokens(record, engine)
                     run.checkpoint(stage)
         record.counts = {"questions": len(wanted), "answers": sum(len(have[i]) for i in wanted)}
-        counts = {name: len(files.parts(run.file(name), "")) for name in ("answers", "states")}
+        counts = {name: len(files.parts(run.file(name), "")) for name in OUTPUTS[stage]}
         record.facts = {"samples": min(max(have[i]) for i in wanted), "parts": counts}
 
 
-def _engine(context: Context) -> _Engine:
+def answering(context: Context, *, states: bool) -> Engine:
+    """Who answers in this run; `states`: and who is read for the states of what is asked."""
     config, run = context.config, context.run
     if config.sample.engine == "local":
-        return _Engine(context.prepared_model(), None)
+        return Engine(context.prepared_model(), None, states)
     # The local model comes first: if it cannot be loaded, nothing has been paid for yet.
-    reader = context.prepared_model() if has_model(config) else None
+    reader = context.prepared_model() if states else None
     if config.sample.engine == "imported":
-        return _Engine(ImportedAnswers(run.file(IMPORTED)), reader)
+        return Engine(ImportedAnswers(run.file(IMPORTED)), reader, states)
     from ka2l.models.server import ServerModel
 
     if (
-        config.sample.states == "same"
+        states
+        and config.sample.states == "same"
         and config.server.endpoint == "chat"
         and config.prompt.template == "plain"
     ):
@@ -87,15 +111,19 @@ def _engine(context: Context) -> _Engine:
             "note       the server is asked in chat turns (server.endpoint=chat), the states are read after a plain "
             "prompt;\n           prompt.template=chat, or server.endpoint=completions, gives both the same prompt."
         )
-    return _Engine(ServerModel(config.server, run.file(PAID), say=context.reporter.say), reader)
+    return Engine(ServerModel(config.server, run.file(PAID), say=context.reporter.say), reader, states)
 
 
-def _wanted(context: Context, sampler: Any, questions: Sequence[Question]) -> dict[str, tuple[int, ...]]:
-    """The sample numbers every question should have: 0, the low-temperature one, and 1 to N."""
+def _wanted(
+    context: Context, sampler: Any, questions: Sequence[Question], task: _Task
+) -> dict[str, tuple[int, ...]]:
+    """The sample numbers every question should have: up to N, and of probe questions 0, the low-temperature one."""
     n = context.config.sample.n
     if not isinstance(sampler, ImportedAnswers):
-        return dict.fromkeys((question.id for question in questions), tuple(range(n + 1)))
-    wanted = {q.id: tuple(k for k in sampler.numbers(q.id) if k <= n) for q in questions}
+        return dict.fromkeys((question.id for question in questions), tuple(range(task.first, n + 1)))
+    if task.role == "pool":
+        check_imported(context, sampler, [question.id for question in questions], FIRST)
+    wanted = {q.id: tuple(k for k in sampler.numbers(q.id) if task.first <= k <= n) for q in questions}
     wanted = {question_id: numbers for question_id, numbers in wanted.items() if numbers}
     if not wanted:
         raise RunError(
@@ -111,6 +139,22 @@ def _wanted(context: Context, sampler: Any, questions: Sequence[Question]) -> di
     return wanted
 
 
+def check_imported(context: Context, sampler: ImportedAnswers, ids: Sequence[str], number: int) -> None:
+    """Refuse a pool of which some questions came without this sample.
+
+    Raises:
+        RunError: a strategy that reads it would have nothing to go by.
+    """
+    without = [question_id for question_id in ids if number not in sampler.numbers(question_id)]
+    if without:
+        what = "sampled answers" if number else "low-temperature answer (sample 0)"
+        raise RunError(
+            f"{context.run.path}: {len(without):,} of {len(ids):,} pool questions have no imported {what}, first: "
+            f"{', '.join(without[:5])}. Import theirs too, or choose a strategy that reads states only: "
+            "select.strategy=unknown."
+        )
+
+
 def _missing(
     questions: Sequence[Question], wanted: dict[str, tuple[int, ...]], have: dict[str, set[int]]
 ) -> dict[tuple[int, ...], list[Question]]:
@@ -123,13 +167,13 @@ def _missing(
     return dict(sorted(groups.items()))
 
 
-def _ask(
-    context: Context, engine: _Engine, chunk: Sequence[Question], numbers: Sequence[int], advance: Any
+def ask(
+    context: Context, engine: Engine, chunk: Sequence[Question], numbers: Sequence[int], advance: Any
 ) -> list[SampledQuestion]:
     """These samples of these questions, in their order."""
     config = context.config
     prompts: list[Prompt] = [context.sensing_prompt(question) for question in chunk]
-    first = FIRST in numbers
+    first = engine.states and FIRST in numbers
     found: dict[str, SampledQuestion] = {}
     for result in engine.sampler.sample(
         prompts,
@@ -149,7 +193,8 @@ def _ask(
     return [found[prompt.question_id] for prompt in prompts]
 
 
-def _count_tokens(record: StageRecord, engine: _Engine) -> None:
+def count_tokens(record: StageRecord, engine: Engine) -> None:
+    """Add what was spent since the last call to a stage's record; a reader's tokens apart."""
     add_usage(record, engine.sampler)
     if engine.reader is not None:
         add_usage(record, engine.reader, "states_")

@@ -11,12 +11,12 @@ from ka2l import files
 from ka2l.errors import DegenerateError, RunError
 from ka2l.knowledge.probe import Probe
 from ka2l.models.base import Prompt
-from ka2l.pipeline.artifacts import compact, signal_ids, write_map, write_signals
+from ka2l.pipeline.artifacts import compact, gather, id_table, signal_ids, write_map, write_signals
 from ka2l.pipeline.context import Context, add_usage
 from ka2l.probe_folder import load as load_probe
 from ka2l.questions import LoadedQuestions, Question, to_table
 from ka2l.reach import answered_by, has_model, limit
-from ka2l.store import StageRecord
+from ka2l.store import POOL_IDS, StageRecord, signal_file
 
 if TYPE_CHECKING:
     from ka2l.models.local import LocalModel
@@ -65,25 +65,13 @@ def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
         folder = run.file("pool_signals/states")
         over_role(context, stage, "pool", model, folder, signals)
         n_unknown = write_map(folder, run.file("knowledge_map.parquet"))
+        ids = gather(folder, {"embedding": run.file(signal_file("embedding"))})
+        files.write_table(run.file(POOL_IDS), id_table(ids))
         record.counts = {"questions": total, "unknown": n_unknown}
-        record.facts = {"parts": {"pool_signals/states": len(files.parts(folder, ""))}}
         if context.config.map.probe:
             record.facts["probe"] = {
                 name: card[name] for name in ("kind", "layer", "n_layers", "answered_by")
             }
-
-
-def next_token_signal(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
-    """Entropy of the next-token distribution over the pool: only for strategies that ask for it."""
-    run = context.run
-    model = context.prepared_model()
-
-    def signals(prompts: list[Prompt]) -> Arrays:
-        return {"next_token_entropy": model.next_token_entropy(prompts)}
-
-    with run.stage(stage, key, inputs) as record:
-        over_role(context, stage, "pool", model, run.file("pool_signals/next_token"), signals)
-        record.counts = {"questions": run.stages["load"].counts.get("pool", 0)}
 
 
 def over_role(
@@ -94,14 +82,39 @@ def over_role(
     folder: Path,
     signals: Callable[[list[Prompt]], Arrays],
 ) -> None:
-    """Compute signals for every question of a role that has none yet, part by part, so that a crash costs one part."""
+    """Ask a model for signals of every question of a role that has none yet, part by part, see `over_questions`."""
+
+    def of_questions(chunk: list[Question]) -> Arrays:
+        return signals([Prompt(one.id, context.prompts.sensing(one.question)) for one in chunk])
+
+    over_questions(context, stage, role, folder, of_questions, model)
+
+
+def over_questions(
+    context: Context,
+    stage: str,
+    role: str,
+    folder: Path,
+    signals: Callable[[list[Question]], Arrays],
+    model: "LocalModel | None" = None,
+) -> None:
+    """Compute signals for every question of a role that has none yet, part by part, so that a crash costs one part.
+
+    Args:
+        context: of the run.
+        stage: that is at work.
+        role: of the questions.
+        folder: of the parts.
+        signals: gives arrays whose rows follow the questions.
+        model: whose tokens count, if one is asked.
+    """
     run = context.run
     done = signal_ids(folder)
     with context.reporter.bar(stage, run.stages["load"].counts.get(role, 0), len(done)) as advance:
         for chunk in _todo_batches(context, role, done, context.config.map.part_size):
-            prompts = [Prompt(question.id, context.prompts.sensing(question.question)) for question in chunk]
-            write_signals(files.next_part(folder, ".safetensors"), chunk, signals(prompts))
-            add_usage(run.stages[stage], model)
+            write_signals(files.next_part(folder, ".safetensors"), chunk, signals(chunk))
+            if model is not None:
+                add_usage(run.stages[stage], model)
             run.checkpoint(stage)
             advance(len(chunk))
 
