@@ -73,9 +73,13 @@ class Reference:
         return [float(scores[start + i, token]) for i, token in enumerate(tokens)]
 
     @torch.inference_mode()
+    def probabilities(self) -> NDArray[np.float64]:
+        """Of the next token, [vocabulary]."""
+        return np.asarray(self.model(input_ids=self.ids).logits[0, -1].double().softmax(-1).numpy())
+
     def entropy(self) -> float:
-        logits = self.model(input_ids=self.ids).logits[0, -1].double()
-        return float(torch.distributions.Categorical(logits=logits).entropy())
+        p = self.probabilities()
+        return float(-(p[p > 0] * np.log(p[p > 0])).sum())
 
 
 def assert_close(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> None:

@@ -10,12 +10,12 @@ import pytest
 from answer_server import AnswerServer, Brain
 from console import Cli, assert_refused, strict_json
 from ka2l.config import RunConfig, ServerConfig
+from ka2l.dry_run import plan
 from ka2l.errors import ConfigError, ModelError, RunError
 from ka2l.files import parts, read_json, read_table
 from ka2l.models.base import Answer, Prompt, SampledQuestion, Usage
 from ka2l.pipeline import run, run_verb
 from ka2l.pipeline.people import check_question
-from ka2l.plan import plan
 from ka2l.recipe import to_yaml
 from ka2l.store import RunDirectory
 from ka2l.summary import summary

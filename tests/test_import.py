@@ -28,7 +28,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was looked for")
 
     monkeypatch.setattr("ka2l.pipeline.context.resolve", refuse)
-    monkeypatch.setattr("ka2l.plan.resolve", refuse)
+    monkeypatch.setattr("ka2l.dry_run.resolve", refuse)
     monkeypatch.setattr(load, "load_causal_lm", refuse)
 
 

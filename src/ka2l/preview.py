@@ -11,7 +11,7 @@ from ka2l.summary import print_json
 
 def print_plan(config: RunConfig, run: RunDirectory | None = None, *, as_json: bool = False) -> None:
     """What `run` would do, without doing it: stages, the first prompt in full, counts, tokens and time."""
-    from ka2l.plan import plan
+    from ka2l.dry_run import plan
 
     values = plan(config, run)
     if as_json:

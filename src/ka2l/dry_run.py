@@ -26,6 +26,14 @@ class _Local(NamedTuple):
     rate: float  # floating-point operations per second of a matrix product here
 
 
+class _Asked(NamedTuple):
+    """What a stage still asks for: of so many questions, so many answers to each, in so many requests to a server."""
+
+    questions: int
+    answers: int
+    requests: int
+
+
 class _Lengths(NamedTuple):
     """Tokens of a typical question, of what its prompts share, and of its teaching prompt."""
 
@@ -57,18 +65,18 @@ def plan(config: RunConfig, directory: RunDirectory | None = None) -> dict[str, 
         *(_length(local, text) for text in (example, prompts.sensing(""), prompts.teaching(example)))
     )
     done, there = _done(directory, loaded.fingerprint)
-    rows = _rows(config, counts, lengths, local, done, there)
+    asked = _asked(config, counts, there)
+    rows = _rows(config, counts, lengths, local, done, asked)
+    of_server = [
+        one for stage, one in asked.items() if config.sample.engine == "server" and stage not in done
+    ]
     end = limit(config)
     chat = config.sample.engine == "server" and config.server.endpoint == "chat"
     return {
         "model": answered_by(config),
         **({"stand_in": config.model.name} if has_stand_in(config) else {}),
         **({"revision": local.resolved.revision, "parameters": local.parameters} if local else {}),
-        **(
-            {"server": _requests(config, counts, lengths, there)}
-            if config.sample.engine == "server" and "sample" not in done
-            else {}
-        ),
+        **({"server": _requests(config, lengths, of_server)} if of_server else {}),
         "questions": counts,
         "duplicates_merged": loaded.duplicates,
         "first_prompt": prompts.sensing(example),
@@ -92,17 +100,25 @@ def _rows(
     lengths: _Lengths,
     local: _Local | None,
     done: set[str],
-    there: int,
+    asked: dict[str, _Asked],
 ) -> list[dict[str, Any]]:
     """One row a stage: what passes the model in this process, and for how long."""
-    tokens = _tokens(config, counts, lengths, there)
+    tokens = _tokens(config, counts, lengths, asked)
     rows: list[dict[str, Any]] = []
     for stage in all_stages(config):
         name, _ = split_stage(stage)
         questions, computed, weight = tokens.get(stage, tokens.get(name, (0, 0, 0.0)))
         if stage in done or local is None:
             computed = 0
-        if computed and name in ("sample", "map", "signals", "evaluate"):
+        if computed and name in (
+            "sample",
+            "map",
+            "signals",
+            "pool_answers",
+            "pool_likelihood",
+            "replay",
+            "evaluate",
+        ):
             computed += lengths.prefix
         seconds = weight * 2 * local.parameters * computed / (local.rate * _EFFICIENCY) if local else 0.0
         if name == "decoder" and config.decoder.minutes:
@@ -114,41 +130,53 @@ def _rows(
     return rows
 
 
-def _done(directory: RunDirectory | None, fingerprint: str) -> tuple[set[str], int]:
-    """The stages that would be skipped, and how many samples a question has already."""
+def _done(directory: RunDirectory | None, fingerprint: str) -> tuple[set[str], dict[str, int]]:
+    """The stages that would be skipped, and by stage, how many samples a question has already."""
     from ka2l.pipeline.context import Context
     from ka2l.progress import Reporter
 
     loaded = directory.stages.get("load") if directory is not None else None
     if directory is None or loaded is None or loaded.facts.get("fingerprint") != fingerprint:
-        return set(), 0
+        return set(), {}
     keys = Context(directory, Reporter(quiet=True)).keys()
     done = {stage for stage, key in keys.items() if directory.is_done(stage, key)}
-    sampled = directory.stages.get("sample")
-    same = sampled is not None and sampled.key == keys["sample"] and sampled.state == "done"
-    return done, int(sampled.facts.get("samples", 0)) if same and sampled is not None else 0
+    finished = {stage: record for stage, record in directory.stages.items() if record.state == "done"}
+    there = {
+        stage: int(record.facts["samples"])
+        for stage, record in finished.items()
+        if record.key == keys.get(stage) and "samples" in record.facts
+    }
+    return done, there
 
 
-def _answers(config: RunConfig, there: int) -> int:
-    """How many answers to a question are still to be asked for: sample 0 and N others, less those that are there."""
-    return config.sample.n + 1 if there == 0 else max(config.sample.n - there, 0)
+def _asked(config: RunConfig, counts: dict[str, int], there: dict[str, int]) -> dict[str, _Asked]:
+    """By stage, what is asked for: N samples, of probe questions also the low-temperature one; less what is there."""
+    n, asked = config.sample.n, {}
+    for stage, all_ in (("sample", n + 1), ("pool_answers", n), ("pool_likelihood", 1)):
+        if stage in all_stages(config):
+            begun = there.get(stage, 0)
+            answers = max(n - begun, 0) if begun else all_
+            temperatures = 2 if stage == "sample" and not begun else 1
+            requests = min(answers, temperatures) if config.server.many else answers
+            role = "probe" if stage == "sample" else "pool"
+            asked[stage] = _Asked(counts.get(role, 0), answers, requests)
+    return asked
 
 
-def _requests(config: RunConfig, counts: dict[str, int], lengths: _Lengths, there: int) -> dict[str, int]:
+def _requests(config: RunConfig, lengths: _Lengths, asked: list[_Asked]) -> dict[str, int]:
     """What the server would be asked, and what it would bill."""
-    probe, answers = counts.get("probe", 0), _answers(config, there)
-    each = min(answers, 1 if there else 2) if config.server.many else answers
-    tokens = min(_ANSWER_TOKENS, config.sample.max_new_tokens)
+    requests = sum(one.questions * one.requests for one in asked)
+    answers = sum(one.questions * one.answers for one in asked)
     return {
-        "requests": probe * each,
-        "prompt_tokens": probe * each * (lengths.prefix + lengths.own),
-        "answers": probe * answers,
-        "answer_tokens": probe * answers * tokens,
+        "requests": requests,
+        "prompt_tokens": requests * (lengths.prefix + lengths.own),
+        "answers": answers,
+        "answer_tokens": answers * min(_ANSWER_TOKENS, config.sample.max_new_tokens),
     }
 
 
 def _tokens(
-    config: RunConfig, counts: dict[str, int], lengths: _Lengths, there: int
+    config: RunConfig, counts: dict[str, int], lengths: _Lengths, asked_for: dict[str, _Asked]
 ) -> dict[str, tuple[int, int, float]]:
     """Per stage: questions, tokens that pass the model, and the cost of one relative to a forward pass."""
     own, teaching = lengths.own, lengths.teaching
@@ -162,15 +190,24 @@ def _tokens(
     kept_apart, new = counts.get("decoder", 0), bought * config.augment.per_question
     taught = bought + min(config.augment.budget or bought, new)  # at most: nobody knows how many will be kept
     epochs, alone = config.finetune.epochs, f"@{config.select.baseline}"
-    drawn = _answers(config, there) * min(_ANSWER_TOKENS, config.sample.max_new_tokens)
+    replayed = min(round(config.finetune.replay * bought), pool - bought)  # of each arm, likewise
+    drawn = min(_ANSWER_TOKENS, config.sample.max_new_tokens)
+    here = config.sample.engine == "local"
+    answered = {
+        stage: (one.questions, one.questions * (own + one.answers * drawn) if here else 0, 1.0)
+        for stage, one in asked_for.items()
+    }
     return {
         "load": (sum(counts.values()), 0, 0.0),
+        **answered,
         # Answers from elsewhere cost nothing here; their states one pass over the prompt.
-        "sample": (probe, probe * (own + (drawn if config.sample.engine == "local" else 0)), 1.0),
+        **({} if here else {"sample": (probe, probe * own, 1.0)}),
         "measure": (probe, 0, 0.0),
         "probe": (probe, 0, 0.0),
         "map": (pool, pool * own, 1.0),
         "signals": (pool, pool * own, 1.0),
+        "pool_entropy": (pool, 0, 0.0),
+        "sentences": (pool, 0, 0.0),  # a small model of its own
         "select": (bought, 0, 0.0),
         "decoder_states": (kept_apart, kept_apart * own, 1.0),
         # as for fine-tuning; a T5's cost is not known from this model's
@@ -179,9 +216,14 @@ def _tokens(
         "augment": (new, new * own, 1.0),
         "annotate": (taught, 0, 0.0),
         "annotate" + alone: (bought, 0, 0.0),
+        "replay": (replayed, replayed * (own + drawn), 1.0),
         # forward and backward through frozen weights: twice a forward pass, and a little for the adapter
-        "finetune": (taught, epochs * taught * (teaching + _ANSWER_TOKENS), 2.2),
-        "finetune" + alone: (bought, epochs * bought * (teaching + _ANSWER_TOKENS), 2.2),
+        "finetune": (taught + replayed, epochs * (taught + replayed) * (teaching + _ANSWER_TOKENS), 2.2),
+        "finetune" + alone: (
+            bought + replayed,
+            epochs * (bought + replayed) * (teaching + _ANSWER_TOKENS),
+            2.2,
+        ),
         "evaluate": (evaluated, evaluated * (teaching + answer), 1.0),
         "report": (0, 0, 0.0),
     }
