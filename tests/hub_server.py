@@ -5,18 +5,22 @@
         hub.repositories["me/probe"].branches["main"]     # its commits, oldest first
         hub.faults["/commit/"] = (500, "")                # answer so where this stands in the path
 
-Reading is open to all; writing asks for the token. Every commit is a whole tree of files.
+Reading is open to all; writing asks for the token. Every commit is a whole tree of files. Data sets are read by name as
+models are (`hub.add("me/questions", {"data/train.parquet": …})`), also by the library `datasets`.
 """
 
 import base64
 import hashlib
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+
+_KIND = re.compile(r"^(/api)?(/models|/datasets)?")  # of repository, before its name
 
 
 class Commit(NamedTuple):
@@ -58,6 +62,11 @@ class HubServer:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
 
+    def add(self, name: str, files: dict[str, bytes]) -> None:
+        """A repository with these files."""
+        self.repositories[name] = Repository(private=False)
+        self.repositories[name].branches["main"].append(_commit("files", files, ""))
+
     def __enter__(self) -> "HubServer":
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
         return self
@@ -79,7 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = self._path()
         if self._faulty(path):
             return
-        if self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+        if "/paths-info/" in path:
+            self._list(path, [unquote(name) for name in parse_qs(body.decode())["paths"]])
+        elif self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             self._refuse(401, "Invalid credentials in Authorization header")
         elif path == "/api/repos/create":
             self._create(json.loads(body))
@@ -143,14 +154,17 @@ class _Handler(BaseHTTPRequestHandler):
         path = self._path()
         if self._faulty(path):
             return
-        parts = path.removeprefix("/api/models")[1:].split("/", 4)  # owner/name, and /resolve/revision/file
+        if "/tree/" in path:
+            self._list(path, None)
+            return
+        parts = _KIND.sub("", path)[1:].split("/", 4)  # owner/name, and /resolve/revision/file
         repository = self.hub.repositories.get("/".join(parts[:2]))
         if repository is None:
             # The Hub's way of not telling what exists.
             self._refuse(401, "Invalid username or password.", "RepoNotFound")
             return
-        if len(parts) == 2:
-            self._json({"id": "/".join(parts), "sha": repository.branches["main"][-1].sha})
+        if len(parts) == 2 or parts[2] == "revision":
+            self._json({"id": "/".join(parts[:2]), "sha": repository.branches["main"][-1].sha})
             return
         revision, file = parts[3:]
         commit = repository.find(unquote(revision))
@@ -162,8 +176,24 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "Entry not found", "EntryNotFound", headers)
             return
         content = commit.files[file]
-        headers["ETag"] = f'"{hashlib.sha1(content).hexdigest()}"'
+        headers["ETag"] = f'"{_sha(content)}"'
         self._answer(200, content, headers, with_body)
+
+    def _list(self, path: str, names: list[str] | None) -> None:
+        """Files under a folder (/tree/revision/folder), or what there is of these names (/paths-info/revision)."""
+        owner, name, _, revision, *folder = _KIND.sub("", path)[1:].split("/", 4)
+        repository = self.hub.repositories[f"{owner}/{name}"]
+        files = (repository.find(unquote(revision)) or repository.branches["main"][-1]).files
+        under = f"{unquote(folder[0])}/" if folder else ""
+        kept = (
+            [f for f in files if f.startswith(under)] if names is None else [f for f in names if f in files]
+        )
+        rows = [{"type": "file", "path": f, "size": len(files[f]), "oid": _sha(files[f])} for f in kept]
+        inner = [f for f in files if f.startswith(under) and "/" in f[len(under) :]]
+        folders = {f[: f.index("/", len(under))] for f in inner}
+        wanted = folders if names is None else folders & set(names)
+        rows += [{"type": "directory", "path": f, "size": 0, "oid": _sha(f.encode())} for f in sorted(wanted)]
+        self._json(rows)
 
     def _path(self) -> str:
         path = urlsplit(self.path).path
@@ -201,6 +231,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             self.wfile.write(content)
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
 
 
 def _commit(message: str, files: dict[str, bytes], parent: str) -> Commit:

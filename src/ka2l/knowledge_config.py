@@ -72,6 +72,8 @@ class ProbeConfig(Section):
     """Layer and kind: `best` takes the highest validation AUROC, `robust` cross-validates and guards against luck (see docs/probes.md)."""
     calibration: Literal["platt", "isotonic", "none"] = "platt"
     """How scores become probabilities, fitted on validation rows."""
+    layers: list[Annotated[int, Field(ge=0)]] | None = None
+    """Train `linear` and `mlp` at these layers only (0: the embedding, L: after the final norm); none: at all of them."""
     position: Literal["tbg", "mean_prompt"] = "tbg"
     """`tbg`: last prompt token (before generation); `mean_prompt`: mean over the question's tokens."""
     standardize: bool = True
@@ -95,6 +97,18 @@ class ProbeConfig(Section):
     def _some_kind(self) -> "ProbeConfig":
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             raise ValueError("kinds must name at least one of linear, mlp, mix, ensemble, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_some(self) -> "ProbeConfig":
+        if self.layers is None:
+            return self
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise ValueError("layers must name at least one layer, each once; leave it out for all layers")
+        if reads_all := [kind for kind in self.kinds if kind in ("mix", "ensemble")]:
+            raise ValueError(
+                f"layers={self.layers} does not go with kinds={reads_all}, which read all layers"
+            )
         return self
 
 

@@ -79,6 +79,10 @@ class PromptBuilder:
         """The prompt of fine-tuning and of the tuned model."""
         return self._build(question, self.config.teaching_shots)
 
+    def teaching_messages(self, question: str) -> tuple[Message, ...]:
+        """The prompt of fine-tuning as a conversation, its worked examples as earlier turns."""
+        return tuple(self._messages(question, self.config.teaching_shots))
+
     def completion(self, answer: str) -> str:
         """What follows the teaching prompt in training."""
         return answer if self.template == "chat" else " " + answer

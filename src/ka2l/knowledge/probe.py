@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ka2l.config import ProbeConfig
-from ka2l.errors import DataError, DegenerateError
+from ka2l.errors import ConfigError, DataError, DegenerateError
 from ka2l.knowledge.calibration import apply_calibration
 from ka2l.knowledge.folds import assign_folds
 from ka2l.knowledge.split import TRAIN, VALIDATION, assign_split
@@ -149,7 +149,7 @@ def fit_probes(
     event: NDArray[np.bool_] | None = None,
     groups: Sequence[str] | None = None,
 ) -> list[ProbeFit]:
-    """Fit every kind at every layer.
+    """Fit every kind at every layer, or at those `config.layers` names.
 
     With choice `robust` the linear probes' strengths and `choice_loss` come from five-fold cross-validation over
     training and validation rows; all else, and everything with `best`, from validation rows.
@@ -170,7 +170,10 @@ def fit_probes(
     Raises:
         DegenerateError: the training rows are all of one class, or a split is empty.
         DataError: a state that is read is not a finite number.
+        ConfigError: the model has no such layer.
     """
+    if config.layers is not None:
+        return _fit_some_layers(states, target, train, validation, config, seed, on_fitted, event, groups)
     values = np.asarray(target, dtype=np.float64)
     if event is None:
         event = values >= 0.5
@@ -203,6 +206,29 @@ def fit_probes(
         fits.append(average(linear, data))
         on_fitted(1)
     return fits
+
+
+def _fit_some_layers(
+    states: NDArray[np.floating],
+    target: NDArray[np.bool_] | NDArray[np.floating],
+    train: NDArray[np.intp],
+    validation: NDArray[np.intp],
+    config: ProbeConfig,
+    seed: int,
+    on_fitted: Callable[[int], None],
+    event: NDArray[np.bool_] | None,
+    groups: Sequence[str] | None,
+) -> list[ProbeFit]:
+    """As if the model had no other layers; the probes know the layers by their own numbers."""
+    layers = sorted(config.layers or [])
+    deepest = states.shape[1] - 1
+    if layers[-1] > deepest:
+        raise ConfigError(
+            f"probe.layers={layers}: this model has layers 0 (the embedding) to {deepest}. Name some of these."
+        )
+    all_there = config.model_copy(update={"layers": None})
+    fits = fit_probes(states[:, layers], target, train, validation, all_there, seed, on_fitted, event, groups)
+    return [fit._replace(probe=replace(fit.probe, layer=layers[fit.probe.layer])) for fit in fits]
 
 
 class FittedProbe(NamedTuple):

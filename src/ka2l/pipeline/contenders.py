@@ -142,7 +142,7 @@ def moved_thresholds(
     """The paper's Table 10: labels cut at γ* + δ, the kept kind and layer trained and tested anew, and as it is."""
     states = kept.inputs(data.states)
     alone = data.states if kept.layer < 0 else data.states[:, [kept.layer]]
-    settings = config.model_copy(update={"kinds": [kept.kind], "target": "label"})
+    settings = config.model_copy(update={"kinds": [kept.kind], "target": "label", "layers": None})
     groups = [data.table["group"][row] for row in data.test]
     found = []
     for delta in PERTURBATIONS:

@@ -85,7 +85,8 @@ def _train(context: Context, data: Measured) -> _Kept:
             f"{len(target.values)} probe questions has a gold answer and a low-temperature one. Give them "
             "(questions.columns.answers), or use probe.target=label."
         )
-    each = sum(1 if kind in ("mix", "ensemble") else data.states.shape[1] for kind in settings.kinds)
+    depth = len(settings.layers) if settings.layers is not None else data.states.shape[1]
+    each = sum(1 if kind in ("mix", "ensemble") else depth for kind in settings.kinds)
     with context.reporter.bar("probe", each) as advance:
         fits = fit_probes(
             data.states,
