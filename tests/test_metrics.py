@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ka2l.evaluation.metrics import AnswerScores, corpus_bleu, score
+from ka2l.evaluation.metrics import AnswerScores, corpus_bleu, meteor_exact_stem, score
 
 SCRIPTS = [
     "Paris",
@@ -111,4 +111,27 @@ def test_import_is_light() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "[]\n"
+    )
+
+
+def test_meteor_by_hand() -> None:
+    # one word, one chunk: 1 − 0.5 · (1/1)³; two words in one chunk: 1 − 0.5 · (1/2)³; in two chunks: 1 − 0.5 · 1
+    assert meteor_exact_stem("Paris", ["London", "Paris"]) == pytest.approx(0.5)
+    assert meteor_exact_stem("new york", ["New York"]) == pytest.approx(0.9375)
+    assert meteor_exact_stem("york new", ["New York"]) == pytest.approx(0.5)
+    # 3 of 4 words match in 2 chunks: P = 3/4, R = 3/3, F = P·R / (0.9 P + 0.1 R), penalty 0.5 · (2/3)³
+    expected = (0.75 / (0.9 * 0.75 + 0.1)) * (1 - 0.5 * (2 / 3) ** 3)
+    assert meteor_exact_stem("red green very blue", ["red green blue"]) == pytest.approx(expected)
+
+
+def test_meteor_matches_stems_but_no_synonyms() -> None:
+    assert meteor_exact_stem("running dogs", ["run dog"]) == pytest.approx(0.9375)
+    assert meteor_exact_stem("car", ["automobile"]) == 0.0
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_meteor_knows_every_script_and_nothing(text: str) -> None:
+    assert meteor_exact_stem(text, ["wrong", text]) >= 0.5
+    assert (
+        meteor_exact_stem("", [text]) == meteor_exact_stem(text, [""]) == meteor_exact_stem(text, []) == 0.0
     )

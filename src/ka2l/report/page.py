@@ -56,7 +56,7 @@ def render(data: ReportData) -> str:
         A complete HTML document, to be written as UTF-8.
     """
     comparison = read_evaluation(data.evaluation) if data.evaluation else None
-    page = _environment().get_template("page.html")
+    page = environment().get_template("page.html")
     html = page.render(
         data=data,
         comparison=comparison,
@@ -77,7 +77,8 @@ def render(data: ReportData) -> str:
     return numbers.clean(html)
 
 
-def _environment() -> "Environment":
+def environment() -> "Environment":
+    """Templates that escape every string, with the numbers' filters."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
