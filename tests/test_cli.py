@@ -67,6 +67,9 @@ def test_help_lists_the_verbs_in_order(ka2l: Cli) -> None:
         "evaluate",
         "report",
         "check",
+        "compare",
+        "plan",
+        "export",
         "env",
     ]
     found = [word for word in re.findall(r"^  (\w+)  ", result.out, re.MULTILINE) if word in verbs]
@@ -89,7 +92,7 @@ def test_unknown_verb_and_option_end_with_2(ka2l: Cli) -> None:
         ),
         ("sample.n=many", ["sample.n: ", "valid integer", "'many'"]),
         ("sample.n=1", ["sample.n: ", "greater than or equal to 2 (got 1)"]),
-        ("select.strategy=best", ["select.strategy: ", "'unknown', 'known'"]),
+        ("select.strategy=best", ["select.strategy: ", "'unknown', 'unknown_diverse', 'known'"]),
         ("nonsense", ["'nonsense': an override reads section.key=value"]),
         ("model.name=/no/such/folder", ["/no/such/folder: no such folder", "smollm2-135m"]),
         ("model.name=nobody/no-such-model", ["nobody/no-such-model: no such model"]),

@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 
-from ka2l import __version__
+from ka2l import __version__, cli_study
 
 app = typer.Typer(
     help="Find out what your language model does not know, and teach it just that.\n\nStart with: ka2l demo",
@@ -282,6 +282,9 @@ def check(
             f"{word}  (p_unknown = {result['p_unknown']:.2f}; probe at "
             f"{'all layers' if result['layer'] < 0 else 'layer ' + str(result['layer'])} of {result['model']}{stands})"
         )
+
+
+cli_study.add_to(app)
 
 
 @app.command()

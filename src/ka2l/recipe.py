@@ -86,6 +86,15 @@ def load_config(
         raise ConfigError(_explain(error, recipe)) from None
 
 
+def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """A configuration with `section.key=value` overrides on top, checked as a whole.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return load_config(None, overrides, config.model_dump(mode="json"))
+
+
 def to_yaml(config: RunConfig) -> str:
     """The resolved configuration as YAML, every key spelled out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

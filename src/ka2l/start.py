@@ -42,6 +42,22 @@ def choose(
     return config, out or _default_out(config, recipe)
 
 
+def whole_numbers(text: str, option: str, least: int = 1) -> list[int]:
+    """`50,100` as numbers.
+
+    Raises:
+        ConfigError: something else, or a number under `least`.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    wrong = [part for part in parts if not part.isdecimal() or int(part) < least]
+    if wrong or not parts:
+        what = f"{wrong[0]!r} is no whole number from {least} on" if wrong else "there is no number"
+        raise ConfigError(
+            f"{option} {text!r}: {what}. Give numbers with commas between them, such as 50,100."
+        )
+    return [int(part) for part in parts]
+
+
 def with_probe(
     folder: Path, overrides: Sequence[str], probe: str | None, questions: str | None, *, quiet: bool = False
 ) -> list[str]:

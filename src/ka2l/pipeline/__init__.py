@@ -21,33 +21,42 @@ from ka2l.pipeline import (
     imported,
     judge,
     probing,
+    replay,
     sampling,
     sense,
     show,
+    signals,
 )
+from ka2l.pipeline.cells import Upstream
 from ka2l.pipeline.context import Context, check_means
 from ka2l.progress import Reporter, duration
 from ka2l.questions import LoadedQuestions, Question, load_questions
 from ka2l.reach import limit
-from ka2l.stages import VERBS, all_stages, augments, stages_of
+from ka2l.stages import VERBS, all_stages, augments, stages_of, verb_of
 from ka2l.store import RunDirectory, StageRecord, split_stage
 
 __all__ = ["import_answers", "read_questions", "run", "run_verb"]
 
 _NO_PATHS = ("", "geonames", imported.SOURCE, embedded.NAME, "minilm")  # names with a meaning of their own
+_STAGE_1 = ("load", "sample", "measure", "probe", "map")
 _Stage = Callable[[Context, str, str, dict[str, str]], None]
 _WORK: dict[str, _Stage] = {
     "sample": sampling.sample,
     "measure": judge.measure,
     "probe": probing.probe,
     "map": sense.map_pool,
-    "signals": sense.next_token_signal,
+    "signals": signals.next_token,
+    "pool_answers": sampling.pool_answers,
+    "pool_entropy": signals.sampled_entropy,
+    "pool_likelihood": signals.answer_likelihood,
+    "sentences": signals.sentences,
     "select": act.select_questions,
     "decoder_states": decoder.decoder_states,
     "decoder": decoder.train_decoder,
     "candidates": candidates.decode,
     "augment": augment.augment,
     "annotate": annotating.annotate,
+    "replay": replay.replay,
     "finetune": act.finetune,
     "evaluate": act.evaluate_models,
     "report": show.report,
@@ -70,6 +79,32 @@ def run(config: RunConfig, out: Path, reporter: Reporter | None = None) -> RunDi
                 worked = _do(context, stage) or worked
         if not worked:
             context.reporter.say(f"Nothing to do: {out} is finished, and nothing it depends on has changed.")
+    return directory
+
+
+def make_upstream(
+    config: RunConfig, out: Path, policies: Sequence[RunConfig], reporter: Reporter
+) -> Upstream:
+    """Stage 1 and the signals that any of these configurations selects by, in one run directory.
+
+    Args:
+        config: the run's own; it stays in config.yaml.
+        out: the run directory; made, or continued.
+        policies: configurations that differ in `select` and `finetune` only.
+        reporter: progress.
+    """
+    directory = Upstream.create(out, with_absolute_paths(config))
+    with directory.locked():
+        context = Context(directory, reporter)
+        _load(context, complete=True)
+        done: set[str] = set()
+        for policy in policies:
+            with directory.working_with(with_absolute_paths(policy)):
+                for stage in all_stages(directory.config):
+                    if verb_of(stage) in _STAGE_1 and stage not in {"load", *done}:
+                        _do(context, stage)
+                        done.add(stage)
+        context.release()
     return directory
 
 
@@ -157,6 +192,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with paths of files and folders spelled out, so that the run can go on from any folder."""
     named = [("questions", "source"), ("model", "name"), ("map", "probe")]
     named += [("decoder", "pretrained"), ("decoder", "t5"), ("augment", "embedding_model")]
+    named += [("select", "encoder")]
     named += [("measure", key) for key in ("nli_model", "embedding_model", "llm_model", "cache")]
     for section, key in named:
         values = getattr(config, section)

@@ -1,27 +1,21 @@
 """From the map to a better model: select, finetune, evaluate. Each runs once per arm. Answers come in `annotating`."""
 
-import json
 import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ka2l import files
 from ka2l.config import FinetuneConfig, ModelConfig
-from ka2l.evaluation.protocol import ArmSelection, Prediction, best_base_prompt, evaluate, evaluation_sets
+from ka2l.evaluation.protocol import ArmSelection, best_base_prompt, evaluate, evaluation_sets
 from ka2l.evaluation.serialize import to_json
-from ka2l.models.base import Prompt
-from ka2l.pipeline.artifacts import as_table, read_signal
-from ka2l.pipeline.context import Context, add_usage
+from ka2l.pipeline.artifacts import as_table
+from ka2l.pipeline.asking import ask, prediction_table
+from ka2l.pipeline.context import Context
+from ka2l.pipeline.replay import replayed
+from ka2l.pipeline.signals import pool_signals
 from ka2l.pipeline.taught import all_questions, read_annotations
 from ka2l.progress import by_step
-from ka2l.selection.strategies import STRATEGIES, Options, Signals, select
-from ka2l.stages import arms, strategy_of
-from ka2l.store import StageRecord, split_stage
-
-Item = tuple[str, int, str]  # question id, wording, text
+from ka2l.selection.strategies import needs, select
+from ka2l.stages import arms, options_of, strategy_of
+from ka2l.store import split_stage
 
 
 def select_questions(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
@@ -29,14 +23,15 @@ def select_questions(context: Context, stage: str, key: str, inputs: dict[str, s
     config, run = context.config, context.run
     _, arm = split_stage(stage)
     strategy = strategy_of(config, arm)
-    signals = _signals(context, strategy)
+    chosen, options = config.select, options_of(config)
+    signals = pool_signals(context, needs(strategy, options))
+    seed = config.seed if chosen.seed is None else chosen.seed
     if config.select.budget > len(signals.ids):
         context.reporter.say(
             f"select: the budget of {config.select.budget} is more than the pool of {len(signals.ids)}; all of it is taken."
         )
-    options = Options(config.select.known_fraction, config.select.draw)
-    selection = select(strategy, signals, config.select.budget, config.seed, options)
     with run.stage(stage, key, inputs) as record:
+        selection = select(strategy, signals, chosen.budget, seed, options)
         rows = [
             {"question_id": i, "rank": rank, "score": score, "strategy": strategy, "reason": reason}
             for rank, (i, score, reason) in enumerate(zip(*selection, strict=True), start=1)
@@ -59,6 +54,13 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
         Example(prompts.teaching(questions[i].question), prompts.completion(answers[0]), i)
         for i, answers in annotations.items()
     ]
+    own = replayed(context, arm)
+    examples += [
+        Example(
+            prompts.teaching(known.question.question), prompts.completion(known.answer), known.question.id
+        )
+        for known in own
+    ]
     context.release()  # the trainer loads its own copy
     model: ModelConfig = config.model
     with run.stage(stage, key, inputs) as record:
@@ -69,7 +71,7 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
                 config.finetune,
                 run.file("adapter", arm),
                 run.file("checkpoints", arm),
-                seed=config.seed,
+                seed=config.seed if config.finetune.seed is None else config.finetune.seed,
                 dtype=model.dtype,
                 device=model.device,
                 revision=context.resolved.revision,
@@ -78,6 +80,8 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
                 on_step=by_step(advance),
             )
         record.counts = {"examples": len(examples), "steps": result.steps}
+        if own:
+            record.counts["replayed"] = len(own)
         record.counts["trainable_parameters"] = result.trainable_parameters
         record.tokens = {"trained": result.tokens}
         record.facts = {"train_loss": result.train_loss, "last_loss": result.last_loss}
@@ -100,20 +104,20 @@ def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, st
         everything = list(
             dict.fromkeys(item for by_set in sets.values() for items in by_set.values() for item in items)
         )
-        predictions = _ask(context, record, "base:sensing", held_out)
-        predictions += _ask(context, record, "base:teaching", held_out)
+        predictions = ask(context, record, "base:sensing", held_out)
+        predictions += ask(context, record, "base:teaching", held_out)
         best = best_base_prompt(predictions, questions, answers, config.measure.correct)
         held = set(held_out)
         rest = [item for item in everything if item not in held]
-        predictions += _ask(context, record, f"base:{best}", rest, part=f"base-{best}-rest")
+        predictions += ask(context, record, f"base:{best}", rest, part=f"base-{best}-rest")
         for arm in arms(config):
             name = strategy_of(config, arm)
             items = list(dict.fromkeys(item for group in sets[name].values() for item in group))
-            predictions += _ask(context, record, name, items, adapter=run.file("adapter", arm))
+            predictions += ask(context, record, name, items, adapter=run.file("adapter", arm))
         result = evaluate(
             predictions, selections, questions, answers, config.evaluate, config.measure.correct, config.seed
         )
-        files.write_table(run.file("predictions.parquet"), as_table([_row(p) for p in predictions]))
+        files.write_table(run.file("predictions.parquet"), prediction_table(predictions))
         files.write_json(run.file("evaluation.json"), to_json(result))
         record.counts = {"answers": len(predictions)}
 
@@ -124,71 +128,6 @@ def training_steps(examples: int, config: FinetuneConfig) -> int:
     return config.epochs * math.ceil(batches / config.gradient_accumulation)
 
 
-def _signals(context: Context, strategy: str) -> Signals:
-    run = context.run
-    table = files.read_table(run.file("knowledge_map.parquet"))
-    ids = table["question_id"].to_pylist()
-    p_unknown = table["p_unknown"].to_numpy()
-    needed = STRATEGIES[strategy][1]
-    extra: dict[str, Any] = {}
-    for name, folder in (
-        ("embedding", "pool_signals/states"),
-        ("next_token_entropy", "pool_signals/next_token"),
-    ):
-        if name in needed:
-            signal_of, values = read_signal(run.file(folder), name)
-            row_of = {i: row for row, i in enumerate(signal_of)}
-            extra[name] = values[
-                [row_of[i] for i in ids]
-            ]  # by id: parts of two signals may be cut differently
-    return Signals(np.asarray(ids, dtype=str), p_unknown, **extra)
-
-
 def _arm_selection(context: Context, arm: str) -> ArmSelection:
     table = files.read_table(context.run.file("annotations.parquet", arm)).to_pydict()
     return ArmSelection(strategy_of(context.config, arm), table["question_id"], float(sum(table["cost"])))
-
-
-def _ask(
-    context: Context,
-    record: StageRecord,
-    name: str,
-    items: Sequence[Item],
-    *,
-    adapter: Path | None = None,
-    part: str | None = None,
-) -> list[Prediction]:
-    """One model's answers to these questions; kept on disk, so that an interruption costs one model at most."""
-    file = context.run.file("predictions") / f"{(part or name).replace(':', '-')}.parquet"
-    if file.exists():
-        return [Prediction(**row) for row in files.read_table(file).to_pylist()]
-    if not items:
-        return []
-    teaching = name != "base:sensing"
-    model = context.prepared_model(teaching=teaching, adapter=adapter)
-    build = context.prompts.teaching if teaching else context.prompts.sensing
-    prompts = [Prompt(json.dumps([i, wording]), build(text)) for i, wording, text in items]
-    by_key = {prompt.question_id: item for prompt, item in zip(prompts, items, strict=True)}
-    settings = context.config.evaluate
-    predictions: dict[Item, Prediction] = {}
-    with context.reporter.bar(name[:9], len(items)) as advance:
-        for result in model.sample(
-            prompts,
-            {0: settings.temperature},
-            seed=context.config.seed,
-            max_new_tokens=settings.max_new_tokens,
-        ):
-            item = by_key[result.question_id]
-            predictions[item] = Prediction(name, *item, result.answers[0].text)
-            advance(1)
-    ordered = [predictions[item] for item in items]
-    files.write_table(file, as_table([_row(p) for p in ordered]))
-    add_usage(record, model)
-    context.run.checkpoint("evaluate")
-    return ordered
-
-
-def _row(prediction: Prediction) -> dict[str, Any]:
-    return {
-        name: getattr(prediction, name) for name in ("model", "question_id", "wording", "question", "text")
-    }

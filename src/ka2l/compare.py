@@ -1,0 +1,217 @@
+"""Several query strategies on one set of upstream artifacts: what each buys, teaches and makes forget.
+
+    ka2l compare recipes/geo-smollm2.yaml --strategies unknown,random --budgets 50,100 --seeds 3 --out runs/geo
+
+Stage 1 is done once. Then every cell (policy × budget × seed) selects, annotates, fine-tunes and is evaluated on its own,
+under RUN/compare/cells. Cells do not know of each other: the same command started again goes on, and started several
+times at once (one process a GPU) the processes share the cells.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from ka2l import files
+from ka2l.comparison.results import CellResult, load
+from ka2l.config import RunConfig
+from ka2l.errors import RunError
+from ka2l.evaluation.protocol import BASE_PROMPTS, Item, Prediction, best_base_prompt
+from ka2l.pipeline import make_upstream
+from ka2l.pipeline.asking import answers_to, prediction_table, read_predictions
+from ka2l.pipeline.cells import Asked, Cell, CellPlan, buy, check_teachable, fixed_sets, is_finished, teach
+from ka2l.pipeline.context import Context
+from ka2l.policies import FULL, Policy
+from ka2l.progress import Reporter, duration
+from ka2l.questions import Question
+from ka2l.store import RunDirectory
+
+FOLDER = "compare"
+
+
+class Grid(NamedTuple):
+    """What is compared."""
+
+    policies: Sequence[Policy]
+    budgets: Sequence[int]
+    seeds: Sequence[int]  # numbers of the repetitions
+
+
+class Comparison(NamedTuple):
+    """The cells that are finished, in the order of the grid, and how many are not."""
+
+    directory: RunDirectory
+    results: list[CellResult]
+    waiting: int  # cells another process works on
+
+
+def compare(
+    config: RunConfig, out: Path, grid: Grid, reporter: Reporter | None = None, *, keep_adapters: bool = False
+) -> Comparison:
+    """Do every cell of the grid that is not done and that nobody else works on.
+
+    Args:
+        config: of the upstream run; its `select.strategy` and `select.budget` give way to the grid's.
+        out: the run's folder; a run that is there is used as it is.
+        grid: policies, budgets and seeds.
+        reporter: progress.
+        keep_adapters: keep the tuned adapters (tens of MB each), under RUN/compare/cells.
+
+    Raises:
+        Ka2lError: something the user can mend; finished cells stay, and the same call goes on.
+    """
+    reporter = reporter or Reporter()
+    with _prepared(config, out, grid, reporter) as (directory, cells, asked):
+        pass
+    reporter.say(f"{len(cells)} cells: {_counts(cells)} done before")
+    for number, cell in enumerate(cells, start=1):
+        with cell.claimed() as mine:
+            if not mine or is_finished(cell):
+                continue
+            plan = cell.plan
+            reporter.say(
+                f"cell {number} of {len(cells)}: {plan.policy}, {plan.budget} labels, seed {plan.seed}"
+            )
+            teach(cell, asked, reporter, keep_adapter=keep_adapters)
+            reporter.say(f"           {_line(load(cell.path))}")
+    for cell in cells:
+        cell.read_again()
+    finished = [cell for cell in cells if is_finished(cell)]
+    return Comparison(directory, [load(cell.path) for cell in finished], len(cells) - len(finished))
+
+
+def cell_plans(config: RunConfig, grid: Grid, pool: int) -> list[CellPlan]:
+    """Every cell: the first seed of all policies and budgets first, so that a first look comes early.
+
+    A budget of the whole pool is the same for every strategy: only `full` has it.
+    """
+    plans = []
+    for seed in grid.seeds:
+        for policy in grid.policies:
+            for budget in [pool] if policy.name == FULL else sorted(set(grid.budgets)):
+                select = policy.config.select.model_copy(
+                    update={"budget": budget, "baseline": None, "seed": config.seed + seed}
+                )
+                tuning = policy.config.finetune.model_copy(update={"seed": config.seed + seed})
+                augment = config.augment.model_copy(update={"per_question": 0})
+                cell = config.model_copy(update={"select": select, "finetune": tuning, "augment": augment})
+                plans.append(CellPlan(policy.name, budget, seed, cell))
+    return plans
+
+
+@contextmanager
+def _prepared(
+    config: RunConfig, out: Path, grid: Grid, reporter: Reporter
+) -> Iterator[tuple[RunDirectory, list[Cell], Asked]]:
+    """Stage 1, what every cell buys, and the base model's answers: by one process, while others wait for it."""
+    from filelock import FileLock, Timeout
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out.parent / f".{out.name}.compare.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        reporter.say(f"{out}: another process prepares the comparison; waiting for it.")
+        lock.acquire()
+    try:
+        directory = make_upstream(config, out, [policy.config for policy in grid.policies], reporter)
+        context = Context(directory, reporter)
+        questions = context.questions_by_id()
+        check_teachable(config, questions)
+        pool = sum(question.role == "pool" for question in questions.values())
+        _check_budgets(grid, pool)
+        cells = [
+            Cell(directory, out / FOLDER / "cells" / plan.name, plan)
+            for plan in cell_plans(directory.config, grid, pool)
+        ]
+        asked = _ask_base(context, cells, questions, reporter)
+        yield directory, cells, asked
+    finally:
+        lock.release()
+
+
+def _ask_base(
+    context: Context, cells: Sequence[Cell], questions: dict[str, Question], reporter: Reporter
+) -> Asked:
+    """What the base model says to everything any cell is asked; only what is new is asked."""
+    held_out, pool = fixed_sets(questions, context.config)
+    wanted = dict.fromkeys(pool)
+    for cell in cells:
+        wanted.update(dict.fromkeys(_bought(cell, reporter)))
+    base = _Base(context)
+    for prompt in BASE_PROMPTS:
+        base.ask(f"base:{prompt}", held_out)
+    prompt = best_base_prompt(base.said, questions, None, context.config.measure.correct)
+    base.ask(f"base:{prompt}", [item for item in wanted if item not in set(held_out)])
+    context.release()
+    texts = {(p.question_id, p.wording): p.text for p in base.said if p.model == f"base:{prompt}"}
+    return Asked(questions, held_out, pool, prompt, texts)
+
+
+def _bought(cell: Cell, reporter: Reporter) -> list[Item]:
+    """What a cell is asked besides the fixed sets; bought now, unless another process has the cell."""
+    with cell.claimed() as mine:
+        if not mine:
+            cell.read_again()
+        return buy(cell, reporter)
+
+
+class _Base:
+    """The base model's answers, in parts on disk under the key of what they depend on."""
+
+    def __init__(self, context: Context):
+        config = context.config
+        depends = [
+            context.keys()["load"],
+            context.model_key,
+            config.prompt.model_dump(mode="json"),
+            config.seed,
+        ]
+        depends += [config.evaluate.temperature, config.evaluate.max_new_tokens]
+        key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+        self.context = context
+        self.folder = context.run.path / FOLDER / f"base-{key}"
+        self.said: list[Prediction] = [
+            prediction
+            for part in files.parts(self.folder, ".parquet")
+            for prediction in read_predictions(part)
+        ]
+
+    def ask(self, name: str, items: Sequence[Item]) -> None:
+        """Ask what has not been asked before."""
+        known = {(p.question_id, p.wording) for p in self.said if p.model == name}
+        new = [item for item in items if item[:2] not in known]
+        if not new:
+            return
+        self.context.reporter.say(f"base model  {len(new):,} questions ({name.partition(':')[2]} prompt)")
+        answers = answers_to(self.context, name, new)
+        files.write_table(files.next_part(self.folder, ".parquet"), prediction_table(answers))
+        self.said += answers
+
+
+def _check_budgets(grid: Grid, pool: int) -> None:
+    over = [budget for budget in grid.budgets if budget >= pool]
+    if over:
+        raise RunError(
+            f"--budgets {', '.join(map(str, over))}: the pool has {pool} questions, so every strategy would buy all of "
+            f"them. Choose budgets under {pool}; the policy `{FULL}` buys the whole pool once."
+        )
+
+
+def _counts(cells: Sequence[Cell]) -> int:
+    return sum(is_finished(cell) for cell in cells)
+
+
+def _line(result: CellResult) -> str:
+    """One finished cell in one line."""
+    held, bought = result.sets["held_out"], result.sets["bought"]
+    learned = int((~bought.before & bought.after).sum())
+    forgotten = int((held.before & ~held.after).sum())
+    seconds = result.finetune_seconds + result.evaluate_seconds
+    return (
+        f"held out {held.before.mean():.1%} → {held.after.mean():.1%}, learned {learned} of {result.labels} "
+        f"({learned / max(result.labels, 1):.2f} a label), forgot {forgotten} of {int(held.before.sum())}  "
+        f"{duration(seconds)}"
+    )

@@ -1,0 +1,113 @@
+"""What a comparison leaves behind: compare.md, compare.html, cells.parquet and summary.parquet under RUN/compare."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ka2l import __version__, files
+from ka2l.compare import FOLDER, Comparison, Grid
+from ka2l.comparison import tables
+from ka2l.comparison.layout import text
+from ka2l.comparison.statistics import summarize
+from ka2l.comparison.words import headline
+from ka2l.config import RunConfig
+from ka2l.policies import FULL, Policy
+from ka2l.recipe import to_yaml
+from ka2l.report.strategies_page import StrategiesPage, render_comparison
+
+
+class Published(NamedTuple):
+    """The same result for a person and for a program."""
+
+    text: str
+    values: dict[str, Any]
+    page: Path
+
+
+def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> Published:
+    """Summarize the finished cells, write tables and page, and say what came out.
+
+    Args:
+        comparison: what `compare` returned.
+        grid: what was compared.
+        target: held-out share of right answers to be reached; none: that of the whole pool, else of `random`.
+    """
+    results = comparison.results
+    folder = comparison.directory.path / FOLDER
+    summary = summarize(results, target=target, order=[policy.name for policy in grid.policies])
+    tables.write(summary, results, folder)
+    config = comparison.directory.config
+    planned = len(results) + comparison.waiting
+    page = StrategiesPage(
+        title=config.report.title,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        version=__version__,
+        model=config.model.name,
+        summary=summary,
+        planned=planned,
+        device=_device(config),
+        settings=_settings(config, comparison, grid),
+        policies={policy.name: meaning(policy, config) for policy in grid.policies},
+        config_yaml=to_yaml(config),
+    )
+    files.write_text(folder / "compare.html", render_comparison(page))
+    values = {
+        "run": str(comparison.directory.path),
+        "cells": len(results),
+        "waiting": comparison.waiting,
+        **tables.as_json(summary),
+        "page": str(folder / "compare.html"),
+    }
+    parts = [headline(summary), *(text(view(summary)) for view in (tables.scores, tables.learning))]
+    if summary.differences:
+        parts.append(text(tables.against(summary)))
+    if comparison.waiting:
+        parts.append(f"{comparison.waiting} of {planned} cells are still being worked on by other processes.")
+    parts.append(f"Tables, curves and tests: {folder / 'compare.html'} (and compare.md, cells.parquet)")
+    return Published("\n\n".join(parts), values, folder / "compare.html")
+
+
+def meaning(policy: Policy, config: RunConfig) -> str:
+    """What sets a policy apart, as `key=value`s over the run's own settings."""
+    if policy.name == FULL:
+        return "every question of the pool"
+    return " ".join(
+        f"{name}={value}"
+        for section in ("select", "finetune")
+        for name, value in _changed(
+            getattr(policy.config, section), getattr(config, section), section
+        ).items()
+    )
+
+
+def _changed(mine: Any, common: Any, section: str) -> Mapping[str, Any]:
+    ours = common.model_dump(mode="json")
+    return {
+        f"{section}.{name}": value
+        for name, value in mine.model_dump(mode="json").items()
+        if value != ours[name] or (section, name) == ("select", "strategy")
+    }
+
+
+def _settings(config: RunConfig, comparison: Comparison, grid: Grid) -> dict[str, str]:
+    counts = comparison.directory.stages["load"].counts
+    tuning = config.finetune
+    batch = tuning.batch_size * tuning.gradient_accumulation
+    return {
+        "Questions": f"{config.questions.source}: {counts.get('pool', 0):,} in the pool, {counts.get('eval', 0):,} held out",
+        "Budgets": _listed(sorted(set(grid.budgets))),
+        "Seeds": _listed(grid.seeds),
+        "Teaching": f"LoRA rank {tuning.lora_rank}, {tuning.epochs} epochs, batch {batch}, learning rate {tuning.learning_rate:g}",
+        "Right": config.measure.correct.replace("_", " "),
+    }
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(f"{number:,}" for number in numbers)
+
+
+def _device(config: RunConfig) -> str:
+    from ka2l.models.load import pick_device
+
+    return pick_device(config.model)

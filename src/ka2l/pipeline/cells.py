@@ -1,0 +1,272 @@
+"""One cell of a comparison: a policy, a budget and a seed, from the choice to what was learned, on shared Stage 1.
+
+A cell is a run directory of its own whose upstream artifacts (questions, answers, map, signals) lie in another run. What
+it does is done by the stages every run has, so it is resumed as any run is: after `kill -9` it goes on from its last
+checkpoint. Only the evaluation differs: the base model is asked once for all cells, and every cell is asked the same
+questions of the pool, bought or not.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ka2l import __version__, files
+from ka2l.comparison.results import CellResult, Outcomes, save
+from ka2l.config import RunConfig
+from ka2l.errors import RunError
+from ka2l.evaluation.metrics import corpus_bleu, meteor_exact_stem, score
+from ka2l.evaluation.protocol import Item, evaluation_sets
+from ka2l.pipeline import act, annotating, replay
+from ka2l.pipeline.asking import answers_to, prediction_table
+from ka2l.pipeline.context import Context, add_usage
+from ka2l.pipeline.taught import read_annotations, selected_questions
+from ka2l.progress import Reporter
+from ka2l.questions import Question, rank
+from ka2l.recipe import to_yaml
+from ka2l.store import FORMAT, OUTPUTS, RunDirectory, StageRecord
+from ka2l.text import is_correct
+
+OWN = (
+    "select",
+    "annotate",
+    "replay",
+    "finetune",
+    "outcomes",
+)  # the stages of a cell; all others are the upstream run's
+_OWN_FILES = {output for stage in OWN for output in OUTPUTS[stage]}
+
+
+class CellPlan(NamedTuple):
+    """What one cell is to do."""
+
+    policy: str  # name in the tables
+    budget: int
+    seed: int  # number of the repetition, from 0
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """Folder of the cell."""
+        return f"{self.policy}-{self.budget}-{self.seed}"
+
+
+class Upstream(RunDirectory):
+    """A run whose Stage 1 serves several configurations of the choice; config.yaml stays its own."""
+
+    _own: RunConfig | None = None
+
+    @contextmanager
+    def working_with(self, config: RunConfig) -> Iterator[None]:
+        """Let stages read another configuration for a while."""
+        self._own, self.config = self.config, config
+        try:
+            yield
+        finally:
+            self.config, self._own = self._own, None
+
+    def save_config(self) -> None:
+        """Write config.yaml: the run's own."""
+        files.write_text(self.path / "config.yaml", to_yaml(self._own or self.config))
+
+
+class Cell(RunDirectory):
+    """The run directory of one cell."""
+
+    def __init__(self, upstream: RunDirectory, path: Path, plan: CellPlan):
+        self.upstream = upstream
+        self.plan = plan
+        own = RunDirectory.create(path, plan.config).stages
+        super().__init__(path, plan.config, {**upstream.stages, **own})
+
+    def file(self, name: str, arm: str = "main") -> Path:
+        """Where an artifact lies: here what this cell makes, upstream all else."""
+        return super().file(name, arm) if name in _OWN_FILES else self.upstream.file(name, arm)
+
+    def read_again(self) -> None:
+        """Take in what another process has done here since this cell was opened."""
+        own = RunDirectory.create(self.path, self.plan.config).stages
+        self.stages = {**self.upstream.stages, **own}
+
+    @contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Hold the cell for this process; False where another process works on it."""
+        from filelock import FileLock, Timeout
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.parent / f".{self.path.name}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            self.read_again()
+            yield True
+        finally:
+            lock.release()
+
+    def _save_manifest(self) -> None:
+        own = {name: asdict(record) for name, record in self.stages.items() if name in OWN}
+        content = {"format": FORMAT, "ka2l": __version__, "stages": own}
+        files.write_json(self.path / "manifest.json", content)
+
+
+class Asked(NamedTuple):
+    """What all cells share: the questions of the fixed sets, and what the base model says to a question."""
+
+    questions: Mapping[str, Question]
+    held_out: Sequence[Item]
+    pool: Sequence[Item]
+    prompt: str  # sensing | teaching: with which the base model is right more often on held_out
+    base: Mapping[tuple[str, int], str]  # its answer by question id and wording
+
+
+def buy(cell: Cell, reporter: Reporter) -> list[Item]:
+    """Choose the cell's questions and get their answers; returns what it must be asked besides the fixed sets."""
+    context = Context(cell, reporter)
+    _do(context, "select", act.select_questions)
+    _do(context, "annotate", annotating.annotate)
+    return taught_items(context)
+
+
+def taught_items(context: Context) -> list[Item]:
+    """The bought questions, as they are taught and in other words."""
+    bought = {question.id: question for question in selected_questions(context, "main")}
+    sets = evaluation_sets(bought, list(bought), context.config.evaluate, context.config.seed)
+    return [*sets["bought"], *sets["bought_reworded"]]
+
+
+def outcomes_key(context: Context) -> str:
+    """Content key of a cell's results: what a run's `evaluate` depends on, in a cell of its own."""
+    return context.keys()["evaluate"]
+
+
+def is_finished(cell: Cell) -> bool:
+    """Whether the cell's results are there and up to date."""
+    return cell.is_done("outcomes", outcomes_key(Context(cell, Reporter(quiet=True))))
+
+
+def teach(cell: Cell, asked: Asked, reporter: Reporter, *, keep_adapter: bool = False) -> None:
+    """Fine-tune on what the cell has bought, and save what the tuned model gets right.
+
+    Args:
+        cell: claimed by this process; `buy` has been called.
+        asked: the fixed sets and the base model's answers.
+        reporter: shows bars of the training and of the questions.
+        keep_adapter: keep the adapter once the results are saved.
+    """
+    context = Context(cell, reporter)
+    keys = context.keys()
+    key = keys["finetune"]
+    for stage, function in {"replay": replay.replay, "finetune": act.finetune}.items():
+        if stage in keys:
+            _do(context, stage, function)
+    with cell.stage("outcomes", outcomes_key(context), {"finetune": key}) as record:
+        taught = taught_items(context)
+        bought = [item for item in taught if item[1] == 0]
+        sets = {
+            "held_out": list(asked.held_out),
+            "pool": list(asked.pool),
+            "bought": bought,
+            "bought_reworded": [item for item in taught if item[1] > 0],
+        }
+        items = list(dict.fromkeys(item for group in sets.values() for item in group))
+        predictions = answers_to(context, "tuned", items, cell.file("adapter"))
+        add_usage(record, context.model(cell.file("adapter")))
+        context.release()
+        files.write_table(cell.file("predictions.parquet"), prediction_table(predictions))
+        correct, labels = context.config.measure.correct, read_annotations(context, "main")
+        said = {(p.question_id, p.wording): p.text for p in predictions}
+        outcomes = {name: outcomes_of(group, said, asked, correct) for name, group in sets.items()}
+        cell.checkpoint("outcomes")
+        save(_result(cell, record, len(labels), outcomes), cell.path)
+        record.counts = {"answers": len(predictions)}
+    if not keep_adapter:
+        files.remove(cell.file("adapter"))
+
+
+def outcomes_of(
+    items: Sequence[Item], said: Mapping[tuple[str, int], str], asked: Asked, correct: str
+) -> Outcomes:
+    """What was right before and after on one set, and the scores after; questions without an answer are left out."""
+    items = [item for item in items if asked.questions[item[0]].answers]
+    answers = [asked.questions[i].answers for i, _, _ in items]
+    after = [said[i, wording] for i, wording, _ in items]
+    scores = [score(text, accepted) for text, accepted in zip(after, answers, strict=True)]
+    before = [
+        is_correct(asked.base[i, wording], accepted, correct)
+        for (i, wording, _), accepted in zip(items, answers, strict=True)
+    ]
+    right = [is_correct(text, accepted, correct) for text, accepted in zip(after, answers, strict=True)]
+    return Outcomes(
+        ids=[i for i, _, _ in items],
+        groups=[asked.questions[i].group or i for i, _, _ in items],
+        before=np.array(before, dtype=bool),
+        after=np.array(right, dtype=bool),
+        f1=np.array([row.f1 for row in scores], dtype=float),
+        rouge_l=np.array([row.rouge_l for row in scores], dtype=float),
+        meteor=np.array(
+            [meteor_exact_stem(text, accepted) for text, accepted in zip(after, answers, strict=True)]
+        ),
+        bleu=corpus_bleu(after, answers) if items else float("nan"),
+    )
+
+
+def fixed_sets(questions: Mapping[str, Question], config: RunConfig) -> tuple[list[Item], list[Item]]:
+    """The held-out questions, and `evaluate.unbought` questions of the pool drawn by seed, whoever buys them."""
+    answered = [question for question in questions.values() if question.answers]
+    pool = sorted(
+        (question for question in answered if question.role == "pool"),
+        key=lambda question: rank(config.seed, "compare", question.id),
+    )
+    return (
+        [(q.id, 0, q.question) for q in answered if q.role == "eval"],
+        [(q.id, 0, q.question) for q in pool[: config.evaluate.unbought]],
+    )
+
+
+def check_teachable(config: RunConfig, questions: Mapping[str, Question]) -> None:
+    """Refuse what a comparison cannot do without answers to whatever a strategy may choose.
+
+    Raises:
+        RunError: people answer, or questions of the pool have no gold answer.
+    """
+    if config.annotate.annotator != "gold":
+        raise RunError(
+            "A comparison buys many sets of questions, so it needs the answers to the whole pool: set "
+            "annotate.annotator=gold, with answers in the file of questions."
+        )
+    missing = [q.id for q in questions.values() if q.role == "pool" and not q.answers]
+    if missing:
+        raise RunError(
+            f"{len(missing)} questions of the pool have no gold answer (such as {missing[0]!r}), and a strategy may "
+            "choose any of them. Leave them out, or give them answers."
+        )
+
+
+def _do(context: Context, stage: str, work: Callable[[Context, str, str, dict[str, str]], None]) -> None:
+    inputs, key = context.require(stage), context.keys()[stage]
+    if not context.run.is_done(stage, key):
+        work(context, stage, key, inputs)
+    context.run.tidy(stage)
+
+
+def _result(cell: Cell, record: StageRecord, labels: int, outcomes: Mapping[str, Outcomes]) -> CellResult:
+    taught = cell.stages["finetune"]
+    return CellResult(
+        policy=cell.plan.policy,
+        strategy=cell.config.select.strategy,
+        budget=cell.plan.budget,
+        seed=cell.plan.seed,
+        labels=labels,
+        replayed=taught.counts.get("replayed", 0),
+        cost=labels * cell.config.annotate.cost_per_label,
+        select_seconds=cell.stages["select"].seconds,
+        finetune_seconds=taught.seconds,
+        evaluate_seconds=record.seconds,
+        sets=outcomes,
+    )

@@ -1,0 +1,58 @@
+"""Known questions taught with the model's own answers, through the whole run on the tiny world."""
+
+from pathlib import Path
+
+from ka2l import files
+from ka2l.pipeline import run, run_verb
+from ka2l.pipeline.export import export
+from ka2l.store import RunDirectory
+from runs import Ear, copy_of, questions_file, tiny_config
+from tiny import TinyWorld
+
+
+def test_replay_teaches_what_the_map_calls_known_and_nobody_bought(
+    finished: RunDirectory, tmp_path: Path
+) -> None:
+    there = copy_of(finished, tmp_path)
+    config = RunDirectory.open(there.path, ["finetune.replay=0.5", "finetune.epochs=1"]).config
+    directory = run(config, there.path, Ear())
+    known = {
+        row["question_id"]
+        for row in files.read_table(directory.file("knowledge_map.parquet")).to_pylist()
+        if not row["unknown"]
+    }
+    answers = {
+        row["id"]: row["answers"] for row in files.read_table(directory.file("questions.parquet")).to_pylist()
+    }
+    for arm in ("main", "random"):
+        bought = files.read_table(directory.file("annotations.parquet", arm))["question_id"].to_pylist()
+        own = files.read_table(directory.file("replayed.parquet", arm)).to_pylist()
+        taught = {row["question_id"] for row in own}
+        assert len(own) == len(taught) == len(bought) // 2
+        assert taught <= known - set(bought)
+        suffix = "" if arm == "main" else f"@{arm}"
+        counts = directory.stages[f"finetune{suffix}"].counts
+        assert (counts["examples"], counts["replayed"]) == (len(bought) + len(own), len(own))
+        assert directory.stages[f"annotate{suffix}"].counts["labels"] == len(bought)  # none was paid for
+        # The tiny model truly knows what it is sure of: its own answers are right, gold was never read.
+        assert sum(row["answer"].strip() in answers[row["question_id"]] for row in own) >= len(own) - 1
+    written = export(directory.path, tmp_path / "out", "jsonl")
+    assert written["train.jsonl"] == len(bought) + len(own)
+
+
+def test_as_many_as_there_are(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    source = questions_file(tiny_world, tmp_path)
+    ear = Ear()
+    config = tiny_config(tiny_world, source, "finetune.replay=9", "finetune.epochs=1", "select.baseline=null")
+    directory = run(config, tmp_path / "run", ear)
+    table = files.read_table(directory.file("knowledge_map.parquet")).to_pylist()
+    bought = set(files.read_table(directory.file("annotations.parquet"))["question_id"].to_pylist())
+    known = {row["question_id"] for row in table if not row["unknown"]} - bought
+    assert any(f"has {len(known)} that were not bought" in line for line in ear.said)
+    own = files.read_table(directory.file("replayed.parquet"))["question_id"].to_pylist()
+    assert set(own) == known
+    # Another share is another teaching, and nothing before it is done again.
+    less = RunDirectory.open(directory.path, ["finetune.replay=0"])
+    assert run_verb("finetune", less, Ear()) == ["finetune"]
+    assert less.stages["finetune"].counts["examples"] == len(bought)
+    assert "replayed" not in less.stages["finetune"].counts
