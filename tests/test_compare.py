@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +184,39 @@ def test_adapters_go_once_a_cell_is_done(finished: tuple[Comparison, Ear]) -> No
     assert not list(cells(comparison).glob("*/checkpoints"))
 
 
+def test_interrupted_anywhere_it_ends_the_same(
+    config: RunConfig, finished: tuple[Comparison, Ear], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped while teaching, and again before the answers are written: the same results, and no training twice."""
+    from ka2l.pipeline import act, cells
+
+    comparison, _ = finished
+    grid, out = grid_of(config, "random"), tmp_path / "run"
+    trained = []
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def counted(*arguments: Any) -> None:
+        trained.append(arguments[1])
+        finetune(*arguments)
+
+    finetune = act.finetune
+    for owner, name in ((act, "finetune"), (cells, "answers_to")):
+        with monkeypatch.context() as patch:
+            patch.setattr(act, "finetune", counted)
+            patch.setattr(owner, name, stop)
+            with pytest.raises(KeyboardInterrupt):
+                compare(config, out, grid, Ear())
+    monkeypatch.setattr(act, "finetune", counted)
+    (again,) = compare(config, out, grid, Ear()).results
+    assert trained == ["finetune"]
+    expected = cell(comparison, "random")
+    for name, rows in again.sets.items():
+        assert list(rows.ids) == list(expected.sets[name].ids)
+        np.testing.assert_array_equal(rows.after, expected.sets[name].after)
+
+
 def test_two_processes_share_the_cells(config: RunConfig, tmp_path: Path) -> None:
     """Each cell is done by one of them, and none twice."""
     recipe = tmp_path / "recipe.yaml"
@@ -195,7 +229,7 @@ def test_two_processes_share_the_cells(config: RunConfig, tmp_path: Path) -> Non
     ]
     ends = [(*process.communicate(timeout=200), process.returncode) for process in both]
     assert [code for _, _, code in ends] == [0, 0], [err[-2000:] for _, err, _ in ends]
-    worked = [line for _, err, _ in ends for line in err.splitlines() if line.startswith("cell ")]
+    worked = [line for _, err, _ in ends for line in err.splitlines() if line.startswith("compare ")]
     assert len(worked) == len(set(worked)) == 4
     assert all(
         (out / "compare" / "cells" / name / "cell.json").exists() for name in ("unknown-4-0", "random-4-1")

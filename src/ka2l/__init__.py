@@ -34,6 +34,12 @@ The pieces under them:
     ka2l.fit_threshold(entropies, "two_means")
     ka2l.evaluate_scores({"entropy": entropies}, wrong, groups)
     ka2l.select("unknown", ka2l.Signals(ids, p_unknown=p), budget=100, seed=0)
+
+Query strategies side by side, every policy with every budget and seed on one Stage 1:
+
+    from ka2l.compare import Grid, compare
+    from ka2l.policies import parse_policies
+    compare(config, Path("runs/geo"), Grid(parse_policies(config, ["unknown", "random"], []), [50, 100], range(3)))
 """
 
 from typing import TYPE_CHECKING, Any
@@ -55,12 +61,13 @@ if TYPE_CHECKING:
     from ka2l.pipeline import import_answers, run, run_verb
     from ka2l.questions import Question, load_questions
     from ka2l.recipe import load_config
-    from ka2l.selection.strategies import Selection, Signals, select
+    from ka2l.selection.strategies import Options, Selection, Signals, Strategy, select
     from ka2l.store import RunDirectory
 
 _HOME = {
     "Decoder": "ka2l.augmentation.decoder",
     "Ka2lError": "ka2l.errors",
+    "Options": "ka2l.selection.strategies",
     "Probe": "ka2l.knowledge.probe",
     "ProbeConfig": "ka2l.config",
     "Question": "ka2l.questions",
@@ -68,6 +75,7 @@ _HOME = {
     "RunDirectory": "ka2l.store",
     "Selection": "ka2l.selection.strategies",
     "Signals": "ka2l.selection.strategies",
+    "Strategy": "ka2l.selection.strategies",
     "choose": "ka2l.knowledge.choice",
     "cluster_by_meaning": "ka2l.knowledge.clustering",
     "cluster_lexical": "ka2l.knowledge.clustering",
@@ -88,6 +96,7 @@ _HOME = {
 __all__ = [
     "Decoder",
     "Ka2lError",
+    "Options",
     "Probe",
     "ProbeConfig",
     "Question",
@@ -95,6 +104,7 @@ __all__ = [
     "RunDirectory",
     "Selection",
     "Signals",
+    "Strategy",
     "choose",
     "cluster_by_meaning",
     "cluster_lexical",

@@ -59,7 +59,7 @@ def compare(
     """
     from ka2l.compare import Grid
     from ka2l.compare import compare as run_comparison
-    from ka2l.compare_results import publish
+    from ka2l.compare_results import publish, show_progress
     from ka2l.policies import parse_policies
     from ka2l.progress import Reporter
     from ka2l.start import choose, whole_numbers
@@ -71,7 +71,15 @@ def compare(
     numbers = whole_numbers(seeds, "--seeds", least=0)
     repetitions = range(numbers[0]) if "," not in seeds else numbers
     grid = Grid(policies, whole_numbers(budgets, "--budgets") if budgets else half, repetitions)
-    comparison = run_comparison(config, folder, grid, Reporter(quiet=quiet), keep_adapters=keep_adapters)
+    reporter = Reporter(quiet=quiet)
+    comparison = run_comparison(
+        config,
+        folder,
+        grid,
+        reporter,
+        keep_adapters=keep_adapters,
+        on_cell=lambda so_far: show_progress(so_far, grid, reporter),
+    )
     published = publish(comparison, grid, target)
     if as_json:
         print_json(published.values)

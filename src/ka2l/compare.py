@@ -9,8 +9,7 @@ times at once (one process a GPU) the processes share the cells.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,17 @@ from ka2l.errors import RunError
 from ka2l.evaluation.protocol import BASE_PROMPTS, Item, Prediction, best_base_prompt
 from ka2l.pipeline import make_upstream
 from ka2l.pipeline.asking import answers_to, prediction_table, read_predictions
-from ka2l.pipeline.cells import Asked, Cell, CellPlan, buy, check_teachable, fixed_sets, is_finished, teach
+from ka2l.pipeline.cells import (
+    Asked,
+    Cell,
+    CellPlan,
+    Place,
+    buy,
+    check_teachable,
+    fixed_sets,
+    is_finished,
+    teach,
+)
 from ka2l.pipeline.context import Context
 from ka2l.policies import FULL, Policy
 from ka2l.progress import Reporter, duration
@@ -40,15 +49,27 @@ class Grid(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The cells that are finished, in the order of the grid, and how many are not."""
+    """How far a comparison is."""
 
     directory: RunDirectory
-    results: list[CellResult]
-    waiting: int  # cells another process works on
+    results: list[CellResult]  # finished cells, in the order of the grid
+    planned: list[Place]
+    running: list[Place]  # cells some process works on
+
+    @property
+    def waiting(self) -> int:
+        """How many cells are not finished."""
+        return len(self.planned) - len(self.results)
 
 
 def compare(
-    config: RunConfig, out: Path, grid: Grid, reporter: Reporter | None = None, *, keep_adapters: bool = False
+    config: RunConfig,
+    out: Path,
+    grid: Grid,
+    reporter: Reporter | None = None,
+    *,
+    keep_adapters: bool = False,
+    on_cell: Callable[[Comparison], None] | None = None,
 ) -> Comparison:
     """Do every cell of the grid that is not done and that nobody else works on.
 
@@ -58,28 +79,47 @@ def compare(
         grid: policies, budgets and seeds.
         reporter: progress.
         keep_adapters: keep the tuned adapters (tens of MB each), under RUN/compare/cells.
+        on_cell: called after each cell this process has done.
 
     Raises:
         Ka2lError: something the user can mend; finished cells stay, and the same call goes on.
     """
     reporter = reporter or Reporter()
-    with _prepared(config, out, grid, reporter) as (directory, cells, asked):
-        pass
-    reporter.say(f"{len(cells)} cells: {_counts(cells)} done before")
-    for number, cell in enumerate(cells, start=1):
-        with cell.claimed() as mine:
-            if not mine or is_finished(cell):
-                continue
-            plan = cell.plan
-            reporter.say(
-                f"cell {number} of {len(cells)}: {plan.policy}, {plan.budget} labels, seed {plan.seed}"
-            )
-            teach(cell, asked, reporter, keep_adapter=keep_adapters)
-            reporter.say(f"           {_line(load(cell.path))}")
+    directory, cells, asked = _prepare(config, out, grid, reporter)
+    worked = True
+    while worked:  # once more: a cell may have been passed over because another process, gone since, had it
+        worked = False
+        for cell in cells:
+            if _done_now(cell, asked, reporter, keep_adapters):
+                worked = True
+                if on_cell is not None:
+                    on_cell(_state(directory, cells))
+    return _state(directory, cells)
+
+
+def _done_now(cell: Cell, asked: Asked, reporter: Reporter, keep_adapter: bool) -> bool:
+    """Do a cell; False where it is done, or another process has it."""
+    with cell.claimed() as mine:
+        if not mine or is_finished(cell):
+            return False
+        plan = cell.plan
+        reporter.say(f"compare    {plan.policy}, {plan.budget} labels, seed {plan.seed}")
+        teach(cell, asked, reporter, keep_adapter=keep_adapter)
+    reporter.say(f"           {_line(load(cell.path))}")
+    return True
+
+
+def _state(directory: RunDirectory, cells: Sequence[Cell]) -> Comparison:
+    results, running = [], []
     for cell in cells:
         cell.read_again()
-    finished = [cell for cell in cells if is_finished(cell)]
-    return Comparison(directory, [load(cell.path) for cell in finished], len(cells) - len(finished))
+        if is_finished(cell):
+            results.append(load(cell.path))
+            continue
+        with cell.claimed() as mine:
+            if not mine:
+                running.append(cell.plan.place)
+    return Comparison(directory, results, [cell.plan.place for cell in cells], running)
 
 
 def cell_plans(config: RunConfig, grid: Grid, pool: int) -> list[CellPlan]:
@@ -101,10 +141,9 @@ def cell_plans(config: RunConfig, grid: Grid, pool: int) -> list[CellPlan]:
     return plans
 
 
-@contextmanager
-def _prepared(
+def _prepare(
     config: RunConfig, out: Path, grid: Grid, reporter: Reporter
-) -> Iterator[tuple[RunDirectory, list[Cell], Asked]]:
+) -> tuple[RunDirectory, list[Cell], Asked]:
     """Stage 1, what every cell buys, and the base model's answers: by one process, while others wait for it."""
     from filelock import FileLock, Timeout
 
@@ -126,8 +165,7 @@ def _prepared(
             Cell(directory, out / FOLDER / "cells" / plan.name, plan)
             for plan in cell_plans(directory.config, grid, pool)
         ]
-        asked = _ask_base(context, cells, questions, reporter)
-        yield directory, cells, asked
+        return directory, cells, _ask_base(context, cells, questions, reporter)
     finally:
         lock.release()
 
@@ -198,10 +236,6 @@ def _check_budgets(grid: Grid, pool: int) -> None:
             f"--budgets {', '.join(map(str, over))}: the pool has {pool} questions, so every strategy would buy all of "
             f"them. Choose budgets under {pool}; the policy `{FULL}` buys the whole pool once."
         )
-
-
-def _counts(cells: Sequence[Cell]) -> int:
-    return sum(is_finished(cell) for cell in cells)
 
 
 def _line(result: CellResult) -> str:

@@ -1,5 +1,6 @@
 """What a comparison leaves behind: compare.md, compare.html, cells.parquet and summary.parquet under RUN/compare."""
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,10 +10,12 @@ from ka2l import __version__, files
 from ka2l.compare import FOLDER, Comparison, Grid
 from ka2l.comparison import tables
 from ka2l.comparison.layout import text
+from ka2l.comparison.results import CellResult
 from ka2l.comparison.statistics import summarize
 from ka2l.comparison.words import headline
 from ka2l.config import RunConfig
 from ka2l.policies import FULL, Policy
+from ka2l.progress import Reporter
 from ka2l.recipe import to_yaml
 from ka2l.report.strategies_page import StrategiesPage, render_comparison
 
@@ -33,12 +36,13 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
         grid: what was compared.
         target: held-out share of right answers to be reached; none: that of the whole pool, else of `random`.
     """
+    from filelock import FileLock
+
     results = comparison.results
     folder = comparison.directory.path / FOLDER
     summary = summarize(results, target=target, order=[policy.name for policy in grid.policies])
-    tables.write(summary, results, folder)
     config = comparison.directory.config
-    planned = len(results) + comparison.waiting
+    planned = len(comparison.planned)
     page = StrategiesPage(
         title=config.report.title,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -51,7 +55,9 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
         policies={policy.name: meaning(policy, config) for policy in grid.policies},
         config_yaml=to_yaml(config),
     )
-    files.write_text(folder / "compare.html", render_comparison(page))
+    with FileLock(folder / ".page.lock"):  # processes that share the work may come to this at the same moment
+        tables.write(summary, results, folder)
+        files.write_text(folder / "compare.html", render_comparison(page))
     values = {
         "run": str(comparison.directory.path),
         "cells": len(results),
@@ -66,6 +72,19 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
         parts.append(f"{comparison.waiting} of {planned} cells are still being worked on by other processes.")
     parts.append(f"Tables, curves and tests: {folder / 'compare.html'} (and compare.md, cells.parquet)")
     return Published("\n\n".join(parts), values, folder / "compare.html")
+
+
+def show_progress(comparison: Comparison, grid: Grid, reporter: Reporter) -> None:
+    """After a cell: the grid as it stands, and the page with what is known so far."""
+    done = {(cell.policy, cell.budget, cell.seed): held_out(cell) for cell in comparison.results}
+    reporter.say("\n" + tables.progress_table(comparison.planned, done, comparison.running) + "\n")
+    publish(comparison, grid)
+
+
+def held_out(cell: CellResult) -> float:
+    """Share of the held-out questions that are right after teaching; NaN where there are none."""
+    after = cell.sets["held_out"].after
+    return float(after.mean()) if len(after) else math.nan
 
 
 def meaning(policy: Policy, config: RunConfig) -> str:

@@ -37,7 +37,11 @@ OWN = (
     "finetune",
     "outcomes",
 )  # the stages of a cell; all others are the upstream run's
+_LOOK = 0.3  # seconds: another process that only looks at a cell holds it for less
 _OWN_FILES = {output for stage in OWN for output in OUTPUTS[stage]}
+
+
+Place = tuple[str, int, int]  # policy, budget, seed
 
 
 class CellPlan(NamedTuple):
@@ -52,6 +56,11 @@ class CellPlan(NamedTuple):
     def name(self) -> str:
         """Folder of the cell."""
         return f"{self.policy}-{self.budget}-{self.seed}"
+
+    @property
+    def place(self) -> Place:
+        """Its place in the grid."""
+        return self.policy, self.budget, self.seed
 
 
 class Upstream(RunDirectory):
@@ -97,7 +106,7 @@ class Cell(RunDirectory):
         from filelock import FileLock, Timeout
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.parent / f".{self.path.name}.lock", timeout=0)
+        lock = FileLock(self.path.parent / f".{self.path.name}.lock", timeout=_LOOK)
         try:
             lock.acquire()
         except Timeout:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ka2l.selection._points import Points, Rows
+from ka2l.selection._points import Array, Block, Points, Rows
 
 Floats = NDArray[np.floating]
 _NONE: Rows = np.empty(0, dtype=np.intp)
@@ -269,34 +269,50 @@ def facility_location(
     best = points.put(np.zeros(len(x), dtype=np.float32))
     for rows, block in points.outer(labelled):
         for where, others in points.blocks(len(rows)):
-            best[where] = xp.maximum(best[where], xp.amax(xp.clip(others.x @ block.x.T, 0, None), 1))
-    bounds = np.zeros(len(x))
-    for rows, block in points.outer():
-        for where, others in points.blocks(len(rows)):
-            more = xp.clip(others.x @ block.x.T - best[where, None], 0, None)
-            bounds[rows] += points.host(weight[where] @ more)
-    bounds[labelled] = -np.inf
-    of = np.zeros(len(x), dtype=np.intp)  # how many picks each bound knows of
+            best[where] = xp.maximum(best[where], xp.amax(_cosines(points, others, block), 1))
+    bounds, of = np.full(len(x), -np.inf), np.full(len(x), -1)  # of gains, and how many picks they know of
+    bounds[np.setdiff1d(np.arange(len(x)), labelled)] = np.inf
     picked = list[int]()
     ahead = int(np.clip(points.block_rows() * points.width // max(1, len(x)), 1, 32))
+    renewed = len(x)
     while len(picked) < k:
+        rows = _top(bounds, renewed)[0]
+        rows = rows[(of[rows] < len(picked)) & (bounds[rows] >= 0)]
+        bounds[rows], of[rows] = _gains(points, rows, weight, best), len(picked)
         candidates = _top(bounds, ahead)[0]
         block = points.take(candidates)
-        parts = [xp.clip(others.x @ block.x.T, 0, None) for _, others in points.blocks(len(candidates))]
-        similarity = xp.concatenate(parts)
-        while len(picked) < k:
-            gains = points.host(weight @ xp.clip(similarity - best[:, None], 0, None))
-            old = (of[candidates] < len(picked)) & (bounds[candidates] >= 0)
-            # What is up to date stays as it is: rounding in another block could have two rows take turns for ever.
-            bounds[candidates[old]], of[candidates[old]] = gains[old], len(picked)
+        similarity = xp.concatenate([_cosines(points, others, block) for _, others in points.blocks(ahead)])
+        before = len(picked)
+        while True:
             row = int(bounds.argmax())
             at = np.searchsorted(candidates, row)
             if of[row] < len(picked) or at == len(candidates) or candidates[at] != row:
                 break
             picked.append(row)
             bounds[row] = -np.inf
+            if len(picked) == k:
+                break
             best = xp.maximum(best, similarity[:, at])
+            gains = points.host(weight @ xp.clip(similarity - best[:, None], 0, None))
+            left = bounds[candidates] >= 0
+            bounds[candidates[left]], of[candidates[left]] = gains[left], len(picked)
+        renewed = ahead if len(picked) > before else 2 * renewed
     return np.array(picked, dtype=np.intp)
+
+
+def _cosines(points: Points, a: Block, b: Block) -> Array:
+    return points.xp.clip(a.x @ b.x.T, 0, None)
+
+
+def _gains(points: Points, rows: Rows, weight: Array, best: Array) -> NDArray[np.float64]:
+    """What each of the rows would add to a facility location that has `best` for each row, [rows of x]."""
+    gains = np.zeros(len(rows))
+    for start in range(0, len(rows), points.block_rows()):
+        block = points.take(rows[start : start + points.block_rows()])
+        for where, others in points.blocks(len(block.norms)):
+            more = points.xp.clip(_cosines(points, others, block) - best[where, None], 0, None)
+            gains[start : start + len(block.norms)] += points.host(weight[where] @ more)
+    return gains
 
 
 def _check(k: int, available: int) -> None:
