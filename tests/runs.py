@@ -36,7 +36,7 @@ def tiny_values(world: TinyWorld, source: Path) -> dict[str, Any]:
         "sample": {"n": 4, "max_new_tokens": 8, "part_size": 12},
         "map": {"part_size": 9},
         "probe": {"mlp_width": 8, "mlp_epochs": 3, "bootstrap": 100},
-        "select": {"budget": BUDGET},
+        "select": {"strategy": "unknown", "budget": BUDGET},
         "finetune": {
             "lora_rank": 4,
             "lora_alpha": 16,
@@ -45,6 +45,7 @@ def tiny_values(world: TinyWorld, source: Path) -> dict[str, Any]:
             "batch_size": 2,
             "gradient_accumulation": 1,
             "save_steps": 2,
+            "replay": 0.0,
         },
         "evaluate": {"max_new_tokens": 8, "bootstrap": 100, "unbought": 10},
     }

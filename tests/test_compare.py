@@ -16,9 +16,10 @@ from ka2l.comparison.results import CellResult, load
 from ka2l.config import RunConfig
 from ka2l.errors import RunError
 from ka2l.pipeline import run
+from ka2l.pipeline.cells import OWN, Cell
 from ka2l.policies import parse_policies
 from ka2l.recipe import override, to_yaml
-from ka2l.store import RunDirectory
+from ka2l.store import RunDirectory, StageRecord
 from ka2l.text import is_correct
 from runs import Ear, questions_file, times, tiny_config
 from tiny import TinyWorld
@@ -244,16 +245,54 @@ def test_plans_begin_with_the_first_seed_of_all(config: RunConfig) -> None:
     ]
 
 
-def test_a_budget_of_the_whole_pool_is_refused(config: RunConfig, finished: tuple[Comparison, Ear]) -> None:
-    comparison, _ = finished
+def test_a_budget_of_the_whole_pool_is_refused_before_anything_is_asked(
+    config: RunConfig, tmp_path: Path
+) -> None:
     with pytest.raises(RunError, match=r"--budgets 500: the pool has \d+ questions"):
-        compare(config, comparison.directory.path, grid_of(config, "unknown", budgets=(4, 500)), Ear())
+        compare(config, tmp_path / "run", grid_of(config, "unknown", budgets=(4, 500)), Ear())
+    assert list(RunDirectory.open(tmp_path / "run").stages) == ["load"]
 
 
 def test_people_cannot_answer_a_comparison(config: RunConfig, tmp_path: Path) -> None:
     asking = override(config, ["annotate.annotator=file", "select.baseline=null"])
     with pytest.raises(RunError, match=r"annotate\.annotator=gold"):
         compare(asking, tmp_path / "run", grid_of(asking, "unknown"), Ear())
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_compared_where_nothing_can_be_taught(config: RunConfig, tmp_path: Path) -> None:
+    black_box = override(config, ["sample.engine=imported", "sample.states=none"])
+    with pytest.raises(RunError, match="teaches and evaluates, and that is not possible here"):
+        compare(black_box, tmp_path / "run", grid_of(black_box, "unknown"), Ear())
+
+
+def test_a_cell_takes_nothing_from_what_the_run_itself_has_chosen_and_taught(
+    config: RunConfig, finished: tuple[Comparison, Ear], tmp_path: Path
+) -> None:
+    """The upstream run's own select and finetune are of the same name, and may be of the same key."""
+    upstream = finished[0].directory
+    upstream.stages |= {name: StageRecord("done", "k", seconds=900.0) for name in ("select", "finetune")}
+    try:
+        plan = cell_plans(config, grid_of(config, "unknown"), pool=29)[0]
+        cell = Cell(upstream, tmp_path / plan.name, plan)
+    finally:
+        for name in ("select", "finetune"):
+            del upstream.stages[name]
+    assert not set(OWN) & set(cell.stages)
+    assert "map" in cell.stages
+
+
+def test_what_cells_do_not_read_does_not_train_them_again(
+    config: RunConfig, finished: tuple[Comparison, Ear]
+) -> None:
+    comparison, _ = finished
+    before = times(cells(comparison))
+    dearer = override(
+        config, ["evaluate.bootstrap=300", "annotate.cost_per_label=2.5", "select.baseline=known"]
+    )
+    again = compare(dearer, comparison.directory.path, grid_of(dearer, "unknown", seeds=2), Ear())
+    assert [row.cost for row in again.results] == [15.0, 15.0]
+    assert times(cells(comparison)) == before
 
 
 def test_the_command(ka2l: Cli, finished: tuple[Comparison, Ear]) -> None:

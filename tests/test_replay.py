@@ -1,5 +1,6 @@
 """Known questions taught with the model's own answers, through the whole run on the tiny world."""
 
+import json
 from pathlib import Path
 
 from ka2l import files
@@ -56,3 +57,45 @@ def test_as_many_as_there_are(tiny_world: TinyWorld, tmp_path: Path) -> None:
     assert run_verb("finetune", less, Ear()) == ["finetune"]
     assert less.stages["finetune"].counts["examples"] == len(bought)
     assert "replayed" not in less.stages["finetune"].counts
+
+
+def test_a_fact_that_is_bought_is_not_taught_in_other_words_with_what_the_model_says(
+    tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    """Two questions of one group in the pool: one bought with gold, the other called known."""
+    rows = [json.loads(line) for line in questions_file(tiny_world, tmp_path).read_text().splitlines()]
+    twins = []
+    for row in rows:
+        twins += [
+            {**row, "group": row["id"]},
+            {
+                **row,
+                "id": f"{row['id']}-again",
+                "question": row["rewordings"][0],
+                "group": row["id"],
+                "rewordings": [],
+            },
+        ]
+    source = tmp_path / "twins.jsonl"
+    source.write_text("\n".join(json.dumps(row) for row in twins), encoding="utf-8")
+    settings = ("select.strategy=random", "select.baseline=null", "finetune.replay=2", "finetune.epochs=1")
+    directory = run(tiny_config(tiny_world, source, *settings), tmp_path / "run", Ear())
+    groups = {
+        row["id"]: row["group"] for row in files.read_table(directory.file("questions.parquet")).to_pylist()
+    }
+    bought = {
+        groups[i] for i in files.read_table(directory.file("annotations.parquet"))["question_id"].to_pylist()
+    }
+    own = files.read_table(directory.file("replayed.parquet"))["question_id"].to_pylist()
+    assert own
+    assert not {groups[i] for i in own} & bought
+    # Nor does what was taught count among the questions nobody bought.
+    asked = files.read_table(directory.file("predictions.parquet")).to_pylist()
+    held = {
+        row["id"]
+        for row in files.read_table(directory.file("questions.parquet")).to_pylist()
+        if row["role"] == "eval"
+    }
+    left = {row["question_id"] for row in asked if row["model"] == "random"} - held
+    taught = bought | {groups[i] for i in own}
+    assert all(groups[i] in bought for i in left if groups[i] in taught)

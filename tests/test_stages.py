@@ -1,18 +1,25 @@
 """What a changed setting redoes: exactly the stages that read it and those after them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from ka2l.config import Strategy
+from ka2l import recipe
+from ka2l.config import RunConfig, Strategy
 from ka2l.content_keys import Outside, keys
 from ka2l.errors import ConfigError
 from ka2l.pipeline import run
-from ka2l.recipe import load_config
 from ka2l.stages import all_stages, inputs_of, stages_of, verb_of
 from ka2l.store import OUTPUTS, WORKING, RunDirectory, split_stage
 from runs import Ear, copy_of, times
+
+
+def load_config(path: None, changes: Sequence[str] = ()) -> RunConfig:
+    """A run that replays nothing, unless a change says so: fewer stages to name in the tables."""
+    return recipe.load_config(path, ["select.strategy=unknown", "finetune.replay=0", *changes])
+
 
 OUTSIDE = Outside(source="questions-1", model="tiny@1", labels="")
 SENSE = ["load", "sample", "measure", "probe", "map"]

@@ -68,8 +68,9 @@ def compare(
     config, folder = choose(recipe, overrides or [], {}, out)
     policies = parse_policies(config, strategies.split(","), policy or [])
     half = sorted({max(1, config.select.budget // 2), config.select.budget})
-    numbers = whole_numbers(seeds, "--seeds", least=0)
-    repetitions = range(numbers[0]) if "," not in seeds else numbers
+    several = "," in seeds
+    numbers = whole_numbers(seeds, "--seeds", least=0 if several else 1)
+    repetitions = list(dict.fromkeys(numbers)) if several else range(numbers[0])
     grid = Grid(policies, whole_numbers(budgets, "--budgets") if budgets else half, repetitions)
     reporter = Reporter(quiet=quiet)
     comparison = run_comparison(

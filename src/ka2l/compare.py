@@ -7,9 +7,8 @@ under RUN/compare/cells. Cells do not know of each other: the same command start
 times at once (one process a GPU) the processes share the cells.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ from ka2l.pipeline.cells import (
     CellPlan,
     Place,
     buy,
-    check_teachable,
+    check_answers,
     fixed_sets,
     is_finished,
     teach,
@@ -35,9 +34,11 @@ from ka2l.pipeline.context import Context
 from ka2l.policies import FULL, Policy
 from ka2l.progress import Reporter, duration
 from ka2l.questions import Question
+from ka2l.reach import limit
 from ka2l.store import RunDirectory
 
 FOLDER = "compare"
+_PART = 2048  # questions the base model is asked at a time: what a kill can cost
 
 
 class Grid(NamedTuple):
@@ -85,6 +86,7 @@ def compare(
         Ka2lError: something the user can mend; finished cells stay, and the same call goes on.
     """
     reporter = reporter or Reporter()
+    _check_teaches(config)
     directory, cells, asked = _prepare(config, out, grid, reporter)
     worked = True
     while worked:  # once more: a cell may have been passed over because another process, gone since, had it
@@ -100,7 +102,11 @@ def compare(
 def _done_now(cell: Cell, asked: Asked, reporter: Reporter, keep_adapter: bool) -> bool:
     """Do a cell; False where it is done, or another process has it."""
     with cell.claimed() as mine:
-        if not mine or is_finished(cell):
+        if not mine:
+            return False
+        if is_finished(cell):
+            if not keep_adapter:
+                files.remove(cell.file("adapter"))  # a kill may have come before this
             return False
         plan = cell.plan
         reporter.say(f"compare    {plan.policy}, {plan.budget} labels, seed {plan.seed}")
@@ -114,7 +120,9 @@ def _state(directory: RunDirectory, cells: Sequence[Cell]) -> Comparison:
     for cell in cells:
         cell.read_again()
         if is_finished(cell):
-            results.append(load(cell.path))
+            result = load(cell.path)
+            cost = result.labels * directory.config.annotate.cost_per_label
+            results.append(replace(result, cost=cost))
             continue
         with cell.claimed() as mine:
             if not mine:
@@ -128,6 +136,15 @@ def cell_plans(config: RunConfig, grid: Grid, pool: int) -> list[CellPlan]:
     A budget of the whole pool is the same for every strategy: only `full` has it.
     """
     plans = []
+    # What a cell does not read is the same in all, so that nobody trains again for another width of intervals.
+    unread = {
+        "augment": {"per_question": 0},
+        "evaluate": {"bootstrap": 1000},
+        "annotate": {"cost_per_label": 0.0},
+    }
+    common = config.model_copy(
+        update={name: getattr(config, name).model_copy(update=values) for name, values in unread.items()}
+    )
     for seed in grid.seeds:
         for policy in grid.policies:
             for budget in [pool] if policy.name == FULL else sorted(set(grid.budgets)):
@@ -135,8 +152,7 @@ def cell_plans(config: RunConfig, grid: Grid, pool: int) -> list[CellPlan]:
                     update={"budget": budget, "baseline": None, "seed": config.seed + seed}
                 )
                 tuning = policy.config.finetune.model_copy(update={"seed": config.seed + seed})
-                augment = config.augment.model_copy(update={"per_question": 0})
-                cell = config.model_copy(update={"select": select, "finetune": tuning, "augment": augment})
+                cell = common.model_copy(update={"select": select, "finetune": tuning})
                 plans.append(CellPlan(policy.name, budget, seed, cell))
     return plans
 
@@ -155,12 +171,15 @@ def _prepare(
         reporter.say(f"{out}: another process prepares the comparison; waiting for it.")
         lock.acquire()
     try:
-        directory = make_upstream(config, out, [policy.config for policy in grid.policies], reporter)
+
+        def check(loaded: Sequence[Question]) -> None:
+            check_answers(loaded)
+            _check_budgets(grid, sum(question.role == "pool" for question in loaded))
+
+        directory = make_upstream(config, out, [policy.config for policy in grid.policies], reporter, check)
         context = Context(directory, reporter)
         questions = context.questions_by_id()
-        check_teachable(config, questions)
         pool = sum(question.role == "pool" for question in questions.values())
-        _check_budgets(grid, pool)
         cells = [
             Cell(directory, out / FOLDER / "cells" / plan.name, plan)
             for plan in cell_plans(directory.config, grid, pool)
@@ -175,14 +194,14 @@ def _ask_base(
 ) -> Asked:
     """What the base model says to everything any cell is asked; only what is new is asked."""
     held_out, pool = fixed_sets(questions, context.config)
-    wanted = dict.fromkeys(pool)
+    fixed, wanted = set(held_out), dict.fromkeys(pool)
     for cell in cells:
         wanted.update(dict.fromkeys(_bought(cell, reporter)))
     base = _Base(context)
     for prompt in BASE_PROMPTS:
         base.ask(f"base:{prompt}", held_out)
     prompt = best_base_prompt(base.said, questions, None, context.config.measure.correct)
-    base.ask(f"base:{prompt}", [item for item in wanted if item not in set(held_out)])
+    base.ask(f"base:{prompt}", [item for item in wanted if item not in fixed])
     context.release()
     texts = {(p.question_id, p.wording): p.text for p in base.said if p.model == f"base:{prompt}"}
     return Asked(questions, held_out, pool, prompt, texts)
@@ -200,17 +219,8 @@ class _Base:
     """The base model's answers, in parts on disk under the key of what they depend on."""
 
     def __init__(self, context: Context):
-        config = context.config
-        depends = [
-            context.keys()["load"],
-            context.model_key,
-            config.prompt.model_dump(mode="json"),
-            config.seed,
-        ]
-        depends += [config.evaluate.temperature, config.evaluate.max_new_tokens]
-        key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
         self.context = context
-        self.folder = context.run.path / FOLDER / f"base-{key}"
+        self.folder = context.run.path / FOLDER / f"base-{context.base_key}"
         self.said: list[Prediction] = [
             prediction
             for part in files.parts(self.folder, ".parquet")
@@ -224,9 +234,22 @@ class _Base:
         if not new:
             return
         self.context.reporter.say(f"base model  {len(new):,} questions ({name.partition(':')[2]} prompt)")
-        answers = answers_to(self.context, name, new)
-        files.write_table(files.next_part(self.folder, ".parquet"), prediction_table(answers))
-        self.said += answers
+        for start in range(0, len(new), _PART):
+            answers = answers_to(self.context, name, new[start : start + _PART])
+            files.write_table(files.next_part(self.folder, ".parquet"), prediction_table(answers))
+            self.said += answers
+
+
+def _check_teaches(config: RunConfig) -> None:
+    """Refuse, before anything is asked or paid for, what cannot be taught, or only by people."""
+    end = limit(config)
+    if end is not None:
+        raise RunError(f"A comparison teaches and evaluates, and that is not possible here. {end.why}")
+    if config.annotate.annotator != "gold":
+        raise RunError(
+            "A comparison buys many sets of questions, so it needs the answers to the whole pool: set "
+            "annotate.annotator=gold, with answers in the file of questions."
+        )
 
 
 def _check_budgets(grid: Grid, pool: int) -> None:

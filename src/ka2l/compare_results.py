@@ -10,7 +10,7 @@ from ka2l import __version__, files
 from ka2l.compare import FOLDER, Comparison, Grid
 from ka2l.comparison import tables
 from ka2l.comparison.layout import text
-from ka2l.comparison.results import CellResult
+from ka2l.comparison.results import GRID, CellResult
 from ka2l.comparison.statistics import summarize
 from ka2l.comparison.words import headline
 from ka2l.config import RunConfig
@@ -57,6 +57,8 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
     )
     with FileLock(folder / ".page.lock"):  # processes that share the work may come to this at the same moment
         tables.write(summary, results, folder)
+        names = [f"{cell.policy}-{cell.budget}-{cell.seed}" for cell in results]
+        files.write_json(folder / GRID, {"cells": names})
         files.write_text(folder / "compare.html", render_comparison(page))
     values = {
         "run": str(comparison.directory.path),
@@ -69,7 +71,11 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
     if summary.differences:
         parts.append(text(tables.against(summary)))
     if comparison.waiting:
-        parts.append(f"{comparison.waiting} of {planned} cells are still being worked on by other processes.")
+        busy = len(comparison.running)
+        parts.append(
+            f"{comparison.waiting} of {planned} cells are not done, {busy} of them under way in other processes. The same "
+            "command goes on."
+        )
     parts.append(f"Tables, curves and tests: {folder / 'compare.html'} (and compare.md, cells.parquet)")
     return Published("\n\n".join(parts), values, folder / "compare.html")
 

@@ -136,7 +136,7 @@ class SampleConfig(Section):
 class SelectConfig(Section):
     """Which questions to buy."""
 
-    strategy: Strategy = "unknown"
+    strategy: Strategy = "unknown_diverse"
     """The query strategy."""
     budget: Positive = 100
     """Labels to buy."""
@@ -195,7 +195,7 @@ class FinetuneConfig(Section):
     """Share of steps with rising learning rate."""
     max_length: Positive = 512
     """Longest example in tokens."""
-    replay: Annotated[float, Field(ge=0)] = 0.0
+    replay: Annotated[float, Field(ge=0)] = 1.0
     """Known questions of the pool taught beside the bought ones, per label, with the model's own answers: no label."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Seed of the adapter, the order of examples and the draw of `replay`; none: the run's."""

@@ -50,7 +50,6 @@ def plan(config: RunConfig, directory: RunDirectory | None = None) -> dict[str, 
         directory: the run that would go on, with this config, if there is one: what is done in it costs nothing more.
     """
     from ka2l.pipeline import read_questions
-    from ka2l.pipeline.act import training_steps
     from ka2l.pipeline.context import prompt_builder
 
     loaded = read_questions(config, directory)
@@ -82,9 +81,7 @@ def plan(config: RunConfig, directory: RunDirectory | None = None) -> dict[str, 
         "first_prompt": prompts.sensing(example),
         **({"first_messages": list(prompts.sensing_messages(example))} if chat else {}),
         **({"first_teaching_prompt": prompts.teaching(example)} if end is None else {}),
-        "training_steps": training_steps(min(config.select.budget, counts.get("pool", 0)), config.finetune)
-        if end is None
-        else 0,
+        "training_steps": _training_steps(config, counts.get("pool", 0)) if end is None else 0,
         "stages": rows,
         "tokens": sum(row["tokens"] for row in rows),
         "seconds": round(sum(row["seconds"] for row in rows), 1),
@@ -227,6 +224,15 @@ def _tokens(
         "evaluate": (evaluated, evaluated * (teaching + answer), 1.0),
         "report": (0, 0, 0.0),
     }
+
+
+def _training_steps(config: RunConfig, pool: int) -> int:
+    """Of one arm, with as many known questions beside as there can be."""
+    from ka2l.pipeline.act import training_steps
+
+    bought = min(config.select.budget, pool)
+    beside = min(round(config.finetune.replay * bought), pool - bought)
+    return training_steps(bought + beside, config.finetune)
 
 
 def _local(config: RunConfig) -> _Local:

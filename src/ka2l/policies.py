@@ -10,11 +10,12 @@ import shlex
 from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
+from ka2l.comparison.summary import WHOLE
 from ka2l.config import RunConfig, Strategy
 from ka2l.errors import ConfigError
 from ka2l.recipe import override
 
-FULL = "full"  # the whole pool, however large
+FULL = WHOLE  # the whole pool, however large
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+]*")  # it names a folder, and the budget follows after a dash
 _SECTIONS = ("select", "finetune")
 
@@ -32,7 +33,7 @@ def parse_policies(config: RunConfig, strategies: Sequence[str], texts: Sequence
     Args:
         config: what they start from.
         strategies: names of strategies, or `full`.
-        texts: `NAME: section.key=value …`, or `section.key=value …` alone, which is its own name's strategy.
+        texts: `NAME: section.key=value …`.
 
     Raises:
         ConfigError: no such strategy, a name that stands twice or holds other signs, a setting of another section.
@@ -66,7 +67,10 @@ def _named(config: RunConfig, text: str) -> Policy:
             f"--policy {text!r}: a policy reads 'NAME: section.key=value …' with a name of letters, digits, dots, "
             "underscores and plus signs, for example 'careful: select.strategy=unknown finetune.replay=1'."
         )
-    settings = shlex.split(rest)
+    try:
+        settings = shlex.split(rest)
+    except ValueError as error:
+        raise ConfigError(f"--policy {name}: {error} in {rest.strip()!r}.") from None
     foreign = [setting for setting in settings if setting.partition(".")[0] not in _SECTIONS]
     fixed = ("select.encoder", "select.budget", "select.seed", "select.baseline", "finetune.seed")
     foreign += [setting for setting in settings if setting.partition("=")[0] in fixed]

@@ -30,6 +30,8 @@ _PAPER_PROBE = {
     "calibration": "none",
 }
 
+_PAPER_SELECT = {"strategy": "unknown", "draw": "random"}
+
 _PAPER_DECODER = {
     "t5": "google-t5/t5-base",
     "pseudo_tokens": 16,
@@ -44,8 +46,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "measure": {"judge": "nli", "threshold": "eq3", "split": [0.7, 0.2, 0.1], "scores": ["p_true"]},
         "probe": _PAPER_PROBE,
-        "select": {"draw": "random"},
+        "select": _PAPER_SELECT,
         "decoder": _PAPER_DECODER,
+        "finetune": {"replay": 0.0},
         "evaluate": {"temperature": 0.1},
     },
     "reference": {
@@ -56,8 +59,9 @@ PRESETS: dict[str, dict[str, Any]] = {
             "scores": ["p_true"],
         },
         "probe": _PAPER_PROBE,
-        "select": {"draw": "random"},
+        "select": _PAPER_SELECT,
         "decoder": _PAPER_DECODER,
+        "finetune": {"replay": 0.0},
         "augment": {"noise": 0.0, "temperature": 0.0},  # one near-copy a question
         "evaluate": {"temperature": 0.1},
     },

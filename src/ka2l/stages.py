@@ -33,7 +33,7 @@ _OF_MAP = ("map", "signals", "pool_answers", "pool_entropy", "pool_likelihood", 
 _OF_VERB = {
     "map": _OF_MAP,
     "augment": ("decoder_states", "decoder", "candidates", "augment"),
-    "finetune": ("replay", "finetune"),
+    "annotate": ("annotate", "replay"),
 }
 
 

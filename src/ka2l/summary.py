@@ -3,17 +3,22 @@
 import json
 import platform
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from ka2l import files
 from ka2l.evaluation.serialize import interval_from
 from ka2l.progress import duration
 from ka2l.reach import answered_by, has_stand_in, limit
-from ka2l.stages import all_stages
+from ka2l.stages import all_stages, arms, strategy_of
 from ka2l.statistics import Interval
-from ka2l.store import RunDirectory, StageRecord, library_versions
+from ka2l.store import MAIN, RunDirectory, StageRecord, library_versions
 
+_OURS = ("unknown", "unknown_diverse")
 _REASONS_SHOWN = 3  # why decoded questions were dropped; all are in the report
+
+
+_REPLAYED = "\n[dim]Known ones taught beside: with the model's own answers, against forgetting; no label is paid for them.[/]"
 
 
 def summary(run: RunDirectory) -> dict[str, Any]:
@@ -52,6 +57,12 @@ def summary(run: RunDirectory) -> dict[str, Any]:
     if "evaluate" in done and run.file("evaluation.json").exists():
         evaluation = files.read_json(run.file("evaluation.json"))
         result["evaluation"] = evaluation["arms"]
+        result["replayed"] = {
+            strategy_of(config, arm): run.stages[f"finetune{'' if arm == MAIN else '@' + arm}"].counts.get(
+                "replayed", 0
+            )
+            for arm in arms(config)
+        }
         result["base_prompt"] = evaluation["base_prompt"]
     end = limit(config)
     if end is not None:
@@ -103,12 +114,13 @@ def print_summary(run: RunDirectory) -> None:
         console.print(decoded_lines(values["augment"]))
     if "evaluation" in values:
         console.print()
-        console.print(_arms_table(Table, values["evaluation"]))
+        console.print(_arms_table(Table, values["evaluation"], values["replayed"]))
         console.print(_conclusion(values["evaluation"]))
         taught = "bought and new" if any(map(_decoded, values["evaluation"].values())) else "bought"
         console.print(
             f"[dim]Brackets: 95 % bootstrap intervals. Learned: {taught} questions that were wrong before and are right now.\n"
             "Forgotten: held-out questions that were right before and are wrong now.[/]"
+            + (_REPLAYED if any(values["replayed"].values()) else "")
         )
     if "ends_after" in values:
         console.print(f"\nThe run ends after `{values['ends_after']}`. {escape(values['why'])}")
@@ -190,11 +202,18 @@ def print_values(values: dict[str, Any], *, as_json: bool) -> None:
         print(f"{name + ':':<{width}} {value}")
 
 
-def _arms_table(table_class: Any, evaluated: dict[str, Any]) -> Any:
+def arm_name(strategy: str, arms: Collection[str]) -> str:
+    """How an arm is called: KA2L where it is the only one of ours, else by its strategy."""
+    ours = [name for name in arms if name in _OURS]
+    return "KA2L" if ours == [strategy] else strategy
+
+
+def _arms_table(table_class: Any, evaluated: dict[str, Any], replayed: dict[str, int]) -> Any:
     table = table_class(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     rows: dict[str, list[str]] = {
         "labels bought": [],
+        "known ones taught beside": [],
         "of them wrong before": [],
         "learned": [],
         "learned per label": [],
@@ -215,9 +234,10 @@ def _arms_table(table_class: Any, evaluated: dict[str, Any]) -> Any:
         "right, of the held-out": "held_out",
     }
     for name, arm in evaluated.items():
-        table.add_column("KA2L" if name == "unknown" else name, justify="right")
+        table.add_column(arm_name(name, evaluated), justify="right")
         learned, forgotten = arm["learned"], arm["forgotten"]
         rows["labels bought"].append(str(arm["labels"]))
+        rows["known ones taught beside"].append(str(replayed[name]) if replayed.get(name) else "–")
         decoded = _decoded(arm)
         rows["new questions taught"].append(str(decoded["labels"]) if decoded else "–")
         rows["  learned"].append(str(decoded["learned"]) if decoded else "–")
@@ -241,7 +261,7 @@ def _conclusion(evaluated: dict[str, Any]) -> str:
         return ""
     (first, a), (second, b) = list(evaluated.items())[:2]
     one, two = (interval_from(arm["learned"]["per_label"]) for arm in (a, b))
-    name = "KA2L" if first == "unknown" else first
+    name, second = arm_name(first, evaluated), arm_name(second, evaluated)
     if one.low > two.high or two.low > one.high:
         verb = "more" if one.value > two.value else "less"
         ratio = f", {one.value / two.value:.1f} times as much" if two.value > 0 else ""

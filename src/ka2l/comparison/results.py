@@ -18,6 +18,7 @@ from ka2l import files
 from ka2l.errors import RunError
 
 CELL, OUTCOMES = "cell.json", "outcomes.parquet"
+GRID = "grid.json"  # which cells the tables of a comparison are about
 _TYPES: Mapping[str, type] = {
     "before": np.bool_,
     "after": np.bool_,
@@ -71,6 +72,7 @@ class CellResult:
     finetune_seconds: float
     evaluate_seconds: float
     sets: Mapping[str, Outcomes]
+    teaching: str = ""  # equal for cells that were taught in the same way
 
 
 def save(result: CellResult, folder: Path) -> None:

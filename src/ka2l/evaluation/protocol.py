@@ -180,6 +180,7 @@ def evaluate(
     config: EvaluateConfig,
     correct: str,
     seed: int,
+    taught_beside: Collection[str] = (),
 ) -> Evaluation:
     """Compare the base model with each arm's tuned model on the sets of `evaluation_sets`.
 
@@ -189,6 +190,7 @@ def evaluate(
         config: `unbought` and `bootstrap` are used here.
         correct: `exact_match` or `f1`.
         seed: of the unbought draw and of the bootstrap.
+        taught_beside: ids that were taught without being bought; they are no part of `unbought`.
 
     Raises:
         ValueError: a prediction is missing, or given twice with different texts (how many, and an example).
@@ -197,7 +199,7 @@ def evaluate(
     held_out = _held_out_rows(judge)
     base_prompt = _best_prompt(held_out)
     base = {prompt: judge.summarize(rows) for prompt, rows in held_out.items() if rows}
-    all_bought = {id_ for arm in arms.values() for id_ in arm.bought}
+    all_bought = {id_ for arm in arms.values() for id_ in arm.bought} | set(taught_beside)
     after = {
         name: _evaluate_arm(judge, base_prompt, name, arm, config, all_bought) for name, arm in arms.items()
     }

@@ -83,7 +83,11 @@ def run(config: RunConfig, out: Path, reporter: Reporter | None = None) -> RunDi
 
 
 def make_upstream(
-    config: RunConfig, out: Path, policies: Sequence[RunConfig], reporter: Reporter
+    config: RunConfig,
+    out: Path,
+    policies: Sequence[RunConfig],
+    reporter: Reporter,
+    check: Callable[[Sequence[Question]], None],
 ) -> Upstream:
     """Stage 1 and the signals that any of these configurations selects by, in one run directory.
 
@@ -92,19 +96,33 @@ def make_upstream(
         out: the run directory; made, or continued.
         policies: configurations that differ in `select` and `finetune` only.
         reporter: progress.
+        check: called with all questions before the model is asked anything; raises what stands against it.
     """
     directory = Upstream.create(out, with_absolute_paths(config))
     with directory.locked():
         context = Context(directory, reporter)
         _load(context, complete=True)
+        questions = list(context.questions_by_id().values())
+        check(questions)
+        # No arm beside the policy's own, whose signals nobody would read.
+        alone = [
+            with_absolute_paths(
+                policy.model_copy(update={"select": policy.select.model_copy(update={"baseline": None})})
+            )
+            for policy in policies
+        ]
+        for policy in alone:
+            with directory.working_with(policy):
+                check_means(context, questions)
         done: set[str] = set()
-        for policy in policies:
-            with directory.working_with(with_absolute_paths(policy)):
+        for policy in alone:
+            with directory.working_with(policy):
                 for stage in all_stages(directory.config):
                     if verb_of(stage) in _STAGE_1 and stage not in {"load", *done}:
                         _do(context, stage)
                         done.add(stage)
         context.release()
+        directory.save_config()
     return directory
 
 

@@ -94,7 +94,8 @@ def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, st
     questions = all_questions(context)
     answers = {i: tuple(dict.fromkeys((*own, *questions[i].answers))) for i, own in given.items()}
     selections = {strategy_of(config, arm): _arm_selection(context, arm) for arm in arms(config)}
-    all_bought = {i for arm in selections.values() for i in arm.bought}
+    beside = {known.question.id for arm in arms(config) for known in replayed(context, arm)}
+    all_bought = {i for arm in selections.values() for i in arm.bought} | beside
     sets = {
         name: evaluation_sets(questions, arm.bought, config.evaluate, config.seed, answers, all_bought)
         for name, arm in selections.items()
@@ -115,7 +116,14 @@ def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, st
             items = list(dict.fromkeys(item for group in sets[name].values() for item in group))
             predictions += ask(context, record, name, items, adapter=run.file("adapter", arm))
         result = evaluate(
-            predictions, selections, questions, answers, config.evaluate, config.measure.correct, config.seed
+            predictions,
+            selections,
+            questions,
+            answers,
+            config.evaluate,
+            config.measure.correct,
+            config.seed,
+            beside,
         )
         files.write_table(run.file("predictions.parquet"), prediction_table(predictions))
         files.write_json(run.file("evaluation.json"), to_json(result))

@@ -6,7 +6,9 @@ checkpoint. Only the evaluation differs: the base model is asked once for all ce
 questions of the pool, bought or not.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +29,7 @@ from ka2l.pipeline.taught import read_annotations, selected_questions
 from ka2l.progress import Reporter
 from ka2l.questions import Question, rank
 from ka2l.recipe import to_yaml
-from ka2l.store import FORMAT, OUTPUTS, RunDirectory, StageRecord
+from ka2l.store import FORMAT, OUTPUTS, RunDirectory, StageRecord, split_stage
 from ka2l.text import is_correct
 
 OWN = (
@@ -88,8 +90,8 @@ class Cell(RunDirectory):
     def __init__(self, upstream: RunDirectory, path: Path, plan: CellPlan):
         self.upstream = upstream
         self.plan = plan
-        own = RunDirectory.create(path, plan.config).stages
-        super().__init__(path, plan.config, {**upstream.stages, **own})
+        super().__init__(path, plan.config, {})
+        self.read_again()
 
     def file(self, name: str, arm: str = "main") -> Path:
         """Where an artifact lies: here what this cell makes, upstream all else."""
@@ -98,7 +100,11 @@ class Cell(RunDirectory):
     def read_again(self) -> None:
         """Take in what another process has done here since this cell was opened."""
         own = RunDirectory.create(self.path, self.plan.config).stages
-        self.stages = {**self.upstream.stages, **own}
+        # What the upstream run may have chosen and taught itself is none of the cell's.
+        shared = {
+            name: record for name, record in self.upstream.stages.items() if split_stage(name)[0] not in OWN
+        }
+        self.stages = {**shared, **own}
 
     @contextmanager
     def claimed(self) -> Iterator[bool]:
@@ -238,23 +244,24 @@ def fixed_sets(questions: Mapping[str, Question], config: RunConfig) -> tuple[li
     )
 
 
-def check_teachable(config: RunConfig, questions: Mapping[str, Question]) -> None:
+def check_answers(questions: Iterable[Question]) -> None:
     """Refuse what a comparison cannot do without answers to whatever a strategy may choose.
 
     Raises:
-        RunError: people answer, or questions of the pool have no gold answer.
+        RunError: questions of the pool have no gold answer.
     """
-    if config.annotate.annotator != "gold":
-        raise RunError(
-            "A comparison buys many sets of questions, so it needs the answers to the whole pool: set "
-            "annotate.annotator=gold, with answers in the file of questions."
-        )
-    missing = [q.id for q in questions.values() if q.role == "pool" and not q.answers]
+    missing = [q.id for q in questions if q.role == "pool" and not q.answers]
     if missing:
         raise RunError(
             f"{len(missing)} questions of the pool have no gold answer (such as {missing[0]!r}), and a strategy may "
             "choose any of them. Leave them out, or give them answers."
         )
+
+
+def teaching_hash(config: RunConfig) -> str:
+    """What is the same in two cells that were taught in the same way, whatever they bought."""
+    settings = config.finetune.model_dump(mode="json", exclude={"seed", "save_steps"})
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _do(context: Context, stage: str, work: Callable[[Context, str, str, dict[str, str]], None]) -> None:
@@ -269,6 +276,7 @@ def _result(cell: Cell, record: StageRecord, labels: int, outcomes: Mapping[str,
     return CellResult(
         policy=cell.plan.policy,
         strategy=cell.config.select.strategy,
+        teaching=teaching_hash(cell.config),
         budget=cell.plan.budget,
         seed=cell.plan.seed,
         labels=labels,

@@ -93,6 +93,15 @@ class Context:
             return str(known)
 
     @cached_property
+    def base_key(self) -> str:
+        """What the base model's answers depend on, besides the question: its prompt and its worked examples too."""
+        config = self.config
+        asked_as = [config.prompt.model_dump(mode="json"), self._probe_key, config.seed]
+        depends = [self.keys()["load"], self.model_key, asked_as]
+        depends.append([config.evaluate.temperature, config.evaluate.max_new_tokens])
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
     def _probe_key(self) -> str:
         """A probe counts by its content, wherever it lies."""
         if not self.config.map.probe:
@@ -165,17 +174,29 @@ class Context:
         """
         now = self.keys()
         for needed in inputs_of(stage, self.config):
-            if not self.run.is_done(needed, now[needed]):
-                verb = verb_of(needed)
-                was = "out of date" if needed in self.run.stages else "missing"
-                settings = "".join(f" {shlex.quote(override)}" for override in self.run.overrides)
-                # `load` begins a run from a recipe, and has no form for one that is there.
-                alone = "" if verb == "load" else f"`ka2l {verb} {self.run.path}{settings}`, or "
-                raise RunError(
-                    f"{self.run.path}: `{verb_of(stage)}` reads what `{verb}` writes, and that is {was}. "
-                    f"Run {alone}`ka2l run --out {self.run.path}{settings}` for everything."
-                )
+            self._check_done(needed, stage, now)
         return {needed: now[needed] for needed in inputs_of(stage, self.config)}
+
+    def _check_done(self, needed: str, stage: str, now: dict[str, str]) -> None:
+        if self.run.is_done(needed, now[needed]):
+            return
+        verb = verb_of(needed)
+        was = "out of date" if needed in self.run.stages else "missing"
+        settings = "".join(f" {shlex.quote(override)}" for override in self.run.overrides)
+        # `load` begins a run from a recipe, and has no form for one that is there.
+        alone = "" if verb == "load" else f"`ka2l {verb} {self.run.path}{settings}`, or "
+        what = (
+            f"`{verb_of(stage)}` reads what `{verb}` writes, and that"
+            if stage != needed
+            else f"what `{verb}` writes"
+        )
+        raise RunError(
+            f"{self.run.path}: {what} is {was}. Run {alone}`ka2l run --out {self.run.path}{settings}` for everything."
+        )
+
+    def require_done(self, stage: str) -> None:
+        """Check that this stage itself is finished and up to date; errors as `require`."""
+        self._check_done(stage, stage, self.keys())
 
     def questions(self, role: str) -> list[Question]:
         """The questions of one role."""

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from ka2l import files
 from ka2l.comparison.results import CellResult, Outcomes
+from ka2l.comparison.summary import WHOLE
 from ka2l.errors import RunError
 from ka2l.evaluation.serialize import interval_from
 from ka2l.planning.points import Points, from_answers, from_scores
 from ka2l.store import RunDirectory
 
-FULL = "full"  # the comparison's name for buying the whole pool
+FULL = WHOLE
 _BASE = ("", 0.0)  # strategy and labels of the base model
 Answers = NDArray[np.bool_]  # [questions], which of them were answered right
 
@@ -76,6 +77,7 @@ def _by_policy(
     labels: dict[tuple[str, int], list[int]] = defaultdict(list)
     for cell in cells:
         labels[cell.policy, cell.budget].append(cell.labels)
+    taught = {cell.policy: cell.teaching for cell in cells}
     replays = {cell.policy for cell in cells if cell.replayed}
     names = list(dict.fromkeys(cell.policy for cell in cells if cell.policy != FULL)) or [FULL]
     right: dict[str, dict[float, list[Answers]]] = {name: defaultdict(list) for name in names}
@@ -83,7 +85,9 @@ def _by_policy(
         bought = float(np.mean(labels[cell.policy, cell.budget]))
         answers = found.after[rows]
         whole = cell.policy == FULL
-        for name in [name for name in names if name not in replays] if whole else [cell.policy]:
+        # The whole pool is a point of every policy that teaches as it was taught.
+        alike = [name for name in names if name not in replays and taught[name] == cell.teaching]
+        for name in alike if whole else [cell.policy]:
             right[name][bought].append(answers)
     return right
 

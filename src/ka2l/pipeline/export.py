@@ -95,7 +95,13 @@ def _check_open(config: RunConfig, target: Path) -> None:
 
 def _taught(context: Context, arm: str) -> list[Taught]:
     """What `finetune` teaches in this arm, in its order."""
-    context.require("finetune" if arm == MAIN else f"finetune@{arm}")
+    suffix = "" if arm == MAIN else f"@{arm}"
+    if limit(context.config) is None:
+        context.require(f"finetune{suffix}")
+        known = replayed(context, arm)
+    else:  # nothing is taught here, so there is nothing to keep from being forgotten
+        context.require_done(f"annotate{suffix}")
+        known = []
     annotations = read_annotations(context, arm)
     questions = all_questions(context, set(annotations))
     found = [
@@ -104,7 +110,6 @@ def _taught(context: Context, arm: str) -> list[Taught]:
         )
         for i, answers in annotations.items()
     ]
-    known = replayed(context, arm)
     return found + [
         Taught(each.question.id, each.question.question, (each.answer,), "replayed") for each in known
     ]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ka2l.comparison.results import CELL
+from ka2l import files
+from ka2l.comparison.results import CELL, GRID
 from ka2l.comparison.results import load as load_cell
 from ka2l.errors import ConfigError, DataError, RunError
 from ka2l.pipeline.curve_sources import Collected, from_cells, from_runs
@@ -102,7 +103,10 @@ def _kind(source: Path) -> str:
 
 
 def _cells(source: Path) -> list[Path]:
+    """The finished cells; of a comparison those of its last grid, since others may be of other settings."""
     folder = source / "compare" if (source / "compare").is_dir() else source
+    if (folder / GRID).is_file():
+        return [folder / "cells" / name / CELL for name in files.read_json(folder / GRID)["cells"]]
     return sorted(folder.rglob(CELL))
 
 

@@ -10,7 +10,7 @@ from ka2l import files
 from ka2l.models.base import Prompt
 from ka2l.pipeline.artifacts import as_table
 from ka2l.pipeline.context import Context, add_usage
-from ka2l.pipeline.taught import read_annotations
+from ka2l.pipeline.taught import all_questions, read_annotations
 from ka2l.questions import Question, rank
 from ka2l.store import REPLAYED, split_stage
 
@@ -31,9 +31,15 @@ def replay(context: Context, stage: str, key: str, inputs: dict[str, str]) -> No
     config, run = context.config, context.run
     _, arm = split_stage(stage)
     bought = set(read_annotations(context, arm))
-    table = files.read_table(run.file("knowledge_map.parquet"), ["question_id", "unknown"])
+    taught = {question.group or question.id for question in all_questions(context, bought).values()}
+    table = files.read_table(run.file("knowledge_map.parquet"), ["question_id", "unknown"]).to_pydict()
+    called_known = {i for i, unknown in zip(*table.values(), strict=True) if not unknown}
+    # A fact that is bought in one wording is not taught in another with whatever the model says.
     known = [
-        i for i, unknown in zip(*table.to_pydict().values(), strict=True) if not unknown and i not in bought
+        question.id
+        for batch in context.question_batches("pool", 4096)
+        for question in batch
+        if question.id in called_known and (question.group or question.id) not in taught
     ]
     seed = config.seed if config.finetune.seed is None else config.finetune.seed
     wanted = round(config.finetune.replay * len(bought))

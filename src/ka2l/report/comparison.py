@@ -1,7 +1,7 @@
 """evaluation.json as the page shows it: names in words, intervals as Intervals, nothing missing but None."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ka2l.report.numbers import as_interval, difference_verdict, is_number, shorten
@@ -10,6 +10,7 @@ from ka2l.statistics import Interval
 METRICS = {"exact_match": "Exact match", "f1": "Token F1", "rouge_l": "ROUGE-L", "bleu": "BLEU"}
 _ARMS = {
     "unknown": "KA2L",
+    "unknown_diverse": "KA2L",
     "known": "Known only",
     "combine": "Known + unknown",
     "random": "Random",
@@ -101,11 +102,14 @@ def arm_title(name: str) -> str:
 def read_evaluation(evaluation: Mapping[str, Any]) -> Comparison:
     """Read `dataclasses.asdict(Evaluation)`, before or after its trip through JSON."""
     base = evaluation.get("base") or {}
+    arms = [_arm(name, arm) for name, arm in (evaluation.get("arms") or {}).items()]
+    if len({arm.title for arm in arms}) < len(arms):  # two of ours
+        arms = [replace(arm, title=arm.name.replace("_", " ")) for arm in arms]
     return Comparison(
         correct=str(evaluation.get("correct") or "").replace("_", " "),
         base_prompt=str(evaluation.get("base_prompt") or ""),
         prompts={name: as_interval(scores.get("exact_match")) for name, scores in base.items()},
-        arms=tuple(_arm(name, arm) for name, arm in (evaluation.get("arms") or {}).items()),
+        arms=tuple(arms),
     )
 
 

@@ -135,7 +135,10 @@ class Points:
 
     def rough(self, a: Block, b: Block) -> tuple[Array, Array]:
         """Squared distances by one matrix product, and |a|² + |b|², in shares of which their error is to be seen."""
-        products = a.x @ b.x.T
+        with np.errstate(
+            invalid="ignore"
+        ):  # seen now and then for finite rows: flags of lanes that BLAS discards
+            products = a.x @ b.x.T
         if a.coefficients is not None:
             products *= a.coefficients @ b.coefficients.T
         scale = a.norms[:, None] + b.norms

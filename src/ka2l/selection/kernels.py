@@ -253,7 +253,9 @@ def facility_location(
 ) -> Rows:
     """Greedy maximum of Σ_i w_i max_j∈picked sim(i, j), sim the cosine, 0 where negative.
 
-    Lazy (Minoux 1978): gains only fall, so only candidates at the top are computed again, some at a time.
+    Lazy (Minoux 1978): gains only fall, so only those at the top are computed again, twice as many each time that none
+    of them is certain to be the largest. Ties are usual here (two rows that serve each other) and end at the lower row
+    only where rounding leaves them ties.
 
     Args:
         x: [rows, width].
@@ -310,7 +312,9 @@ def _gains(points: Points, rows: Rows, weight: Array, best: Array) -> NDArray[np
     for start in range(0, len(rows), points.block_rows()):
         block = points.take(rows[start : start + points.block_rows()])
         for where, others in points.blocks(len(block.norms)):
-            more = points.xp.clip(_cosines(points, others, block) - best[where, None], 0, None)
+            more = others.x @ block.x.T
+            more -= best[where, None]  # never below 0, so that a negative cosine adds nothing
+            more = points.xp.clip(more, 0, None)
             gains[start : start + len(block.norms)] += points.host(weight[where] @ more)
     return gains
 
