@@ -319,5 +319,6 @@ def test_the_command(ka2l: Cli, finished: tuple[Comparison, Ear]) -> None:
     for name in ("compare.md", "cells.parquet", "summary.parquet", "compare.html"):
         assert (out / "compare" / name).stat().st_size > 500
     assert json.dumps(values)
-    assert_refused(ka2l(*arguments[:-2], "--seeds", "two"), "--seeds 'two'")
+    for wrong in ("two", "0", "1,x"):
+        assert_refused(ka2l(*arguments[:-2], "--seeds", wrong), f"--seeds '{wrong}'")
     assert_refused(ka2l(*arguments, "--policy", "x: sample.n=3"), "sample.n=3 cannot differ")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from console import Cli, assert_refused, strict_json
 from ka2l.config import QuestionsConfig
 from ka2l.errors import ConfigError, DataError, RunError
+from ka2l.pipeline.context import Context
 from ka2l.pipeline.export import Taught, _as_csv, export
 from ka2l.pipeline.taught import read_annotations
 from ka2l.prompts import PromptBuilder, Shot
@@ -29,7 +30,7 @@ from ka2l.teaching.llama_factory import (
     train_settings,
 )
 from ka2l.teaching.tokens import Example, tokenize_examples
-from runs import BUDGET, copy_of
+from runs import BUDGET, Ear, copy_of
 from tiny import TinyWorld
 
 ROOT = Path(__file__).parent.parent
@@ -259,6 +260,22 @@ def test_any_answers_come_back_from_csv(given_answers: list[str]) -> None:
     header, row = csv.reader(io.StringIO(_as_csv(taught, lambda _: ()), newline=""))
     mapper = RowMapper(QuestionsConfig(source="x.csv"))
     assert mapper(dict(zip(header, row, strict=True))).answers == tuple(given_answers)
+
+
+def test_answers_for_a_model_that_is_not_here_are_exported_as_data(
+    finished: RunDirectory, tmp_path: Path
+) -> None:
+    """Where a stand-in's states are read nothing is taught, and so nothing is replayed; what was bought is there."""
+    there = copy_of(finished, tmp_path)
+    settings = ["sample.engine=imported", "sample.states=surrogate", "measure.scores=[]", "finetune.replay=1"]
+    config = RunDirectory.open(there.path, settings).config
+    run = RunDirectory(there.path, config, there.stages)
+    run.save_config()
+    context = Context(run, Ear())
+    annotate = run.stages["annotate"]
+    annotate.key = context.keys()["annotate"]
+    run._save_manifest()
+    assert export(there.path, tmp_path / "out", "chat")["train.chat.jsonl"] == annotate.counts["labels"]
 
 
 def test_what_cannot_be_exported_says_why(finished: RunDirectory, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """`ka2l plan`: points from files, runs and comparisons; what it prints; and what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from console import Cli, assert_refused, strict_json
-from ka2l.comparison.results import CellResult, Outcomes, save
+from ka2l.comparison.results import GRID, CellResult, Outcomes, load, save
 from ka2l.config import RunConfig
 from ka2l.errors import ConfigError, DataError, RunError
 from ka2l.files import write_json
@@ -274,3 +275,25 @@ def test_bad_options_are_refused(ka2l: Cli, tmp_path: Path, option: str, value: 
 def test_missing_sources_are_refused(ka2l: Cli, tmp_path: Path) -> None:
     assert_refused(ka2l("plan", tmp_path / "none"), "none: no such file or folder")
     assert ka2l("plan").code == 2
+
+
+def test_the_whole_pool_is_no_point_of_a_policy_that_teaches_in_another_way(tmp_path: Path) -> None:
+    write_comparison(tmp_path)
+    for folder in (tmp_path / "compare").glob("random-*"):
+        save(replace(load(folder), teaching="nine epochs"), folder)
+    found = collect([tmp_path])
+    assert found.points["unknown"].budgets.tolist() == [0, 49.5, 99.5, 399.5]
+    assert found.points["random"].budgets.tolist() == [0, 49.5, 99.5]
+
+
+def test_only_cells_of_the_last_grid_count(tmp_path: Path) -> None:
+    """Those of other settings, or of policies that are no longer compared, may lie beside them."""
+    write_comparison(tmp_path)
+    cells = tmp_path / "compare" / "cells"
+    cells.mkdir()
+    for folder in (tmp_path / "compare").glob("*-*-*"):
+        folder.rename(cells / folder.name)
+    write_json(tmp_path / "compare" / GRID, {"cells": ["random-50-0", "random-50-1", "random-100-0"]})
+    found = collect([tmp_path])
+    assert set(found.points) == {"random"}
+    assert found.points["random"].repeats.tolist() == [0, 2, 1]

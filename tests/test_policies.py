@@ -23,7 +23,9 @@ def test_strategies_and_named_policies() -> None:
     careful = policies[-1].config
     assert careful.finetune.replay == 0.5
     assert careful.select.band == (0.5, 0.9)
-    assert all(policy.config.finetune.replay == 0 for policy in policies[:-1])
+    own = RunConfig().finetune.replay
+    assert own != 0.5
+    assert all(policy.config.finetune.replay == own for policy in policies[:-1])
 
 
 def test_they_start_from_the_recipe() -> None:
@@ -43,6 +45,7 @@ def test_they_start_from_the_recipe() -> None:
         ([], ["a/b: finetune.replay=1"], "a policy reads 'NAME:"),
         ([], ["a-b: finetune.replay=1"], "a policy reads 'NAME:"),
         ([], ["full: finetune.replay=1"], "a policy reads 'NAME:"),
+        ([], ["a: select.strategy='unknown"], r"--policy a: No closing quotation in .*'unknown"),
         ([], ["a: sample.n=5"], r"a: sample.n=5 cannot differ"),
         ([], ["a: select.budget=5"], r"select.budget=5 cannot differ"),
         ([], ["a: finetune.seed=5"], r"finetune.seed=5 cannot differ"),
