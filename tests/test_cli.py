@@ -355,7 +355,7 @@ def test_short_form_as_a_program_and_no_secret_anywhere(
     environment = {**os.environ, **secrets, "HF_HUB_OFFLINE": "1"}
     made = _call([*command, "--json"], environment)
     assert made.code == 0, made.err
-    assert strict_json(made.out)["evaluation"].keys() == {"unknown", "random"}
+    assert strict_json(made.out)["evaluation"].keys() == {"unknown_diverse", "random"}
     assert len(made.err.splitlines()) < 25  # one line a stage where nobody watches
     again = ka2l(*command[3:], "--quiet")
     assert (again.code, again.err) == (0, "")

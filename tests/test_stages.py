@@ -439,7 +439,8 @@ def test_what_is_known_is_replayed_between_answering_and_teaching() -> None:
         *REPLAYED,
         *("finetune", "finetune@random"),
     ]
-    assert stages_of("finetune", config) == [*REPLAYED, "finetune", "finetune@random"]
+    assert stages_of("annotate", config) == ["annotate", "annotate@random", *REPLAYED]
+    assert stages_of("finetune", config) == ["finetune", "finetune@random"]
 
 
 @pytest.mark.parametrize(

@@ -57,12 +57,11 @@ def summary(run: RunDirectory) -> dict[str, Any]:
     if "evaluate" in done and run.file("evaluation.json").exists():
         evaluation = files.read_json(run.file("evaluation.json"))
         result["evaluation"] = evaluation["arms"]
-        result["replayed"] = {
-            strategy_of(config, arm): run.stages[f"finetune{'' if arm == MAIN else '@' + arm}"].counts.get(
-                "replayed", 0
-            )
-            for arm in arms(config)
+        stages = {
+            strategy_of(config, arm): f"finetune{'' if arm == MAIN else '@' + arm}" for arm in arms(config)
         }
+        taught = {name: run.stages[stage].counts for name, stage in stages.items() if stage in run.stages}
+        result["replayed"] = {name: counts.get("replayed", 0) for name, counts in taught.items()}
         result["base_prompt"] = evaluation["base_prompt"]
     end = limit(config)
     if end is not None:
