@@ -135,9 +135,8 @@ class Points:
 
     def rough(self, a: Block, b: Block) -> tuple[Array, Array]:
         """Squared distances by one matrix product, and |a|² + |b|², in shares of which their error is to be seen."""
-        with np.errstate(
-            invalid="ignore"
-        ):  # seen now and then for finite rows: flags of lanes that BLAS discards
+        # Who calls has refused what is not finite; BLAS was once seen to raise this flag for finite rows all the same.
+        with np.errstate(invalid="ignore"):
             products = a.x @ b.x.T
         if a.coefficients is not None:
             products *= a.coefficients @ b.coefficients.T
