@@ -212,10 +212,10 @@ def _arms_table(table_class: Any, evaluated: dict[str, Any], replayed: dict[str,
     table.add_column("")
     rows: dict[str, list[str]] = {
         "labels bought": [],
-        "known ones taught beside": [],
         "of them wrong before": [],
         "learned": [],
         "learned per label": [],
+        "known ones taught beside": [],
         "new questions taught": [],
         "  learned": [],
         "right, of the bought": [],
