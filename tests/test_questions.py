@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ka2l.config import QuestionsConfig, RolesConfig
@@ -79,6 +79,7 @@ def test_counts_are_exact_where_groups_are_single(data: st.DataObject) -> None:
 
 
 @given(st.integers(1, 300), st.integers(0, 100), st.integers(0, 100))
+@example(100, 15, 30)  # (0.075 + 0.15) · 100 is 22.499999999999996
 def test_fractions_are_less_than_one_question_off(total: int, first: int, second: int) -> None:
     probe, evaluated = first / 200, second / 200
     roles = RolesConfig(probe=probe, eval=evaluated, pool=1 - probe - evaluated)

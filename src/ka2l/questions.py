@@ -270,7 +270,8 @@ def _sizes(roles: RolesConfig, available: int, shots: int) -> dict[str, int]:
         edges, reached = [0], 0.0
         for size in asked.values():
             reached += size
-            edges.append(min(available, int(reached * available + 0.5)))
+            # Halves go up, also those that sums of fractions have made a little less than a half.
+            edges.append(min(available, int(reached * available + 0.5 + 1e-9)))
         return {role: edges[i + 1] - edges[i] for i, role in enumerate(asked)}
     if any(size != int(size) for size in asked.values()):
         raise ConfigError(
