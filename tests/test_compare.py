@@ -1,6 +1,7 @@
 """A comparison on the tiny world: every cell through, shared Stage 1, going on, sharing the work, and what it finds."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -235,6 +236,22 @@ def test_two_processes_share_the_cells(config: RunConfig, tmp_path: Path) -> Non
     assert all(
         (out / "compare" / "cells" / name / "cell.json").exists() for name in ("unknown-4-0", "random-4-1")
     )
+
+
+def test_a_policy_that_means_something_else_now_is_done_again_and_that_is_said(
+    config: RunConfig, finished: tuple[Comparison, Ear], tmp_path: Path
+) -> None:
+    comparison, _ = finished
+    shutil.copytree(comparison.directory.path, tmp_path / "run")
+    ear = Ear()
+    (changed,) = compare(
+        config,
+        tmp_path / "run",
+        grid_of(config, replayed="select.strategy=random finetune.replay=0 finetune.epochs=1"),
+        ear,
+    ).results
+    assert (changed.strategy, changed.replayed) == ("random", 0)
+    assert any("settings have changed since it was done" in line for line in ear.said)
 
 
 def test_plans_begin_with_the_first_seed_of_all(config: RunConfig) -> None:

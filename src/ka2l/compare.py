@@ -109,7 +109,12 @@ def _done_now(cell: Cell, asked: Asked, reporter: Reporter, keep_adapter: bool) 
                 files.remove(cell.file("adapter"))  # a kill may have come before this
             return False
         plan = cell.plan
-        reporter.say(f"compare    {plan.policy}, {plan.budget} labels, seed {plan.seed}")
+        before = cell.stages.get("outcomes")
+        again = before is not None and before.state == "done"
+        reporter.say(
+            f"compare    {plan.policy}, {plan.budget} labels, seed {plan.seed}"
+            f"{': settings have changed since it was done, so it is done again' if again else ''}"
+        )
         teach(cell, asked, reporter, keep_adapter=keep_adapter)
     reporter.say(f"           {_line(load(cell.path))}")
     return True
