@@ -13,11 +13,13 @@ import pytest
 from console import Cli, assert_refused, strict_json
 from ka2l import files
 from ka2l.compare import Comparison, Grid, cell_plans, compare
+from ka2l.compare_results import publish
 from ka2l.comparison.results import CellResult, load
 from ka2l.config import RunConfig
 from ka2l.errors import RunError
 from ka2l.pipeline import run
 from ka2l.pipeline.cells import OWN, Cell
+from ka2l.pipeline.planning import collect
 from ka2l.policies import parse_policies
 from ka2l.recipe import override, to_yaml
 from ka2l.store import RunDirectory, StageRecord
@@ -307,8 +309,11 @@ def test_what_cells_do_not_read_does_not_train_them_again(
     dearer = override(
         config, ["evaluate.bootstrap=300", "annotate.cost_per_label=2.5", "select.baseline=known"]
     )
-    again = compare(dearer, comparison.directory.path, grid_of(dearer, "unknown", seeds=2), Ear())
+    grid = grid_of(dearer, "unknown", seeds=2)
+    again = compare(dearer, comparison.directory.path, grid, Ear())
     assert [row.cost for row in again.results] == [15.0, 15.0]
+    publish(again, grid)
+    assert collect([comparison.directory.path]).price == 2.5  # `ka2l plan` knows it too
     assert times(cells(comparison)) == before
 
 

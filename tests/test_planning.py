@@ -293,7 +293,9 @@ def test_only_cells_of_the_last_grid_count(tmp_path: Path) -> None:
     cells.mkdir()
     for folder in (tmp_path / "compare").glob("*-*-*"):
         folder.rename(cells / folder.name)
-    write_json(tmp_path / "compare" / GRID, {"cells": ["random-50-0", "random-50-1", "random-100-0"]})
+    names = ["random-50-0", "random-50-1", "random-100-0"]
+    write_json(tmp_path / "compare" / GRID, {"cells": names, "cost_per_label": 3.0})
     found = collect([tmp_path])
+    assert found.price == 3.0
     assert set(found.points) == {"random"}
     assert found.points["random"].repeats.tolist() == [0, 2, 1]

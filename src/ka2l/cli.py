@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 
 from ka2l import __version__, cli_study
+from ka2l.cli_options import JsonOption, OutOption, Overrides, QuietOption, RunArgument
 
 app = typer.Typer(
     help="Find out what your language model does not know, and teach it just that.\n\nStart with: ka2l demo",
@@ -23,15 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings on top, such as sample.n=5."),
-]
-RunArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The run directory.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="The run directory; made, or continued.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")]
 
 
 @app.command()

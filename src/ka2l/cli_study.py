@@ -5,10 +5,7 @@ from typing import Annotated
 
 import typer
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings on top, such as sample.n=5."),
-]
+from ka2l.cli_options import JsonOption, OutOption, Overrides, QuietOption
 
 
 def compare(
@@ -43,14 +40,12 @@ def compare(
             min=0, max=1, help="Held-out share to reach; none: what the whole pool or random reaches."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The run directory; made, or continued.")] = None,
+    out: OutOption = None,
     keep_adapters: Annotated[
         bool, typer.Option("--keep-adapters", help="Keep every tuned adapter (tens of MB each).")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")
-    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Compare query strategies on your model and questions: what each teaches per label, and what it makes forget.
 
@@ -79,7 +74,7 @@ def compare(
         grid,
         reporter,
         keep_adapters=keep_adapters,
-        on_cell=lambda so_far: show_progress(so_far, grid, reporter),
+        on_cell=lambda so_far: show_progress(so_far, grid, reporter, target),
     )
     published = publish(comparison, grid, target)
     if as_json:
@@ -96,7 +91,7 @@ def export(
         str, typer.Option("--format", help="llama-factory, jsonl, csv or chat.")
     ] = "llama-factory",
     template: Annotated[str | None, typer.Option(help="LLaMA-Factory's name of the chat template.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write what is taught, and how, for other training programs.
 
@@ -120,7 +115,7 @@ def plan_(
     least_gain: Annotated[float, typer.Option(help="What a batch must add to the score, else stop.")] = 0.01,
     score: Annotated[str, typer.Option(help="held_out, or pool (of a comparison).")] = "held_out",
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: an .svg or .png.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What the next labels should buy, by the learning curve so far, and whether to stop."""
     from ka2l.forecast import plan

@@ -8,12 +8,11 @@ times at once (one process a GPU) the processes share the cells.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ka2l import files
-from ka2l.comparison.results import CellResult, load
+from ka2l.comparison.results import CellResult, Place, load, priced
 from ka2l.config import RunConfig
 from ka2l.errors import RunError
 from ka2l.evaluation.protocol import BASE_PROMPTS, Item, Prediction, best_base_prompt
@@ -23,7 +22,6 @@ from ka2l.pipeline.cells import (
     Asked,
     Cell,
     CellPlan,
-    Place,
     buy,
     check_answers,
     fixed_sets,
@@ -125,9 +123,7 @@ def _state(directory: RunDirectory, cells: Sequence[Cell]) -> Comparison:
     for cell in cells:
         cell.read_again()
         if is_finished(cell):
-            result = load(cell.path)
-            cost = result.labels * directory.config.annotate.cost_per_label
-            results.append(replace(result, cost=cost))
+            results.append(priced(load(cell.path), directory.config.annotate.cost_per_label))
             continue
         with cell.claimed() as mine:
             if not mine:
@@ -209,7 +205,7 @@ def _ask_base(
     base.ask(f"base:{prompt}", [item for item in wanted if item not in fixed])
     context.release()
     texts = {(p.question_id, p.wording): p.text for p in base.said if p.model == f"base:{prompt}"}
-    return Asked(questions, held_out, pool, prompt, texts)
+    return Asked(questions, held_out, pool, texts)
 
 
 def _bought(cell: Cell, reporter: Reporter) -> list[Item]:

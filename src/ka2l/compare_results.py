@@ -1,16 +1,15 @@
 """What a comparison leaves behind: compare.md, compare.html, cells.parquet and summary.parquet under RUN/compare."""
 
-import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ka2l import __version__, files
 from ka2l.compare import FOLDER, Comparison, Grid
 from ka2l.comparison import tables
 from ka2l.comparison.layout import text
-from ka2l.comparison.results import GRID, CellResult
+from ka2l.comparison.measures import values as measured
+from ka2l.comparison.results import save_grid
 from ka2l.comparison.statistics import summarize
 from ka2l.comparison.words import headline
 from ka2l.config import RunConfig
@@ -25,7 +24,6 @@ class Published(NamedTuple):
 
     text: str
     values: dict[str, Any]
-    page: Path
 
 
 def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> Published:
@@ -57,8 +55,7 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
     )
     with FileLock(folder / ".page.lock"):  # processes that share the work may come to this at the same moment
         tables.write(summary, results, folder)
-        names = [f"{cell.policy}-{cell.budget}-{cell.seed}" for cell in results]
-        files.write_json(folder / GRID, {"cells": names})
+        save_grid(folder, results, config.annotate.cost_per_label)
         files.write_text(folder / "compare.html", render_comparison(page))
     values = {
         "run": str(comparison.directory.path),
@@ -77,20 +74,16 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
             "command goes on."
         )
     parts.append(f"Tables, curves and tests: {folder / 'compare.html'} (and compare.md, cells.parquet)")
-    return Published("\n\n".join(parts), values, folder / "compare.html")
+    return Published("\n\n".join(parts), values)
 
 
-def show_progress(comparison: Comparison, grid: Grid, reporter: Reporter) -> None:
+def show_progress(
+    comparison: Comparison, grid: Grid, reporter: Reporter, target: float | None = None
+) -> None:
     """After a cell: the grid as it stands, and the page with what is known so far."""
-    done = {(cell.policy, cell.budget, cell.seed): held_out(cell) for cell in comparison.results}
+    done = {(cell.policy, cell.budget, cell.seed): measured(cell)["held_out"] for cell in comparison.results}
     reporter.say("\n" + tables.progress_table(comparison.planned, done, comparison.running) + "\n")
-    publish(comparison, grid)
-
-
-def held_out(cell: CellResult) -> float:
-    """Share of the held-out questions that are right after teaching; NaN where there are none."""
-    after = cell.sets["held_out"].after
-    return float(after.mean()) if len(after) else math.nan
+    publish(comparison, grid, target)
 
 
 def meaning(policy: Policy, config: RunConfig) -> str:

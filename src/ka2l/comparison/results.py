@@ -7,7 +7,7 @@ Plain values: the statistics, tables and figures of a comparison are pure functi
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from ka2l import files
 from ka2l.errors import RunError
 
 CELL, OUTCOMES = "cell.json", "outcomes.parquet"
-GRID = "grid.json"  # which cells the tables of a comparison are about
+GRID = "grid.json"  # which cells the tables of a comparison are about, and what a label costs
+Place = tuple[str, int, int]  # policy, budget, seed
 _TYPES: Mapping[str, type] = {
     "before": np.bool_,
     "after": np.bool_,
@@ -67,12 +68,35 @@ class CellResult:
     seed: int
     labels: int  # labels bought
     replayed: int  # known questions taught beside them with the model's own answers, no label
-    cost: float
+    cost: float  # 0 in a file of a comparison's cell: see `priced`
     select_seconds: float
     finetune_seconds: float
     evaluate_seconds: float
     sets: Mapping[str, Outcomes]
     teaching: str = ""  # equal for cells that were taught in the same way
+
+
+def cell_name(place: Place) -> str:
+    """Folder of the cell at this place of the grid."""
+    policy, budget, seed = place
+    return f"{policy}-{budget}-{seed}"
+
+
+def priced(result: CellResult, cost_per_label: float) -> CellResult:
+    """With its labels at this price, which is no part of what a cell does."""
+    return replace(result, cost=result.labels * cost_per_label)
+
+
+def save_grid(folder: Path, results: Sequence[CellResult], cost_per_label: float) -> None:
+    """Write which cells, under `folder`/cells, a comparison is about."""
+    names = [cell_name((cell.policy, cell.budget, cell.seed)) for cell in results]
+    files.write_json(folder / GRID, {"cells": names, "cost_per_label": cost_per_label})
+
+
+def load_grid(folder: Path) -> list[CellResult]:
+    """The cells a comparison is about, priced; errors as `load`."""
+    grid = files.read_json(folder / GRID)
+    return [priced(load(folder / "cells" / name), grid["cost_per_label"]) for name in grid["cells"]]
 
 
 def save(result: CellResult, folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ka2l import files
 from ka2l.comparison.layout import View, aligned, markdown_table, prose
 from ka2l.comparison.measures import MEASURES, TESTED, values
-from ka2l.comparison.results import CellResult
+from ka2l.comparison.results import CellResult, Place
 from ka2l.comparison.summary import CRITERIA, WHOLE, Arm, Summary
 from ka2l.comparison.words import (
     MARKS,
@@ -27,7 +27,6 @@ from ka2l.comparison.words import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Place = tuple[str, int, int]  # policy, budget, seed
 SCORES = ("held_out", "f1", "rouge_l", "meteor", "bleu", "pool")
 LEARNING = ("labels", "learned", "per_label", "reworded", "forgotten", "gain_held_out", "gain_pool")
 COSTS = ("labels", "replayed", "cost", "select_seconds", "finetune_seconds", "evaluate_seconds")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ka2l import __version__, files
-from ka2l.comparison.results import CellResult, Outcomes, save
+from ka2l.comparison.results import CellResult, Outcomes, Place, cell_name, save
 from ka2l.config import RunConfig
 from ka2l.errors import RunError
 from ka2l.evaluation.metrics import corpus_bleu, meteor_exact_stem, score
@@ -25,25 +25,17 @@ from ka2l.evaluation.protocol import Item, evaluation_sets
 from ka2l.pipeline import act, annotating, replay
 from ka2l.pipeline.asking import answers_to, prediction_table
 from ka2l.pipeline.context import Context, add_usage
-from ka2l.pipeline.taught import read_annotations, selected_questions
+from ka2l.pipeline.taught import selected_questions
 from ka2l.progress import Reporter
 from ka2l.questions import Question, rank
 from ka2l.recipe import to_yaml
 from ka2l.store import FORMAT, OUTPUTS, RunDirectory, StageRecord, split_stage
 from ka2l.text import is_correct
 
-OWN = (
-    "select",
-    "annotate",
-    "replay",
-    "finetune",
-    "outcomes",
-)  # the stages of a cell; all others are the upstream run's
+# The stages of a cell; all others are the upstream run's.
+OWN = ("select", "annotate", "replay", "finetune", "outcomes")
 _LOOK = 0.3  # seconds: another process that only looks at a cell holds it for less
 _OWN_FILES = {output for stage in OWN for output in OUTPUTS[stage]}
-
-
-Place = tuple[str, int, int]  # policy, budget, seed
 
 
 class CellPlan(NamedTuple):
@@ -57,7 +49,7 @@ class CellPlan(NamedTuple):
     @property
     def name(self) -> str:
         """Folder of the cell."""
-        return f"{self.policy}-{self.budget}-{self.seed}"
+        return cell_name(self.place)
 
     @property
     def place(self) -> Place:
@@ -136,8 +128,7 @@ class Asked(NamedTuple):
     questions: Mapping[str, Question]
     held_out: Sequence[Item]
     pool: Sequence[Item]
-    prompt: str  # sensing | teaching: with which the base model is right more often on held_out
-    base: Mapping[tuple[str, int], str]  # its answer by question id and wording
+    base: Mapping[tuple[str, int], str]  # what it says with its better prompt, by question id and wording
 
 
 def buy(cell: Cell, reporter: Reporter) -> list[Item]:
@@ -194,11 +185,11 @@ def teach(cell: Cell, asked: Asked, reporter: Reporter, *, keep_adapter: bool = 
         add_usage(record, context.model(cell.file("adapter")))
         context.release()
         files.write_table(cell.file("predictions.parquet"), prediction_table(predictions))
-        correct, labels = context.config.measure.correct, read_annotations(context, "main")
+        correct = context.config.measure.correct
         said = {(p.question_id, p.wording): p.text for p in predictions}
         outcomes = {name: outcomes_of(group, said, asked, correct) for name, group in sets.items()}
         cell.checkpoint("outcomes")
-        save(_result(cell, record, len(labels), outcomes), cell.path)
+        save(_result(cell, record, outcomes), cell.path)
         record.counts = {"answers": len(predictions)}
     if not keep_adapter:
         files.remove(cell.file("adapter"))
@@ -271,7 +262,7 @@ def _do(context: Context, stage: str, work: Callable[[Context, str, str, dict[st
     context.run.tidy(stage)
 
 
-def _result(cell: Cell, record: StageRecord, labels: int, outcomes: Mapping[str, Outcomes]) -> CellResult:
+def _result(cell: Cell, record: StageRecord, outcomes: Mapping[str, Outcomes]) -> CellResult:
     taught = cell.stages["finetune"]
     return CellResult(
         policy=cell.plan.policy,
@@ -279,9 +270,9 @@ def _result(cell: Cell, record: StageRecord, labels: int, outcomes: Mapping[str,
         teaching=teaching_hash(cell.config),
         budget=cell.plan.budget,
         seed=cell.plan.seed,
-        labels=labels,
+        labels=cell.stages["annotate"].counts["labels"],
         replayed=taught.counts.get("replayed", 0),
-        cost=labels * cell.config.annotate.cost_per_label,
+        cost=0.0,
         select_seconds=cell.stages["select"].seconds,
         finetune_seconds=taught.seconds,
         evaluate_seconds=record.seconds,

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ka2l import files
-from ka2l.comparison.results import CELL, GRID
-from ka2l.comparison.results import load as load_cell
+from ka2l.comparison.results import CELL, GRID, CellResult, load, load_grid
 from ka2l.errors import ConfigError, DataError, RunError
 from ka2l.pipeline.curve_sources import Collected, from_cells, from_runs
 from ka2l.pipeline.points_file import Row, read_points
@@ -78,7 +76,7 @@ def collect(sources: Sequence[Path], score: str = "held_out") -> Collected:
         )
     kind = next(iter(kinds.values()))
     if kind == "comparison":
-        cells = [load_cell(file.parent) for source in kinds for file in _cells(source)]
+        cells = [cell for source in kinds for cell in _cells(source)]
         return from_cells(cells, ", ".join(map(str, kinds)), score)
     if score != "held_out":
         raise ConfigError(f"score: only a comparison has the score {score!r}; {kind}s have held_out.")
@@ -93,7 +91,7 @@ def _kind(source: Path) -> str:
         return "file"
     if not source.exists():
         raise DataError(f"{source}: no such file or folder. Give a run directory, or a file of points.")
-    if _cells(source):
+    if any(_compared(source).rglob(CELL)):
         return "comparison"
     if (source / "evaluation.json").is_file():
         return "run"
@@ -102,12 +100,16 @@ def _kind(source: Path) -> str:
     )
 
 
-def _cells(source: Path) -> list[Path]:
+def _compared(source: Path) -> Path:
+    return source / "compare" if (source / "compare").is_dir() else source
+
+
+def _cells(source: Path) -> list[CellResult]:
     """The finished cells; of a comparison those of its last grid, since others may be of other settings."""
-    folder = source / "compare" if (source / "compare").is_dir() else source
+    folder = _compared(source)
     if (folder / GRID).is_file():
-        return [folder / "cells" / name / CELL for name in files.read_json(folder / GRID)["cells"]]
-    return sorted(folder.rglob(CELL))
+        return load_grid(folder)
+    return [load(file.parent) for file in sorted(folder.rglob(CELL))]
 
 
 def _from_rows(rows: Sequence[Row]) -> dict[str, Points]:
