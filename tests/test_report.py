@@ -5,7 +5,6 @@ import json
 import math
 import random
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from ka2l.report.data import Case, LayerScore, PerturbedThreshold, ReportData, S
 from ka2l.report.headline import verdict
 from ka2l.report.page import render
 from ka2l.statistics import Interval
+from page_reader import Page
 
 NAN = float("nan")
 SECTIONS = (
@@ -249,46 +249,6 @@ def full() -> ReportData:
     )
 
 
-class Page(HTMLParser):
-    """Tags that must balance, ids, references and visible text of a page."""
-
-    VOID = frozenset({"meta", "br", "img", "link", "hr", "input"})
-
-    def __init__(self, page: str):
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.tags: set[str] = set()
-        self.references: list[tuple[str, str]] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        assert not [name for name, _ in attrs if name.startswith("on")]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        self.references += [
-            (name, value or "") for name, value in attrs if name in {"src", "href", "xlink:href"}
-        ]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> without a start"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.text += data
-
-
 def check(html: str) -> Page:
     """What holds for every page."""
     html.encode("utf-8")
@@ -297,7 +257,7 @@ def check(html: str) -> Page:
     assert all(value.startswith("#") and value[1:] in page.ids for _, value in page.references)
     loads = re.findall(r"url\(([^)]*)\)", html)
     assert all(target.startswith("#") and target[1:] in page.ids for target in loads)
-    assert not page.tags & {"script", "img", "link", "iframe", "object", "form"}
+    assert not set(page.tags) & {"script", "img", "link", "iframe", "object", "form"}
     assert "@import" not in html
     assert "nan" not in re.findall(r"[A-Za-z]+", page.text)
     assert "None" not in page.text
@@ -317,7 +277,7 @@ def test_a_whole_run_shows_every_section() -> None:
     assert (
         page.text.index("Low entropy") < page.text.index("Middle entropy") < page.text.index("High entropy")
     )
-    assert {"svg", "table", "details"} <= page.tags
+    assert {"svg", "table", "details"} <= set(page.tags)
 
 
 def test_answers_stand_by_cluster_with_their_counts() -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from html.parser import HTMLParser
 
 import pytest
 
@@ -10,6 +9,7 @@ from grids import grid
 from ka2l.comparison.results import CellResult
 from ka2l.comparison.statistics import summarize
 from ka2l.report.strategies_page import StrategiesPage, render_comparison
+from page_reader import Page
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -43,39 +43,8 @@ def page(cells: list[CellResult], **other: object) -> str:
     return render_comparison(dataclasses.replace(data, **other))  # type: ignore[arg-type]
 
 
-class _Reader(HTMLParser):
-    """Tags, attributes and ids of a page, and whether every tag is closed."""
-
-    VOID = frozenset({"meta", "br", "path", "use", "img", "link"})
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.tags: list[str] = []
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-
-def _checked(html: str) -> _Reader:
-    reader = _Reader(html)
-    assert not reader.open
+def _checked(html: str) -> Page:
+    reader = Page(html)
     assert not {"script", "img", "iframe", "link", "object"} & set(reader.tags)
     assert len(set(reader.ids)) == len(reader.ids)
     for name, value in reader.attributes:

@@ -187,7 +187,7 @@ def _tokens(
     kept_apart, new = counts.get("decoder", 0), bought * config.augment.per_question
     taught = bought + min(config.augment.budget or bought, new)  # at most: nobody knows how many will be kept
     epochs, alone = config.finetune.epochs, f"@{config.select.baseline}"
-    replayed = min(round(config.finetune.replay * bought), pool - bought)  # of each arm, likewise
+    replayed = _replayed(config, bought, pool)
     drawn = min(_ANSWER_TOKENS, config.sample.max_new_tokens)
     here = config.sample.engine == "local"
     answered = {
@@ -227,12 +227,16 @@ def _tokens(
 
 
 def _training_steps(config: RunConfig, pool: int) -> int:
-    """Of one arm, with as many known questions beside as there can be."""
+    """Of one arm."""
     from ka2l.pipeline.act import training_steps
 
     bought = min(config.select.budget, pool)
-    beside = min(round(config.finetune.replay * bought), pool - bought)
-    return training_steps(bought + beside, config.finetune)
+    return training_steps(bought + _replayed(config, bought, pool), config.finetune)
+
+
+def _replayed(config: RunConfig, bought: int, pool: int) -> int:
+    """Known questions beside the bought ones of an arm, at most: nobody knows how many the map will have."""
+    return min(round(config.finetune.replay * bought), pool - bought)
 
 
 def _local(config: RunConfig) -> _Local:

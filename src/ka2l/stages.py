@@ -4,7 +4,7 @@ from ka2l.config import RunConfig
 from ka2l.reach import has_stand_in, limit
 from ka2l.selection.signals import Options
 from ka2l.selection.strategies import needs
-from ka2l.store import MAIN, split_stage
+from ka2l.store import MAIN, arm_stage, split_stage
 
 VERBS = (
     "load",
@@ -73,7 +73,6 @@ def augments(config: RunConfig) -> bool:
 def inputs_of(stage: str, config: RunConfig) -> list[str]:
     """The stages whose artifacts this one reads."""
     name, arm = split_stage(stage)
-    suffix = "" if arm == MAIN else f"@{arm}"
     early = [] if config.map.probe else ["probe"]  # a probe trained before takes the place of all Stage 1
     table: dict[str, list[str]] = {
         "load": [],
@@ -91,12 +90,15 @@ def inputs_of(stage: str, config: RunConfig) -> list[str]:
         "decoder": ["decoder_states"],
         "candidates": [*early, "select", *([] if config.decoder.pretrained else ["decoder"])],
         "augment": ["map", "candidates"],
-        "annotate": [f"select{suffix}", *(["augment"] if augments(config) and arm == MAIN else [])],
-        "replay": ["load", *early, "map", f"annotate{suffix}"],
-        "finetune": [f"annotate{suffix}", *([f"replay{suffix}"] if config.finetune.replay else [])],
+        "annotate": [arm_stage("select", arm), *(["augment"] if augments(config) and arm == MAIN else [])],
+        "replay": ["load", *early, "map", arm_stage("annotate", arm)],
+        "finetune": [
+            arm_stage("annotate", arm),
+            *([arm_stage("replay", arm)] if config.finetune.replay else []),
+        ],
         "evaluate": [
             "load",
-            *(f"{s}{'' if a == MAIN else '@' + a}" for a in arms(config) for s in ("annotate", "finetune")),
+            *(arm_stage(s, a) for a in arms(config) for s in ("annotate", "finetune")),
         ],
         "report": {"measure": ["measure"], "annotate": [*early, "map", "annotate"]}.get(
             _last_verb(config), [*early, "map", "evaluate"]

@@ -268,6 +268,11 @@ def split_stage(stage: str) -> tuple[str, str]:
     return name, arm or MAIN
 
 
+def arm_stage(name: str, arm: str) -> str:
+    """`select`, `random` → `select@random`; `select`, `main` → `select`."""
+    return name if arm == MAIN else f"{name}@{arm}"
+
+
 def peak_memory_mb() -> dict[str, int]:
     """High-water marks since the process began: `process`, and `gpu` where PyTorch has used one."""
     import resource

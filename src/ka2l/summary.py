@@ -12,7 +12,7 @@ from ka2l.progress import duration
 from ka2l.reach import answered_by, has_stand_in, limit
 from ka2l.stages import all_stages, arms, strategy_of
 from ka2l.statistics import Interval
-from ka2l.store import MAIN, RunDirectory, StageRecord, library_versions
+from ka2l.store import RunDirectory, StageRecord, arm_stage, library_versions
 
 _OURS = ("unknown", "unknown_diverse")
 _REASONS_SHOWN = 3  # why decoded questions were dropped; all are in the report
@@ -57,9 +57,7 @@ def summary(run: RunDirectory) -> dict[str, Any]:
     if "evaluate" in done and run.file("evaluation.json").exists():
         evaluation = files.read_json(run.file("evaluation.json"))
         result["evaluation"] = evaluation["arms"]
-        stages = {
-            strategy_of(config, arm): f"finetune{'' if arm == MAIN else '@' + arm}" for arm in arms(config)
-        }
+        stages = {strategy_of(config, arm): arm_stage("finetune", arm) for arm in arms(config)}
         taught = {name: run.stages[stage].counts for name, stage in stages.items() if stage in run.stages}
         result["replayed"] = {name: counts.get("replayed", 0) for name, counts in taught.items()}
         result["base_prompt"] = evaluation["base_prompt"]

@@ -172,8 +172,9 @@ def fit_probes(
         DataError: a state that is read is not a finite number.
         ConfigError: the model has no such layer.
     """
-    if config.layers is not None:
-        return _fit_some_layers(states, target, train, validation, config, seed, on_fitted, event, groups)
+    layers = None if config.layers is None else _layers_there(config.layers, states.shape[1])
+    if layers is not None:
+        states = states[:, layers]
     values = np.asarray(target, dtype=np.float64)
     if event is None:
         event = values >= 0.5
@@ -205,30 +206,20 @@ def fit_probes(
 
         fits.append(average(linear, data))
         on_fitted(1)
-    return fits
-
-
-def _fit_some_layers(
-    states: NDArray[np.floating],
-    target: NDArray[np.bool_] | NDArray[np.floating],
-    train: NDArray[np.intp],
-    validation: NDArray[np.intp],
-    config: ProbeConfig,
-    seed: int,
-    on_fitted: Callable[[int], None],
-    event: NDArray[np.bool_] | None,
-    groups: Sequence[str] | None,
-) -> list[ProbeFit]:
-    """As if the model had no other layers; the probes know the layers by their own numbers."""
-    layers = sorted(config.layers or [])
-    deepest = states.shape[1] - 1
-    if layers[-1] > deepest:
-        raise ConfigError(
-            f"probe.layers={layers}: this model has layers 0 (the embedding) to {deepest}. Name some of these."
-        )
-    all_there = config.model_copy(update={"layers": None})
-    fits = fit_probes(states[:, layers], target, train, validation, all_there, seed, on_fitted, event, groups)
+    if layers is None:
+        return fits
+    # Fitted as if there were no other layers; the probes know theirs by the model's own numbers.
     return [fit._replace(probe=replace(fit.probe, layer=layers[fit.probe.layer])) for fit in fits]
+
+
+def _layers_there(asked: Sequence[int], n_states: int) -> list[int]:
+    """The layers to train at, in order; refuses those the model does not have."""
+    layers = sorted(asked)
+    if layers[-1] >= n_states:
+        raise ConfigError(
+            f"probe.layers={layers}: this model has layers 0 (the embedding) to {n_states - 1}. Name some of these."
+        )
+    return layers
 
 
 class FittedProbe(NamedTuple):

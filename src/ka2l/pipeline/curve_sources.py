@@ -17,7 +17,6 @@ from ka2l.evaluation.serialize import interval_from
 from ka2l.planning.points import Points, from_answers, from_scores
 from ka2l.store import RunDirectory
 
-FULL = WHOLE
 _BASE = ("", 0.0)  # strategy and labels of the base model
 Answers = NDArray[np.bool_]  # [questions], which of them were answered right
 
@@ -79,12 +78,12 @@ def _by_policy(
         labels[cell.policy, cell.budget].append(cell.labels)
     taught = {cell.policy: cell.teaching for cell in cells}
     replays = {cell.policy for cell in cells if cell.replayed}
-    names = list(dict.fromkeys(cell.policy for cell in cells if cell.policy != FULL)) or [FULL]
+    names = list(dict.fromkeys(cell.policy for cell in cells if cell.policy != WHOLE)) or [WHOLE]
     right: dict[str, dict[float, list[Answers]]] = {name: defaultdict(list) for name in names}
     for cell, found, rows in zip(cells, outcomes, order, strict=True):
         bought = float(np.mean(labels[cell.policy, cell.budget]))
         answers = found.after[rows]
-        whole = cell.policy == FULL
+        whole = cell.policy == WHOLE
         # The whole pool is a point of every policy that teaches as it was taught.
         alike = [name for name in names if name not in replays and taught[name] == cell.teaching]
         for name in alike if whole else [cell.policy]:

@@ -27,7 +27,7 @@ from ka2l.prompts import PromptBuilder, Shot
 from ka2l.reach import limit
 from ka2l.recipe import load_config
 from ka2l.stages import arms
-from ka2l.store import MAIN, RunDirectory
+from ka2l.store import MAIN, RunDirectory, arm_stage
 from ka2l.teaching import llama_factory as factory
 from ka2l.teaching.tokens import Example
 
@@ -95,12 +95,11 @@ def _check_open(config: RunConfig, target: Path) -> None:
 
 def _taught(context: Context, arm: str) -> list[Taught]:
     """What `finetune` teaches in this arm, in its order."""
-    suffix = "" if arm == MAIN else f"@{arm}"
     if limit(context.config) is None:
-        context.require(f"finetune{suffix}")
+        context.require(arm_stage("finetune", arm))
         known = replayed(context, arm)
     else:  # nothing is taught here, so there is nothing to keep from being forgotten
-        context.require_done(f"annotate{suffix}")
+        context.require_done(arm_stage("annotate", arm))
         known = []
     annotations = read_annotations(context, arm)
     questions = all_questions(context, set(annotations))

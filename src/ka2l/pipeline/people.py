@@ -13,7 +13,7 @@ from ka2l.progress import Reporter
 from ka2l.questions import Question
 from ka2l.reach import has_model
 from ka2l.stages import arms
-from ka2l.store import LABELS, MAIN, RunDirectory
+from ka2l.store import LABELS, RunDirectory, arm_stage
 from ka2l.teaching.annotators import Label, export_csv, import_csv
 
 
@@ -106,7 +106,7 @@ def _bought(context: Context) -> list[Question]:
     """The bought questions of all arms in the order of their ranks, each once."""
     found: dict[str, Question] = {}
     for arm in arms(context.config):
-        context.require("annotate" if arm == MAIN else f"annotate@{arm}")
+        context.require(arm_stage("annotate", arm))
         found.update(
             {question.id: question for question in people_answer(context, arm) if question.id not in found}
         )

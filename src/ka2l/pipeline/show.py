@@ -26,7 +26,7 @@ from ka2l.report.data import (
 from ka2l.report.methods import score_title
 from ka2l.stages import all_stages, arms, strategy_of
 from ka2l.statistics import Interval, mean_interval
-from ka2l.store import MAIN, StageRecord, library_versions
+from ka2l.store import StageRecord, arm_stage, library_versions
 
 _SHOWN = 2000  # points in the scatter plots and histograms
 _BOUGHT_SHOWN = 10
@@ -78,7 +78,7 @@ def report_data(context: Context, done: set[str]) -> ReportData:
         values["given_probe"] = config.map.probe
     if "augment" in done:
         values["augmentation"] = augmentation(context, taught="annotate" in done)
-    if all(("annotate" if arm == MAIN else f"annotate@{arm}") in done for arm in arms(config)):
+    if all(arm_stage("annotate", arm) in done for arm in arms(config)):
         values["bought"] = {strategy_of(config, arm): _bought(context, arm) for arm in arms(config)}
     if "evaluate" in done:
         values["evaluation"] = files.read_json(run.file("evaluation.json"))
