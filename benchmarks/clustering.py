@@ -32,17 +32,18 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from ka2l.config import GeonamesConfig, ModelConfig, PromptConfig
-from ka2l.files import read_table
-from ka2l.geonames import geonames_rows
-from ka2l.knowledge.clustering import Clusters, Pair, Relation, cluster_by_meaning
-from ka2l.models.base import Prompt
-from ka2l.models.embedded import model_folder
-from ka2l.models.load import resolve
-from ka2l.models.local import LocalModel
-from ka2l.models.nli import EntailmentModel
-from ka2l.pipeline.artifacts import read_answers
-from ka2l.prompts import PromptBuilder
+from ka2l.common.atomic_files import read_table
+from ka2l.knowledge.uncertainty.semantic_clusters import Clusters, Pair, Relation, cluster_by_meaning
+from ka2l.models.embedded_model import model_folder
+from ka2l.models.interface import Prompt
+from ka2l.models.judges.entailment import EntailmentModel
+from ka2l.models.loading import resolve
+from ka2l.models.local.local_model import LocalModel
+from ka2l.models.prompts import PromptBuilder
+from ka2l.models.settings import ModelConfig, PromptConfig
+from ka2l.pipeline.shared.artifact_tables import read_answers
+from ka2l.questions.geonames.place_questions import geonames_rows
+from ka2l.questions.settings import GeonamesConfig
 from sampling import NEW_TOKENS, SAMPLES, TEMPERATURES, matrix_rate
 
 Asked = list[tuple[str, list[str]]]  # questions and the answers to each

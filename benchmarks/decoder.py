@@ -23,18 +23,18 @@ import torch
 from numpy.typing import NDArray
 from transformers import T5Config, T5ForConditionalGeneration
 
-from ka2l.augment_config import DecoderConfig
-from ka2l.augmentation.batches import batches
-from ka2l.augmentation.decoder import standardisation
+from ka2l.augmentation.length_batches import batches
 from ka2l.augmentation.network import Network
+from ka2l.augmentation.settings import DecoderConfig
 from ka2l.augmentation.soft_prompt import SoftPromptNetwork
+from ka2l.augmentation.state_scaling import standardisation
 from ka2l.augmentation.t5 import T5Network
-from ka2l.config import ModelConfig, PromptConfig
-from ka2l.models.base import Prompt
-from ka2l.models.load import load_causal_lm, resolve
-from ka2l.models.local import LocalModel
-from ka2l.models.states import backbone
-from ka2l.prompts import PromptBuilder
+from ka2l.models.interface import Prompt
+from ka2l.models.loading import load_causal_lm, resolve
+from ka2l.models.local.hidden_states import backbone
+from ka2l.models.local.local_model import LocalModel
+from ka2l.models.prompts import PromptBuilder
+from ka2l.models.settings import ModelConfig, PromptConfig
 from sampling import geonames_prompts
 
 _LAYER = 25

@@ -13,11 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ka2l.files import read_json, read_table
-from ka2l.pipeline import run_verb, with_absolute_paths
-from ka2l.recipe import load_config
-from ka2l.report.methods import METRICS, score_title
-from ka2l.store import RunDirectory
+from ka2l.common.atomic_files import read_json, read_table
+from ka2l.config.absolute_paths import with_absolute_paths
+from ka2l.config.recipes import load_config
+from ka2l.knowledge.score_titles import score_title
+from ka2l.pipeline.run import run_verb
+from ka2l.pipeline.run_directory import RunDirectory
+from ka2l.report.score_tables import METRICS
 
 TITLES = {"geonames": "GeoNames", "nq_open": "NQ-Open", "triviaqa": "TriviaQA"}
 TARGETS = {"se_label": "unknown", "wrong_answer": "wrong"}

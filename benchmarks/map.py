@@ -24,12 +24,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from ka2l import RunDirectory, load_config, run_verb
-from ka2l.config import ModelConfig, PromptConfig
-from ka2l.models.base import Prompt
-from ka2l.models.load import resolve
-from ka2l.models.local import LocalModel
-from ka2l.progress import Reporter
-from ka2l.prompts import PromptBuilder
+from ka2l.common.progress import Reporter
+from ka2l.models.interface import Prompt
+from ka2l.models.loading import resolve
+from ka2l.models.local.local_model import LocalModel
+from ka2l.models.prompts import PromptBuilder
+from ka2l.models.settings import ModelConfig, PromptConfig
 from sampling import geonames_prompts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -39,7 +39,7 @@ _CHILD = """
 import re, sys
 from pathlib import Path
 from ka2l import RunDirectory, run_verb
-from ka2l.progress import Reporter
+from ka2l.common.progress import Reporter
 run_verb("map", RunDirectory.open(Path(sys.argv[1])), Reporter(quiet=True))
 # Not ru_maxrss: a new program inherits the peak of the process that started it.
 print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024)

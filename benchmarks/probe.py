@@ -34,11 +34,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from ka2l.config import ProbeConfig
-from ka2l.knowledge import mlp
-from ka2l.knowledge.linear import STRENGTHS, fit_linear
-from ka2l.knowledge.probe import Examples, standardization
-from ka2l.statistics import auroc
+from ka2l.common.intervals import auroc
+from ka2l.knowledge.probes import mlp
+from ka2l.knowledge.probes.linear import STRENGTHS, fit_linear
+from ka2l.knowledge.probes.probe import Examples, standardization
+from ka2l.knowledge.settings import ProbeConfig
 
 SHAPES = {
     "": (30, 10_000, 576, 3),

@@ -22,12 +22,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from ka2l.config import GeonamesConfig, ModelConfig, PromptConfig
-from ka2l.geonames import geonames_rows
-from ka2l.models.base import Prompt, Usage
-from ka2l.models.load import resolve
-from ka2l.models.local import LocalModel
-from ka2l.prompts import PromptBuilder
+from ka2l.models.interface import Prompt, Usage
+from ka2l.models.loading import resolve
+from ka2l.models.local.local_model import LocalModel
+from ka2l.models.prompts import PromptBuilder
+from ka2l.models.settings import ModelConfig, PromptConfig
+from ka2l.questions.geonames.place_questions import geonames_rows
+from ka2l.questions.settings import GeonamesConfig
 
 SAMPLES, NEW_TOKENS = 10, 24
 TEMPERATURES = {0: 0.1} | dict.fromkeys(range(1, SAMPLES + 1), 1.0)

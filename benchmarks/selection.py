@@ -39,7 +39,8 @@ os.environ.setdefault(
 import numpy as np
 from numpy.typing import NDArray
 
-from ka2l.selection.kernels import gradient_seeding, k_center_greedy
+from ka2l.selection.kernels.k_center import k_center_greedy
+from ka2l.selection.kernels.seeding import gradient_seeding
 
 Array = NDArray[Any]
 CLUSTERS, CLASSES = 50, 2

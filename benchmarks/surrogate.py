@@ -21,9 +21,9 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ka2l.files import read_json, read_table
-from ka2l.pipeline.artifacts import read_states
-from ka2l.statistics import auroc, bootstrap_interval
+from ka2l.common.atomic_files import read_json, read_table
+from ka2l.common.intervals import auroc, bootstrap_interval
+from ka2l.pipeline.shared.artifact_tables import read_states
 
 Rows = NDArray[np.float64]
 

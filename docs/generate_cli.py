@@ -10,8 +10,8 @@ from typing import Any, get_args
 import typer
 from pydantic import BaseModel
 
-from ka2l.cli import app
-from ka2l.config import RunConfig
+from ka2l.cli.main import app
+from ka2l.config.run_config import RunConfig
 
 PAGE = Path(__file__).parent / "cli.md"
 

@@ -37,64 +37,74 @@ The pieces under them:
 
 Query strategies side by side, every policy with every budget and seed on one Stage 1:
 
-    from ka2l.compare import Grid, compare
-    from ka2l.policies import parse_policies
-    compare(config, Path("runs/geo"), Grid(parse_policies(config, ["unknown", "random"], []), [50, 100], range(3)))
+    policies = ka2l.parse_policies(config, ["unknown", "random"], [])
+    ka2l.compare(config, Path("runs/geo"), ka2l.Grid(policies, [50, 100], range(3)))
 """
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ka2l.common.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ka2l.augmentation.decoder import Decoder
-    from ka2l.config import ProbeConfig, RunConfig
+    from ka2l.config.recipes import load_config
+    from ka2l.config.run_config import RunConfig
     from ka2l.errors import Ka2lError
-    from ka2l.knowledge.choice import choose
-    from ka2l.knowledge.clustering import cluster_by_meaning, cluster_lexical
-    from ka2l.knowledge.entropy import semantic_entropy
-    from ka2l.knowledge.measure import measure
-    from ka2l.knowledge.metrics import evaluate_scores
-    from ka2l.knowledge.probe import Probe, fit_probes
-    from ka2l.knowledge.probe import fit_probe as probe
-    from ka2l.knowledge.threshold import fit_threshold
-    from ka2l.pipeline import import_answers, run, run_verb
-    from ka2l.questions import Question, load_questions
-    from ka2l.recipe import load_config
-    from ka2l.selection.strategies import Options, Selection, Signals, Strategy, select
-    from ka2l.store import RunDirectory
+    from ka2l.knowledge.probes.fit import fit_probe as probe
+    from ka2l.knowledge.probes.fit import fit_probes
+    from ka2l.knowledge.probes.layer_choice import choose
+    from ka2l.knowledge.probes.probe import Probe
+    from ka2l.knowledge.score_metrics import evaluate_scores
+    from ka2l.knowledge.settings import ProbeConfig
+    from ka2l.knowledge.uncertainty.measure import measure
+    from ka2l.knowledge.uncertainty.semantic_clusters import cluster_by_meaning, cluster_lexical
+    from ka2l.knowledge.uncertainty.semantic_entropy import semantic_entropy
+    from ka2l.knowledge.uncertainty.threshold import fit_threshold
+    from ka2l.pipeline.commands.import_answers import import_answers
+    from ka2l.pipeline.run import run, run_verb
+    from ka2l.pipeline.run_directory import RunDirectory
+    from ka2l.questions.load import load_questions
+    from ka2l.questions.question import Question
+    from ka2l.selection.select import Strategy, select
+    from ka2l.selection.signals import Options, Selection, Signals
+    from ka2l.studies.comparison.policies import parse_policies
+    from ka2l.studies.comparison.run_grid import Grid, compare
 
 _HOME = {
     "Decoder": "ka2l.augmentation.decoder",
+    "Grid": "ka2l.studies.comparison.run_grid",
     "Ka2lError": "ka2l.errors",
-    "Options": "ka2l.selection.strategies",
-    "Probe": "ka2l.knowledge.probe",
-    "ProbeConfig": "ka2l.config",
-    "Question": "ka2l.questions",
-    "RunConfig": "ka2l.config",
-    "RunDirectory": "ka2l.store",
-    "Selection": "ka2l.selection.strategies",
-    "Signals": "ka2l.selection.strategies",
-    "Strategy": "ka2l.selection.strategies",
-    "choose": "ka2l.knowledge.choice",
-    "cluster_by_meaning": "ka2l.knowledge.clustering",
-    "cluster_lexical": "ka2l.knowledge.clustering",
-    "evaluate_scores": "ka2l.knowledge.metrics",
-    "fit_probes": "ka2l.knowledge.probe",
-    "fit_threshold": "ka2l.knowledge.threshold",
-    "import_answers": "ka2l.pipeline",
-    "load_config": "ka2l.recipe",
-    "load_questions": "ka2l.questions",
-    "measure": "ka2l.knowledge.measure",
-    "probe": "ka2l.knowledge.probe:fit_probe",
-    "run": "ka2l.pipeline",
-    "run_verb": "ka2l.pipeline",
-    "select": "ka2l.selection.strategies",
-    "semantic_entropy": "ka2l.knowledge.entropy",
+    "Options": "ka2l.selection.signals",
+    "Probe": "ka2l.knowledge.probes.probe",
+    "ProbeConfig": "ka2l.knowledge.settings",
+    "Question": "ka2l.questions.question",
+    "RunConfig": "ka2l.config.run_config",
+    "RunDirectory": "ka2l.pipeline.run_directory",
+    "Selection": "ka2l.selection.signals",
+    "Signals": "ka2l.selection.signals",
+    "Strategy": "ka2l.selection.select",
+    "choose": "ka2l.knowledge.probes.layer_choice",
+    "cluster_by_meaning": "ka2l.knowledge.uncertainty.semantic_clusters",
+    "cluster_lexical": "ka2l.knowledge.uncertainty.semantic_clusters",
+    "compare": "ka2l.studies.comparison.run_grid",
+    "evaluate_scores": "ka2l.knowledge.score_metrics",
+    "fit_probes": "ka2l.knowledge.probes.fit",
+    "fit_threshold": "ka2l.knowledge.uncertainty.threshold",
+    "import_answers": "ka2l.pipeline.commands.import_answers",
+    "load_config": "ka2l.config.recipes",
+    "load_questions": "ka2l.questions.load",
+    "measure": "ka2l.knowledge.uncertainty.measure",
+    "parse_policies": "ka2l.studies.comparison.policies",
+    "probe": "ka2l.knowledge.probes.fit:fit_probe",
+    "run": "ka2l.pipeline.run",
+    "run_verb": "ka2l.pipeline.run",
+    "select": "ka2l.selection.select",
+    "semantic_entropy": "ka2l.knowledge.uncertainty.semantic_entropy",
 }
 
 __all__ = [
     "Decoder",
+    "Grid",
     "Ka2lError",
     "Options",
     "Probe",
@@ -108,6 +118,7 @@ __all__ = [
     "choose",
     "cluster_by_meaning",
     "cluster_lexical",
+    "compare",
     "evaluate_scores",
     "fit_probes",
     "fit_threshold",
@@ -115,6 +126,7 @@ __all__ = [
     "load_config",
     "load_questions",
     "measure",
+    "parse_policies",
     "probe",
     "run",
     "run_verb",

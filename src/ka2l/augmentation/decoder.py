@@ -18,13 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from ka2l.augmentation.network import Generated, Network
-from ka2l.config import ModelConfig
+from ka2l.augmentation.state_scaling import Floats, check_finite
 from ka2l.errors import ModelError
-from ka2l.models.decoding import NotFiniteError, uniforms
-from ka2l.models.load import load_causal_lm, resolve
-
-Floats = NDArray[np.float32]
-_COLUMNS = 256  # of the states, in float64 at once
+from ka2l.models.loading import load_causal_lm, resolve
+from ka2l.models.local.token_draws import NotFiniteError, uniforms
+from ka2l.models.settings import ModelConfig
 
 
 class Decoded(NamedTuple):
@@ -35,41 +33,6 @@ class Decoded(NamedTuple):
     sample: int
 
 
-class Standardisation(NamedTuple):
-    """Mean and spread of states in each dimension, [width] float32; the spread is 1 where there is none."""
-
-    mean: Floats
-    scale: Floats
-
-
-def standardisation(states: Floats) -> Standardisation:
-    """Of the states [rows, width] a decoder is trained on.
-
-    The spread is the standard deviation over the rows.
-    """
-    mean, scale = (np.empty(states.shape[1], dtype=np.float32) for _ in range(2))
-    for first in range(0, states.shape[1], _COLUMNS):
-        part = states[:, first : first + _COLUMNS].astype(np.float64)
-        varies = np.ptp(part, axis=0) > 0  # else rounding can leave a spread next to nothing
-        mean[first : first + _COLUMNS] = part.mean(0)
-        scale[first : first + _COLUMNS] = np.where(varies, part.std(0), 1.0)
-    return Standardisation(mean, scale)
-
-
-def check_finite(states: Floats, names: Sequence[str]) -> None:
-    """Refuse NaN and infinite states [rows, width], naming the first question and how many there are.
-
-    Raises:
-        ModelError: there are any.
-    """
-    bad = np.flatnonzero(~np.isfinite(states).all(axis=1))
-    if len(bad):
-        raise ModelError(
-            f"question {names[bad[0]]}: its hidden state holds NaN or infinite values ({len(bad)} such states of "
-            f"{len(names)}). Load the model in float32 or bfloat16 (model.dtype) and read the states again."
-        )
-
-
 class Decoder:
     """A network, and the scale of the states it was trained on.
 
@@ -77,7 +40,7 @@ class Decoder:
         network: trained on standardised states.
         mean: [width] float32, of the training states.
         scale: [width] float32, their spread.
-        card: what the decoder is, JSON values; see `ka2l.augmentation.folder`.
+        card: what the decoder is, JSON values; see `ka2l.augmentation.decoder_folder`.
 
     Raises:
         ModelError: the arrays do not fit the network.
@@ -99,7 +62,7 @@ class Decoder:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights (safetensors), card (JSON) and a README into a folder; the language model is not in it."""
-        from ka2l.augmentation import folder as on_disk
+        from ka2l.augmentation import decoder_folder as on_disk
 
         on_disk.save(self, Path(folder))
 
@@ -124,7 +87,7 @@ class Decoder:
         Raises:
             ModelError: there is none, or it is not what its card says.
         """
-        from ka2l.augmentation import folder as on_disk
+        from ka2l.augmentation import decoder_folder as on_disk
 
         if model_loader is None:
             card = on_disk.load_card(name, revision)
@@ -132,8 +95,8 @@ class Decoder:
         return on_disk.load(name, revision, model_loader, device=device)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload what `save_pretrained` writes, in one commit; options are those of `ka2l.augmentation.folder.push`."""
-        from ka2l.augmentation import folder as on_disk
+        """Upload what `save_pretrained` writes, in one commit; options are those of `ka2l.augmentation.decoder_folder.push`."""
+        from ka2l.augmentation import decoder_folder as on_disk
 
         return on_disk.push(self, repo_id, **options)
 

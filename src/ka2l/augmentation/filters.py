@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ka2l.augmentation.question_style import QuestionStyle
+from ka2l.common.answer_text import normalize_question
 from ka2l.errors import DataError
-from ka2l.questions import Question
-from ka2l.text import normalize_question
+from ka2l.questions.question import Question
 
 REASONS = (
     "not_a_question",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ka2l.models.decoding import LEVELS, NotFiniteError, draw
+from ka2l.models.local.token_draws import LEVELS, NotFiniteError, draw
 
 _NO_LABEL = -100
 
@@ -79,7 +79,7 @@ class Network(Protocol):
         Args:
             states: [rows, width] float32, standardised.
             temperature: 0 is greedy.
-            uniforms: [rows, max_new_tokens, LEVELS] numbers in [0, 1) (`ka2l.models.decoding`); none where greedy.
+            uniforms: [rows, max_new_tokens, LEVELS] numbers in [0, 1) (`ka2l.models.local.token_draws`); none where greedy.
             max_new_tokens: longest question, its end included.
 
         Raises:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import DynamicCache
 
-from ka2l.augment_config import DecoderConfig
 from ka2l.augmentation.network import Generated, padded, say, seeded, summed_nll
+from ka2l.augmentation.settings import DecoderConfig
 from ka2l.errors import ModelError
-from ka2l.models.load import quiet_transformers
+from ka2l.models.loading import quiet_transformers
 
 FRAME = "Question:"
 _RIDGE = (

@@ -16,10 +16,10 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from ka2l.augment_config import DecoderConfig
 from ka2l.augmentation.network import Generated, padded, say, seeded, summed_nll
+from ka2l.augmentation.settings import DecoderConfig
 from ka2l.errors import ModelError
-from ka2l.models.load import first_line, quiet_transformers
+from ka2l.models.loading import first_line, quiet_transformers
 
 
 class T5Network:

@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ka2l.config import EvaluateConfig
-from ka2l.evaluation.metrics import AnswerScores, corpus_bleu, score
-from ka2l.questions import Question
-from ka2l.statistics import Interval, mean_interval
-from ka2l.text import is_correct
+from ka2l.common.answer_text import is_correct
+from ka2l.common.intervals import Interval, mean_interval
+from ka2l.evaluation.answer_metrics import AnswerScores, corpus_bleu, score
+from ka2l.evaluation.settings import EvaluateConfig
+from ka2l.questions.question import Question
 
 Item = tuple[str, int, str]  # question id, wording (0 = as in the pool, 1… = rewordings), question text
 Questions = Mapping[str, Question]  # by id

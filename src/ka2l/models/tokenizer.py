@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ka2l.config import ModelConfig
 from ka2l.errors import ModelError
-from ka2l.models.load import ResolvedModel, first_line, loading_arguments, quiet_transformers
+from ka2l.models.loading import ResolvedModel, first_line, loading_arguments, quiet_transformers
+from ka2l.models.settings import ModelConfig
 
 
 def load_tokenizer(config: ModelConfig, resolved: ResolvedModel) -> Any:

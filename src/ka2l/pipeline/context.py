@@ -4,26 +4,29 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ka2l.config import RunConfig
-from ka2l.content_keys import Outside, keys
+from ka2l.common.progress import Reporter
+from ka2l.config.run_config import RunConfig
+from ka2l.config.run_limits import has_model
 from ka2l.errors import ConfigError, DegenerateError, ModelError, RunError
-from ka2l.models.base import Prompt
-from ka2l.models.load import ResolvedModel, pick_device, pick_dtype, resolve
-from ka2l.progress import Reporter
-from ka2l.prompts import PromptBuilder, Shot, render_chat
-from ka2l.questions import Question, from_table
-from ka2l.reach import has_model
-from ka2l.stages import all_stages, arms, augments, inputs_of, judges, strategy_of, verb_of
-from ka2l.store import IMPORTED, LABELS, RunDirectory, StageRecord
+from ka2l.models.interface import Prompt
+from ka2l.models.loading import ResolvedModel, pick_device, pick_dtype, resolve
+from ka2l.models.prompts import PromptBuilder, Shot, render_chat
+from ka2l.pipeline.arms import augments
+from ka2l.pipeline.content_keys import keys
+from ka2l.pipeline.identities import Outside, _fingerprint, given_probe
+from ka2l.pipeline.manifest import StageRecord
+from ka2l.pipeline.run_directory import IMPORTED, LABELS, RunDirectory
+from ka2l.pipeline.stage_graph import all_stages, inputs_of, judges, verb_of
+from ka2l.questions.question import Question, from_table
 
 if TYPE_CHECKING:
-    from ka2l.knowledge.probe import Probe
-    from ka2l.models.base import Sampler
-    from ka2l.models.local import LocalModel
+    from ka2l.knowledge.probes.probe import Probe
+    from ka2l.models.interface import Sampler
+    from ka2l.models.local.local_model import LocalModel
 
 
 class Context:
@@ -79,7 +82,7 @@ class Context:
 
     @cached_property
     def _judge_key(self) -> str:
-        from ka2l.pipeline.judges import judge_key
+        from ka2l.pipeline.identities import judge_key
 
         try:
             return judge_key(self.config)
@@ -128,7 +131,7 @@ class Context:
     @cached_property
     def _decoder_key(self) -> str:
         """Of a decoder or T5 that is no longer at hand, what it was: a report needs neither."""
-        from ka2l.pipeline.decoder import decoder_key
+        from ka2l.pipeline.identities import decoder_key
 
         settings = self.config.decoder
         try:
@@ -143,7 +146,7 @@ class Context:
 
     def _encoder_key(self, name: str, setting: str, stage: str) -> str:
         """Of sentence embeddings that are no longer at hand, what the stage that used them found."""
-        from ka2l.models.sentence import encoder_key
+        from ka2l.models.sentence_encoder import encoder_key
 
         if name not in self._encoders:
             try:
@@ -227,7 +230,7 @@ class Context:
 
     def model(self, adapter: Path | None = None) -> "LocalModel":
         """The language model, with this adapter merged in; one model is in memory at a time."""
-        from ka2l.models.local import LocalModel
+        from ka2l.models.local.local_model import LocalModel
 
         if self._model is None or self._adapter != adapter:
             self.release()
@@ -306,17 +309,9 @@ def prompt_builder(
     return PromptBuilder(settings, worked, partial(render_chat, speaker))
 
 
-@lru_cache(maxsize=1)
-def given_probe(name: str, revision: str | None) -> "Probe":
-    """A probe trained before, from a folder or the Hub; read once."""
-    from ka2l.probe_folder import load
-
-    return load(name, revision)[0]
-
-
 def add_usage(record: StageRecord, model: "Sampler", prefix: str = "") -> None:
     """Add the tokens a model has spent since the last call to a stage's record; the prefix says whose they are."""
-    from ka2l.models.base import Usage
+    from ka2l.models.interface import Usage
 
     for name, count in model.usage._asdict().items():
         if count or not prefix:
@@ -324,51 +319,9 @@ def add_usage(record: StageRecord, model: "Sampler", prefix: str = "") -> None:
     model.usage = Usage()
 
 
-def _fingerprint(file: Path) -> str:
-    """Hash of a file's bytes; empty where there is none."""
-    if not file.exists():
-        return ""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
-
-
 def need_questions(questions: list[Question], role: str, stage: str) -> None:
     """Refuse an empty role."""
     if not questions:
         raise DegenerateError(
             f"`{stage}` has no questions: none has the role {role}. Give questions.roles.{role} a size, or a role column."
-        )
-
-
-def check_means(context: Context, questions: Sequence[Question]) -> None:
-    """Refuse, before anything is written, a model, device, prompt or judge that later stages could not use."""
-    from ka2l.pipeline.judges import check_judge
-
-    config = context.config
-    if has_model(config):
-        _ = context.resolved  # an unknown model ends here
-        pick_device(config.model)
-    shots = [question for question in questions if question.role == "shot"]
-    prompt_builder(config, shots, lambda: context.tokenizer)
-    if judges(config):
-        check_judge(config)
-    _check_signals(config)
-
-
-def _check_signals(config: RunConfig) -> None:
-    """Refuse a strategy whose signal could not be computed here."""
-    stages, strategies = (
-        all_stages(config),
-        " and ".join(dict.fromkeys(strategy_of(config, a) for a in arms(config))),
-    )
-    if "pool_likelihood" in stages and config.sample.engine == "server" and not config.server.logprobs:
-        raise ConfigError(
-            f"select.strategy {strategies}: the likelihood of answers needs their token log-probabilities, and "
-            "server.logprobs=false asks for none. Set server.logprobs=true, or choose another strategy."
-        )
-    fitted = config.measure.judge == "embedding" and config.measure.embedding_threshold == "fit"
-    if "pool_entropy" in stages and fitted and config.map.probe:
-        raise ConfigError(
-            f"select.strategy {strategies}: measure.embedding_threshold=fit is fitted on the probe questions, and with "
-            "map.probe none are asked. Give a cosine, such as measure.embedding_threshold=0.7."
         )

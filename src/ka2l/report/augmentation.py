@@ -6,8 +6,8 @@ view(data.augmentation)        # what page.html draws
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from ka2l.report.data import Augmentation, DecodedExample
-from ka2l.report.numbers import MISSING, count, decimal, percent
+from ka2l.common.number_format import MISSING, count, decimal, percent
+from ka2l.report.run_page_data import Augmentation, DecodedExample
 
 SOURCES_SHOWN = 8
 PER_SOURCE = 6  # of the new questions of one source

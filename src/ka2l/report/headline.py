@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ka2l.report.comparison import ArmView, Comparison
-from ka2l.report.data import ReportData
-from ka2l.report.numbers import (
+from ka2l.common.intervals import Interval
+from ka2l.common.number_format import (
     MISSING,
     bounds,
     count,
@@ -17,7 +16,8 @@ from ka2l.report.numbers import (
     points,
     span,
 )
-from ka2l.statistics import Interval
+from ka2l.report.arms import ArmView, Comparison
+from ka2l.report.run_page_data import ReportData
 
 
 class Figure(NamedTuple):

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ka2l import files
+from ka2l.common import atomic_files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 INK = "#010203"  # stands for currentColor until the drawing is written
 KNOWN = "#4f8fb8"  # mid-tones: legible on white and on near-black, apart for every kind of colour vision
@@ -67,7 +68,7 @@ def save(path: Path, paint: "Callable[[Figure], None]", height: float = HEIGHT) 
     """Paint a figure into a file of its own, black on white: an .svg or a .png, twice as fine."""
     kind = path.suffix.lower().removeprefix(".")
     nothing = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    with files.atomic(path) as temporary:
+    with atomic_files.atomic(path) as temporary:
         _painted(paint, height, temporary, format=kind, facecolor="white", metadata=nothing, dpi=144)
 
 

@@ -1,0 +1,69 @@
+"""The sections of the configuration for new questions out of hidden states: the decoder's training, and its use.
+
+The rest, and the whole, is in `config`.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ka2l.common.settings_section import Positive, Section
+
+
+class DecoderConfig(Section):
+    """Training of the hidden-state decoder (Sections 3.3 and 4.3.2), on the questions of role `decoder`."""
+
+    pretrained: str = ""
+    """A decoder trained before (folder or Hub id); empty: train one here."""
+    pretrained_revision: str | None = None
+    """Its Hub revision."""
+    t5: str = ""
+    """A T5 (folder or Hub id, the paper: google-t5/t5-base), fully fine-tuned; empty: the language model itself, with LoRA."""
+    t5_revision: str | None = None
+    """Its Hub revision."""
+    pseudo_tokens: Positive = 16
+    """Pseudo-tokens a T5 reads the state as (paper: 16)."""
+    soft_tokens: Positive = 4
+    """Soft tokens the language model reads its own state as."""
+    lora_rank: Positive = 16
+    """Rank of the adapter, where the language model is the decoder."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate; none: 2e-3 for LoRA, 2e-4 for a T5 (paper)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Of AdamW."""
+    epochs: Positive = 3
+    """Passes over the decoder's questions, at most."""
+    minutes: Annotated[float, Field(ge=0)] = 0.0
+    """Longest training; 0: no limit. What a decoder learns in it depends on the machine."""
+    batch_tokens: Positive = 256
+    """Tokens of questions in one update."""
+    validation: Positive = 200
+    """Questions kept out of training, for the early stop and the card."""
+    eval_steps: Positive = 100
+    """Updates between two looks at generated questions, and between two checkpoints."""
+    patience: Positive = 3
+    """Looks without a better one before training stops."""
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate, its default resolved."""
+        return self.learning_rate or (2e-4 if self.t5 else 2e-3)
+
+
+class AugmentConfig(Section):
+    """New unknown questions decoded from the states of those that were selected (Section 3.3)."""
+
+    per_question: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Questions decoded from the state of each selected one; 0: no augmentation."""
+    noise: Annotated[float, Field(ge=0, le=10)] = 0.3
+    """Gaussian noise on the state, in standard deviations of the states the decoder was trained on."""
+    temperature: Annotated[float, Field(ge=0, le=5)] = 1.0
+    """Temperature of the decoded question; 0 is greedy."""
+    max_new_tokens: Annotated[int, Field(ge=4, le=512)] = 48
+    """Longest question."""
+    budget: Positive | None = None
+    """Most new questions to buy an answer for, the surest unknown first; none: as many as select.budget."""
+    embedding_model: str = "minilm"
+    """Sentence embeddings that find near-copies: `minilm` (packaged), a folder or a Hub id; empty: only equal texts are copies."""
+    near_copy: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Similarity from which a question counts as a copy."""

@@ -1,0 +1,30 @@
+"""The mean of the linear probes of the deeper half of the layers: no layer is chosen, and nothing more is fitted.
+
+The mean of their log-odds is one linear map of all layers. Layers read nearly the same, each with errors of its own,
+which the mean takes out; shallow layers know less and stay outside.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ka2l.knowledge.probes.fit_quality import evaluate_fit
+from ka2l.knowledge.probes.probe import ALL_LAYERS, Examples, Probe, ProbeFit
+
+
+def average(linear: Sequence[ProbeFit], data: Examples) -> ProbeFit:
+    """The probe whose log-odds are the mean of those of the linear probes of layers L/2 … L.
+
+    Args:
+        linear: of layers 0 … L, in this order, as `fit_linear` gives them; of a single layer, that is the mean.
+        data: what they were fitted on; the mean is judged on its validation rows.
+    """
+    first = len(linear) // 2  # L/2, rounded up
+    own = [fit.probe.weights for fit in linear]
+    weights = {name: np.stack([each[name] for each in own]) for name in ("mean", "scale", "weight", "bias")}
+    weights["weight"][:first] = 0.0
+    weights["weight"] /= np.float32(len(linear) - first)
+    weights["bias"] = weights["bias"][first:].mean(axis=0)
+    rows = data.validation
+    probe = Probe("ensemble", ALL_LAYERS, weights, data.target)
+    return evaluate_fit(probe, data.states[rows], data.values[rows], data.event[rows])

@@ -1,0 +1,246 @@
+"""A probe as a folder or on the Hub: weights (safetensors), card (JSON) and a README written from the card.
+
+    probe.save_pretrained("my-probe")
+    probe.push_to_hub("me/my-probe")
+    Probe.from_pretrained("me/my-probe", revision="v1").predict(states)
+
+What is read is checked before it is used: a probe with other shapes than its card says, of a kind this version does not
+know, or of another format is refused. Nothing is ever unpickled.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ka2l.common import atomic_files
+from ka2l.common.hub import check_format, download, local_folder, upload
+from ka2l.common.version import __version__
+from ka2l.errors import ModelError
+from ka2l.knowledge.probes.probe import ALL_LAYERS, Floats, Probe
+from ka2l.knowledge.probes.probe_readme import readme
+
+FORMAT = 1  # of the folder; raised when an older program could misread a newer one
+WEIGHTS, CARD, README = "probe.safetensors", "probe.json", "README.md"
+
+TARGETS = ("label", "value", "correct", "both")
+_Shape = tuple[str | int, ...]  # a name stands for one number wherever it occurs
+_SCALING: dict[str, _Shape] = {"mean": ("width",), "scale": ("width",)}
+SHAPES: dict[str, dict[str, _Shape]] = {
+    "linear": {**_SCALING, "weight": ("width",), "bias": (1,)},
+    "mlp": {
+        **_SCALING,
+        "gate": ("width", "hidden"),
+        "up": ("width", "hidden"),
+        "down": ("hidden", "width"),
+        "score": ("width", 2),
+        "bias": (2,),
+    },
+    "mix": {
+        "mean": ("layers", "width"),
+        "scale": ("layers", "width"),
+        "layers": ("layers",),
+        "weight": ("width",),
+        "bias": (1,),
+    },
+    "ensemble": {
+        "mean": ("layers", "width"),
+        "scale": ("layers", "width"),
+        "weight": ("layers", "width"),
+        "bias": (1,),
+    },
+}
+_OF_ALL_LAYERS = ("mix", "ensemble")
+CALIBRATIONS: dict[str, dict[str, _Shape]] = {
+    "none": {},
+    "platt": {"platt": (2,)},
+    "isotonic": {"isotonic_x": ("steps",), "isotonic_y": ("steps",)},
+}
+
+
+class LoadedProbe(NamedTuple):
+    """A probe and its card, which is also the probe's own `card`."""
+
+    probe: Probe
+    card: dict[str, Any]
+
+
+def save(probe: Probe, card: Mapping[str, Any], folder: Path) -> None:
+    """Write `probe.safetensors`, `README.md` and, last, `probe.json`: a folder that has it is whole.
+
+    Args:
+        probe: its kind, layer, target, calibration and width are added to the card.
+        card: JSON values; what the README makes of them stands in `ka2l.knowledge.probes.probe_readme`.
+        folder: made where it is missing; other files in it stay.
+
+    Raises:
+        ModelError: the probe's arrays do not fit together.
+    """
+    _write(probe, card, folder)
+
+
+def load(
+    name: str, revision: str | None = None, *, token: str | None = None, endpoint: str | None = None
+) -> LoadedProbe:
+    """Read a probe from a folder, or from the Hub (through its cache, offline too).
+
+    Args:
+        name: a folder, else a Hub id.
+        revision: branch, tag or commit on the Hub.
+        token: of the Hub; the one the Hub's client is logged in with where there is none.
+        endpoint: of the Hub, where it is not the public one.
+
+    Raises:
+        ModelError: there is none, it cannot be fetched, or it is not what its card says.
+    """
+    folder = local_folder(name, revision, "probe")
+    if folder is not None:
+        missing = [part for part in (CARD, WEIGHTS) if not (folder / part).is_file()]
+        if missing:
+            inside = folder / "probe"
+            hint = f"Give {inside}." if (inside / CARD).is_file() else _MAKE_ONE
+            raise ModelError(
+                f"{folder}: this folder holds no probe ({' and '.join(missing)} missing). {hint}"
+            )
+        return _read(folder / CARD, folder / WEIGHTS)
+    card, weights = download(name, (CARD, WEIGHTS), revision, token=token, endpoint=endpoint)
+    return _read(card, weights)
+
+
+def push(
+    probe: Probe,
+    card: Mapping[str, Any],
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload a KA2L probe",
+    endpoint: str | None = None,
+) -> str:
+    """Upload what `save` writes, in one commit, to a repository that is made where it is missing; returns its address.
+
+    Args:
+        probe, card: as for `save`.
+        repo_id: owner/name, or a name under the account of the token.
+        token: one that may write; the one the Hub's client is logged in with where there is none. It is not kept.
+        private: of a new repository; the account's default where None.
+        revision: a branch, made where it is missing.
+        commit_message: first line of the commit.
+        endpoint: of the Hub, where it is not the public one.
+
+    Raises:
+        ModelError: the Hub refuses or cannot be reached, or the probe's arrays do not fit together.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        _write(probe, card, Path(temporary), repo_id)
+        paths = [Path(temporary) / part for part in (WEIGHTS, README, CARD)]
+        return upload(
+            paths,
+            repo_id,
+            token=token,
+            private=private,
+            revision=revision,
+            message=commit_message,
+            endpoint=endpoint,
+        )
+
+
+_MAKE_ONE = "`ka2l probe` makes one (the run's folder probe/), and so does Probe.save_pretrained."
+
+
+def _write(probe: Probe, card: Mapping[str, Any], folder: Path, called: str = "FOLDER") -> None:
+    """`save`, with a README whose examples call the probe by this name."""
+    whole = {
+        "ka2l": __version__,
+        **card,
+        "format_version": FORMAT,
+        "kind": probe.kind,
+        "layer": probe.layer,
+        "target": probe.target,
+        "calibration": probe.calibration,
+    }
+    if "mean" in probe.weights:
+        whole["width"] = int(probe.weights["mean"].shape[-1])
+    _check_card(whole, "this probe")
+    _check_weights(probe.weights, whole, "this probe")
+    atomic_files.remove(folder / CARD)  # never an old card beside new weights
+    weights = {name: np.ascontiguousarray(array) for name, array in probe.weights.items()}
+    atomic_files.write_tensors(folder / WEIGHTS, weights, {"kind": probe.kind})
+    atomic_files.write_text(folder / README, readme(whole, called))
+    atomic_files.write_json(folder / CARD, whole)
+
+
+def _read(card_file: Path, weights_file: Path) -> LoadedProbe:
+    from safetensors import SafetensorError
+
+    try:
+        card = atomic_files.read_json(card_file)
+    except ValueError as error:
+        raise ModelError(
+            f"{card_file}: this is not JSON ({error}). Fetch or save the probe again."
+        ) from error
+    _check_card(card, str(card_file))
+    try:
+        weights, _ = atomic_files.read_tensors(weights_file)
+    except SafetensorError as error:
+        raise ModelError(
+            f"{weights_file}: these are no weights ({error}). Fetch or save the probe again."
+        ) from error
+    _check_weights(weights, card, str(weights_file))
+    probe = Probe(
+        kind=card["kind"],
+        layer=card["layer"],
+        weights=weights,
+        target=card["target"],
+        calibration=card["calibration"],
+        card=card,
+    )
+    return LoadedProbe(probe, card)
+
+
+def _check_card(card: Any, where: str) -> None:
+    check_format(card, "probe", FORMAT, where, _MAKE_ONE)
+    for key, known in (("kind", tuple(SHAPES)), ("target", TARGETS), ("calibration", tuple(CALIBRATIONS))):
+        if card.get(key) not in known:
+            raise ModelError(
+                f"{where}: {key} is {card.get(key)!r}, and KA2L {__version__} knows {', '.join(known)}. "
+                "Install a newer KA2L, or train the probe again."
+            )
+    layer: Any = card.get("layer")
+    top = card.get("n_layers")
+    fits = isinstance(layer, int) and (layer == ALL_LAYERS if card["kind"] in _OF_ALL_LAYERS else layer >= 0)
+    if not fits or not (top is None or (isinstance(top, int) and layer <= top)):
+        raise ModelError(
+            f"{where}: layer {layer!r} of {top!r} does not fit kind {card['kind']} ({ALL_LAYERS} for "
+            f"{' and '.join(_OF_ALL_LAYERS)}, else 0 to n_layers). Correct the card, or train the probe again."
+        )
+
+
+def _check_weights(weights: Mapping[str, Floats], card: Mapping[str, Any], where: str) -> None:
+    wanted = SHAPES[card["kind"]] | CALIBRATIONS[card["calibration"]]
+    whose = f"a probe of kind {card['kind']} with calibration {card['calibration']}"
+    odd = sorted(set(wanted) ^ set(weights))
+    if odd:
+        which = "is missing" if odd[0] in wanted else "does not belong there"
+        raise ModelError(f"{where}: {odd[0]} {which}; {whose} has {', '.join(wanted)}. Save the probe again.")
+    sizes: dict[str | int, int] = {}
+    if isinstance(card.get("width"), int):
+        sizes["width"] = card["width"]
+    if isinstance(card.get("n_layers"), int):
+        sizes["layers"] = card["n_layers"] + 1
+    for name, shape in wanted.items():
+        array = weights[name]
+        if array.ndim == len(shape):
+            for size, label in zip(array.shape, shape, strict=True):
+                sizes.setdefault(label, size if isinstance(label, str) else label)
+        expected = tuple(sizes.get(label, label) for label in shape)
+        if array.shape != expected or array.dtype != np.float32:
+            raise ModelError(
+                f"{where}: {name} is {array.dtype} {list(array.shape)}, where {whose} has float32 {list(expected)} "
+                f"({', '.join(map(str, shape))}). Card and weights are of two probes: save the probe again."
+            )
+        if not np.isfinite(array).all():
+            raise ModelError(f"{where}: {name} has values that are not finite. Train the probe again.")

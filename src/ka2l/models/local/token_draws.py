@@ -1,0 +1,181 @@
+"""How one token is drawn, from which random stream, and what ends an answer."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ka2l.models.prompts import is_finished
+
+# A token is found by four draws, each among the fourth root of the vocabulary, the later ones inside the earlier
+# one's share. One draw from the cumulative distribution over the whole vocabulary would be as exact, but a rounding
+# error anywhere before a token moves that token's interval; here it moves a few coarse borders by 1e-7, so a batch
+# of another size or shape almost never changes a token.
+LEVELS = 4
+_GREEDY = 1e-6  # below this temperature the likeliest token is the only one, and dividing by it overflows
+_IN_CACHE = 1 << 20  # numbers of one kind worked on at once: 4 MiB
+
+
+class NotFiniteError(ValueError):
+    """A row of logits without a largest finite score: NaN, or infinite."""
+
+    def __init__(self, row: int):
+        super().__init__(f"row {row}")
+        self.row = row
+
+
+class StopRule:
+    """Where an answer ends: at a token that ends the turn, or at the first line break after some text.
+
+    Args:
+        tokenizer: of the model.
+        stop_ids: tokens that end a turn.
+    """
+
+    def __init__(self, tokenizer: Any, stop_ids: set[int]):
+        self.stop_ids = stop_ids
+        self._tokenizer = tokenizer
+        self._has_break: dict[int, bool] = {}
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of an answer's tokens."""
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def ends(self, tokens: Sequence[int]) -> bool:
+        """Whether the last of these tokens (none a stop token) completed the answer."""
+        return self._breaks(tokens[-1]) and is_finished(self.text(tokens))
+
+    def _breaks(self, token: int) -> bool:
+        """Whether this token can hold a line break (asked once per token, then remembered)."""
+        known = self._has_break.get(token)
+        if known is None:
+            known = self._has_break[token] = "\n" in self._tokenizer.decode([token])
+        return known
+
+
+def draw(
+    logits: torch.Tensor, rows: Sequence[int], temperatures: Sequence[float], uniforms: NDArray[np.float64]
+) -> tuple[list[int], list[float]]:
+    """Draw tokens; several draws may come from one row of logits.
+
+    Args:
+        logits: [rows, vocabulary]; overwritten, as a copy of it would cost as much as the drawing.
+        rows: [draws], the row each is drawn from.
+        temperatures: [draws]; 0 takes the likeliest token.
+        uniforms: [draws, LEVELS] numbers in [0, 1).
+
+    Returns:
+        tokens and their log-probabilities at temperature 1 (nats), a list of [draws] each.
+
+    Raises:
+        NotFiniteError: a row holds NaN, or no finite largest score.
+    """
+    scores = logits.float()
+    index = torch.tensor(rows, device=logits.device)
+    numbers = torch.from_numpy(uniforms).to(logits.device)
+    shares = _shares(scores, 1.0)
+    log_total = shares[0].sum(-1).log()
+    tokens = torch.empty_like(index)
+    for temperature in set(temperatures):
+        chosen = [i for i, t in enumerate(temperatures) if t == temperature]
+        mine = index[chosen]
+        if temperature < _GREEDY:
+            tokens[chosen] = scores[mine].argmax(-1)
+        elif temperature == 1:
+            tokens[chosen] = _descend(scores, 1.0, shares, mine, mine, numbers[chosen])
+        else:
+            needed, where = torch.unique(mine, return_inverse=True)
+            of_needed = _shares(scores, temperature, needed)
+            tokens[chosen] = _descend(scores, temperature, of_needed, where, mine, numbers[chosen])
+    logprobs = scores[index, tokens] - log_total[index]
+    return tokens.tolist(), logprobs.tolist()
+
+
+def uniforms(seed: int, question_id: str, samples: Sequence[int], steps: int) -> NDArray[np.float64]:
+    """[samples, steps, LEVELS] numbers in [0, 1), each sample a stream of its own: (seed, question, number)."""
+    name = int.from_bytes(hashlib.sha256(question_id.encode()).digest()[:8], "big")
+    streams = [
+        np.random.Generator(np.random.Philox(key=_key(seed, name, sample))).random(steps * LEVELS)
+        for sample in samples
+    ]
+    return np.asarray(streams, dtype=np.float64).reshape(len(samples), steps, LEVELS)
+
+
+def _key(seed: int, name: int, sample: int) -> NDArray[np.uint64]:
+    return np.random.SeedSequence([seed, name, sample]).generate_state(2, np.uint64).astype(np.uint64)
+
+
+def _shares(scores: torch.Tensor, temperature: float, only: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """Weights e^(score/temperature) summed at every level but the finest: [rows, b], [rows, b, b], [rows, b, b, b].
+
+    b⁴ ≥ vocabulary. Row by row the largest score is first taken from all scores, in place. A few rows at a time, so
+    that they stay in the processor's cache between one pass and the next.
+    """
+    rows = torch.arange(len(scores), device=scores.device) if only is None else only
+    vocabulary, branches = scores.shape[1], _branches(scores.shape[1])
+    at_once = max(1, _IN_CACHE // vocabulary) if scores.device.type == "cpu" else max(1, len(rows))
+    finest = scores.new_zeros(min(at_once, len(rows)), branches**LEVELS)
+    parts = []
+    for chunk in rows.split(at_once):
+        weights = finest[: len(chunk), :vocabulary]
+        if only is None:
+            block = scores[int(chunk[0]) : int(chunk[-1]) + 1]
+            top = block.amax(-1, keepdim=True)
+            sound = torch.isfinite(top[:, 0])
+            if not bool(sound.all()):
+                raise NotFiniteError(int(chunk[0]) + int((~sound).nonzero()[0]))
+            block -= top
+            torch.exp(block, out=weights)
+        else:
+            torch.exp(scores[chunk] / temperature, out=weights)
+        parts.append(finest[: len(chunk)].view(len(chunk), *(branches,) * LEVELS).sum(-1))
+    levels = [torch.cat(parts)]
+    while levels[0].dim() > 2:
+        levels.insert(0, levels[0].sum(-1))
+    return levels
+
+
+def _descend(
+    scores: torch.Tensor,
+    temperature: float,
+    shares: list[torch.Tensor],
+    rows: torch.Tensor,
+    score_rows: torch.Tensor,
+    numbers: torch.Tensor,
+) -> torch.Tensor:
+    """From the coarsest level to a token: at each, the branch whose share holds the number.
+
+    Args:
+        scores: [all rows, vocabulary].
+        temperature: of the draw.
+        shares: see `_shares`.
+        rows: [draws], places in `shares`.
+        score_rows: [draws], places in `scores`.
+        numbers: [draws, LEVELS].
+    """
+    vocabulary, branches = scores.shape[1], _branches(scores.shape[1])
+    found = torch.zeros_like(rows)
+    for level in range(LEVELS):
+        if level < len(shares):
+            weights = shares[level].reshape(shares[level].shape[0], -1, branches)[rows, found]
+        else:  # single tokens: cheaper to compute again than to keep for the whole vocabulary
+            ids = found[:, None] * branches + torch.arange(branches, device=rows.device)
+            of_ids = scores[score_rows[:, None], ids.clamp(max=vocabulary - 1)]
+            weights = torch.where(ids < vocabulary, torch.exp(of_ids / temperature), 0)
+        cumulative = weights.double().cumsum(-1)
+        # A hair below the whole, whatever the rounding: the last branches may have no weight at all.
+        target = (numbers[:, level] * cumulative[:, -1]).minimum(cumulative[:, -1] * (1 - 1e-12))
+        branch = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+        found = found * branches + branch
+    return found
+
+
+def _branches(vocabulary: int) -> int:
+    """The smallest b with b⁴ ≥ vocabulary, at least 2."""
+    branches = 2
+    while branches**LEVELS < vocabulary:
+        branches += 1
+    return branches

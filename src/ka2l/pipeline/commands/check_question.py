@@ -1,0 +1,30 @@
+"""Whether a run's model knows the answer to one question, according to its probe."""
+
+from typing import Any
+
+from ka2l.common.progress import Reporter
+from ka2l.errors import DataError
+from ka2l.models.interface import Prompt
+from ka2l.pipeline.context import Context
+from ka2l.pipeline.run_directory import RunDirectory
+from ka2l.pipeline.shared.run_probe import read_probe
+
+
+def check_question(run: RunDirectory, text: str) -> dict[str, Any]:
+    """Whether the run's model knows the answer to a question, by its probe: one forward pass, nothing generated."""
+    if not text.strip():
+        raise DataError("The question is empty.")
+    context = Context(run, Reporter(quiet=True))
+    probe, card = read_probe(context)
+    model = context.prepared_model()
+    prompt = Prompt("check", context.prompts.sensing(text.strip()))
+    state = model.states([prompt], None if probe.layer < 0 else probe.layer, position=card["position"])
+    p_unknown = float(probe.predict(state)[0])
+    return {
+        "question": text.strip(),
+        "unknown": p_unknown >= 0.5,
+        "p_unknown": p_unknown,
+        "model": context.resolved.name,
+        "layer": probe.layer,
+        "stands_in_for": card["answered_by"] if card["stand_in"] else None,
+    }

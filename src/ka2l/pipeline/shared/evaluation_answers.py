@@ -1,0 +1,87 @@
+"""Answers that are evaluated: of the base model and of tuned ones, kept on disk as they come."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ka2l.common import atomic_files
+from ka2l.evaluation.protocol import Item, Prediction
+from ka2l.models.interface import Prompt
+from ka2l.pipeline.context import Context, add_usage
+from ka2l.pipeline.manifest import StageRecord
+from ka2l.pipeline.shared.artifact_tables import as_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def ask(
+    context: Context,
+    record: StageRecord,
+    name: str,
+    items: Sequence[Item],
+    *,
+    adapter: Path | None = None,
+    part: str | None = None,
+) -> list[Prediction]:
+    """One model's answers to these questions; kept on disk, so that an interruption costs one model at most.
+
+    Args:
+        context: of the run whose stage is at work.
+        record: of that stage.
+        name: `base:sensing` is asked with the sensing prompt, everything else with the teaching prompt.
+        items: what is asked.
+        adapter: of a tuned model.
+        part: name of the file under predictions/, if not `name`.
+    """
+    file = context.run.file("predictions") / f"{(part or name).replace(':', '-')}.parquet"
+    if file.exists():
+        return read_predictions(file)
+    if not items:
+        return []
+    predictions = answers_to(context, name, items, adapter)
+    atomic_files.write_table(file, prediction_table(predictions))
+    add_usage(record, context.model(adapter))
+    context.run.checkpoint("evaluate")
+    return predictions
+
+
+def answers_to(
+    context: Context, name: str, items: Sequence[Item], adapter: Path | None = None
+) -> list[Prediction]:
+    """One model's answers to these questions, in their order; nothing is written."""
+    teaching = name != "base:sensing"
+    model = context.prepared_model(teaching=teaching, adapter=adapter)
+    build = context.prompts.teaching if teaching else context.prompts.sensing
+    prompts = [Prompt(json.dumps([i, wording]), build(text)) for i, wording, text in items]
+    by_key = {prompt.question_id: item for prompt, item in zip(prompts, items, strict=True)}
+    settings = context.config.evaluate
+    predictions: dict[Item, Prediction] = {}
+    with context.reporter.bar(name[:9], len(items)) as advance:
+        for result in model.sample(
+            prompts,
+            {0: settings.temperature},
+            seed=context.config.seed,
+            max_new_tokens=settings.max_new_tokens,
+        ):
+            item = by_key[result.question_id]
+            predictions[item] = Prediction(name, *item, result.answers[0].text)
+            advance(1)
+    return [predictions[item] for item in items]
+
+
+def read_predictions(file: Path) -> list[Prediction]:
+    """Predictions from a file."""
+    return [Prediction(**row) for row in atomic_files.read_table(file).to_pylist()]
+
+
+def prediction_table(predictions: Sequence[Prediction]) -> "pa.Table":
+    """Predictions as a table."""
+    return as_table([_row(p) for p in predictions])
+
+
+def _row(prediction: Prediction) -> dict[str, Any]:
+    return {
+        name: getattr(prediction, name) for name in ("model", "question_id", "wording", "question", "text")
+    }

@@ -1,0 +1,65 @@
+"""The questions a run teaches: bought from the pool, or decoded from states, and the answers to them."""
+
+from typing import NamedTuple
+
+from ka2l.common import atomic_files
+from ka2l.pipeline.arms import augments
+from ka2l.pipeline.context import Context
+from ka2l.pipeline.run_directory import REPLAYED
+from ka2l.questions.question import Question
+
+DECODED = "decoded"  # role of a question that came out of a hidden state
+
+
+def selected_questions(context: Context, arm: str) -> list[Question]:
+    """The bought questions of an arm in the order of their rank."""
+    ids = atomic_files.read_table(context.run.file("selection.parquet", arm))["question_id"].to_pylist()
+    questions = context.questions_by_id(set(ids))
+    return [questions[i] for i in ids]
+
+
+def decoded_questions(context: Context) -> list[Question]:
+    """The kept new questions, the surest unknown first; none where the run does not augment."""
+    if not augments(context.config):
+        return []
+    table = atomic_files.read_table(context.run.file("augmented.parquet")).to_pylist()
+    kept = sorted((row for row in table if row["kept"]), key=lambda row: (-row["p_unknown"], row["id"]))
+    return [
+        Question(
+            row["id"],
+            row["question"],
+            role=DECODED,
+            group=row["group"],
+            meta={"source_id": row["source_id"], "p_unknown": row["p_unknown"]},
+        )
+        for row in kept
+    ]
+
+
+def all_questions(context: Context, ids: set[str] | None = None) -> dict[str, Question]:
+    """Questions by id, these or all: of the source and decoded."""
+    decoded = decoded_questions(context)
+    wanted = {question.id: question for question in decoded if ids is None or question.id in ids}
+    return {**context.questions_by_id(ids), **wanted}
+
+
+def read_annotations(context: Context, arm: str) -> dict[str, list[str]]:
+    """Answers by question id, in the order they were bought."""
+    table = atomic_files.read_table(context.run.file("annotations.parquet", arm)).to_pydict()
+    return dict(zip(table.get("question_id", []), table.get("answers", []), strict=True))
+
+
+class Replayed(NamedTuple):
+    """A known question and the model's own answer to it."""
+
+    question: Question
+    answer: str
+
+
+def replayed(context: Context, arm: str) -> list[Replayed]:
+    """The known questions an arm teaches beside what it bought; none where the run replays nothing."""
+    if not context.config.finetune.replay:
+        return []
+    rows = atomic_files.read_table(context.run.file(REPLAYED, arm)).to_pylist()
+    questions = context.questions_by_id({row["question_id"] for row in rows})
+    return [Replayed(questions[row["question_id"]], row["answer"]) for row in rows]

@@ -1,0 +1,57 @@
+"""From the map to a better model: select, finetune, evaluate. Each runs once per arm. Answers come in `annotating`."""
+
+from ka2l.common import atomic_files
+from ka2l.evaluation.evaluation_json import to_json
+from ka2l.evaluation.protocol import ArmSelection, best_base_prompt, evaluate, evaluation_sets
+from ka2l.pipeline.arms import arms, strategy_of
+from ka2l.pipeline.context import Context
+from ka2l.pipeline.shared.evaluation_answers import ask, prediction_table
+from ka2l.pipeline.shared.taught_questions import all_questions, read_annotations, replayed
+
+
+def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+    """Ask the base model and every tuned one, and say what was learned and what was forgotten."""
+    config, run = context.config, context.run
+    given = {i: answers for arm in arms(config) for i, answers in read_annotations(context, arm).items()}
+    questions = all_questions(context)
+    answers = {i: tuple(dict.fromkeys((*own, *questions[i].answers))) for i, own in given.items()}
+    selections = {strategy_of(config, arm): _arm_selection(context, arm) for arm in arms(config)}
+    beside = {known.question.id for arm in arms(config) for known in replayed(context, arm)}
+    all_bought = {i for arm in selections.values() for i in arm.bought} | beside
+    sets = {
+        name: evaluation_sets(questions, arm.bought, config.evaluate, config.seed, answers, all_bought)
+        for name, arm in selections.items()
+    }
+    with run.stage(stage, key, inputs) as record:
+        held_out = next(iter(sets.values()))["held_out"]
+        everything = list(
+            dict.fromkeys(item for by_set in sets.values() for items in by_set.values() for item in items)
+        )
+        predictions = ask(context, record, "base:sensing", held_out)
+        predictions += ask(context, record, "base:teaching", held_out)
+        best = best_base_prompt(predictions, questions, answers, config.measure.correct)
+        held = set(held_out)
+        rest = [item for item in everything if item not in held]
+        predictions += ask(context, record, f"base:{best}", rest, part=f"base-{best}-rest")
+        for arm in arms(config):
+            name = strategy_of(config, arm)
+            items = list(dict.fromkeys(item for group in sets[name].values() for item in group))
+            predictions += ask(context, record, name, items, adapter=run.file("adapter", arm))
+        result = evaluate(
+            predictions,
+            selections,
+            questions,
+            answers,
+            config.evaluate,
+            config.measure.correct,
+            config.seed,
+            beside,
+        )
+        atomic_files.write_table(run.file("predictions.parquet"), prediction_table(predictions))
+        atomic_files.write_json(run.file("evaluation.json"), to_json(result))
+        record.counts = {"answers": len(predictions)}
+
+
+def _arm_selection(context: Context, arm: str) -> ArmSelection:
+    table = atomic_files.read_table(context.run.file("annotations.parquet", arm)).to_pydict()
+    return ArmSelection(strategy_of(context.config, arm), table["question_id"], float(sum(table["cost"])))

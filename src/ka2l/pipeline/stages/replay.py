@@ -1,0 +1,66 @@
+"""Stage `replay`: what the model knows already, to be taught beside what was bought, with its own answers.
+
+Fine-tuning on unknown facts makes a model forget known ones (arXiv 2405.05904), and the answers of known questions are
+at hand: the model gives them itself. They cost no label, one generated answer each, and training time.
+"""
+
+from ka2l.common import atomic_files
+from ka2l.models.interface import Prompt
+from ka2l.pipeline.arms import split_stage
+from ka2l.pipeline.context import Context, add_usage
+from ka2l.pipeline.run_directory import REPLAYED
+from ka2l.pipeline.shared.artifact_tables import as_table
+from ka2l.pipeline.shared.taught_questions import all_questions, read_annotations
+from ka2l.questions.question import rank
+
+
+def replay(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+    """Ask the model questions of the pool that the map calls known and that were not bought: an even draw by seed.
+
+    As many as `finetune.replay` times the labels, and all there are where there are fewer. Each is asked once, with the
+    sensing prompt at `sample.low_temperature`. An answer that was cut off, or is empty, is not taught.
+    """
+    config, run = context.config, context.run
+    _, arm = split_stage(stage)
+    bought = set(read_annotations(context, arm))
+    taught = {question.group or question.id for question in all_questions(context, bought).values()}
+    table = atomic_files.read_table(run.file("knowledge_map.parquet"), ["question_id", "unknown"]).to_pydict()
+    called_known = {i for i, unknown in zip(*table.values(), strict=True) if not unknown}
+    # A fact that is bought in one wording is not taught in another with whatever the model says.
+    known = [
+        question.id
+        for batch in context.question_batches("pool", 4096)
+        for question in batch
+        if question.id in called_known and (question.group or question.id) not in taught
+    ]
+    seed = config.seed if config.finetune.seed is None else config.finetune.seed
+    wanted = round(config.finetune.replay * len(bought))
+    drawn = sorted(known, key=lambda i: rank(seed, "replay", i))[:wanted]
+    if len(drawn) < wanted:
+        context.reporter.say(
+            f"replay: finetune.replay={config.finetune.replay:g} asks for {wanted} known questions, and the map has "
+            f"{len(drawn)} that were not bought; all of them are taught."
+        )
+    questions = context.questions_by_id(set(drawn))
+    with run.stage(stage, key, inputs) as record:
+        model = context.prepared_model()
+        prompts = [Prompt(i, context.prompts.sensing(questions[i].question)) for i in drawn]
+        settings = config.sample
+        with context.reporter.bar(stage, len(prompts)) as advance:
+            answers = {}
+            for result in model.sample(
+                prompts,
+                {0: settings.low_temperature},
+                seed=config.seed,
+                max_new_tokens=settings.max_new_tokens,
+            ):
+                answers[result.question_id] = result.answers[0]
+                advance(1)
+        add_usage(record, model)
+        rows = [
+            {"question_id": i, "answer": answers[i].text}
+            for i in drawn
+            if answers[i].text.strip() and answers[i].finish_reason == "stop"
+        ]
+        atomic_files.write_table(run.file(REPLAYED, arm), as_table(rows))
+        record.counts = {"replayed": len(rows)}

@@ -1,0 +1,4 @@
+"""Where questions come from, and their roles, groups and duplicates.
+
+May import `common` and `errors`.
+"""

@@ -1,0 +1,263 @@
+"""One cell of a comparison: a policy, a budget and a seed, from the choice to what was learned, on shared Stage 1.
+
+A cell is a run directory of its own whose upstream artifacts (questions, answers, map, signals) lie in another run. What
+it does is done by the stages every run has, so it is resumed as any run is: after `kill -9` it goes on from its last
+checkpoint. Only the evaluation differs: the base model is asked once for all cells, and every cell is asked the same
+questions of the pool, bought or not.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ka2l.common import atomic_files
+from ka2l.common.answer_text import is_correct
+from ka2l.common.progress import Reporter
+from ka2l.common.version import __version__
+from ka2l.config.run_config import RunConfig
+from ka2l.errors import RunError
+from ka2l.evaluation.answer_metrics import corpus_bleu, meteor_exact_stem, score
+from ka2l.evaluation.protocol import Item, evaluation_sets
+from ka2l.pipeline.arms import split_stage
+from ka2l.pipeline.context import Context, add_usage
+from ka2l.pipeline.manifest import FORMAT, StageRecord
+from ka2l.pipeline.run_directory import OUTPUTS, RunDirectory
+from ka2l.pipeline.shared.evaluation_answers import answers_to, prediction_table
+from ka2l.pipeline.shared.taught_questions import selected_questions
+from ka2l.pipeline.stages import annotate, finetune, replay, select
+from ka2l.questions.question import Question, rank
+from ka2l.studies.comparison.cell_results import CellResult, Outcomes, Place, cell_name, save
+
+# The stages of a cell; all others are the upstream run's.
+OWN = ("select", "annotate", "replay", "finetune", "outcomes")
+_LOOK = 0.3  # seconds: another process that only looks at a cell holds it for less
+_OWN_FILES = {output for stage in OWN for output in OUTPUTS[stage]}
+
+
+class CellPlan(NamedTuple):
+    """What one cell is to do."""
+
+    policy: str  # name in the tables
+    budget: int
+    seed: int  # number of the repetition, from 0
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """Folder of the cell."""
+        return cell_name(self.place)
+
+    @property
+    def place(self) -> Place:
+        """Its place in the grid."""
+        return self.policy, self.budget, self.seed
+
+
+class Cell(RunDirectory):
+    """The run directory of one cell."""
+
+    def __init__(self, upstream: RunDirectory, path: Path, plan: CellPlan):
+        self.upstream = upstream
+        self.plan = plan
+        super().__init__(path, plan.config, {})
+        self.read_again()
+
+    def file(self, name: str, arm: str = "main") -> Path:
+        """Where an artifact lies: here what this cell makes, upstream all else."""
+        return super().file(name, arm) if name in _OWN_FILES else self.upstream.file(name, arm)
+
+    def read_again(self) -> None:
+        """Take in what another process has done here since this cell was opened."""
+        own = RunDirectory.create(self.path, self.plan.config).stages
+        # What the upstream run may have chosen and taught itself is none of the cell's.
+        shared = {
+            name: record for name, record in self.upstream.stages.items() if split_stage(name)[0] not in OWN
+        }
+        self.stages = {**shared, **own}
+
+    @contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Hold the cell for this process; False where another process works on it."""
+        from filelock import FileLock, Timeout
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.parent / f".{self.path.name}.lock", timeout=_LOOK)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            self.read_again()
+            yield True
+        finally:
+            lock.release()
+
+    def _save_manifest(self) -> None:
+        own = {name: asdict(record) for name, record in self.stages.items() if name in OWN}
+        content = {"format": FORMAT, "ka2l": __version__, "stages": own}
+        atomic_files.write_json(self.path / "manifest.json", content)
+
+
+class Asked(NamedTuple):
+    """What all cells share: the questions of the fixed sets, and what the base model says to a question."""
+
+    questions: Mapping[str, Question]
+    held_out: Sequence[Item]
+    pool: Sequence[Item]
+    base: Mapping[tuple[str, int], str]  # what it says with its better prompt, by question id and wording
+
+
+def buy(cell: Cell, reporter: Reporter) -> list[Item]:
+    """Choose the cell's questions and get their answers; returns what it must be asked besides the fixed sets."""
+    context = Context(cell, reporter)
+    _do(context, "select", select.select_questions)
+    _do(context, "annotate", annotate.annotate)
+    return taught_items(context)
+
+
+def taught_items(context: Context) -> list[Item]:
+    """The bought questions, as they are taught and in other words."""
+    bought = {question.id: question for question in selected_questions(context, "main")}
+    sets = evaluation_sets(bought, list(bought), context.config.evaluate, context.config.seed)
+    return [*sets["bought"], *sets["bought_reworded"]]
+
+
+def outcomes_key(context: Context) -> str:
+    """Content key of a cell's results: what a run's `evaluate` depends on, in a cell of its own."""
+    return context.keys()["evaluate"]
+
+
+def is_finished(cell: Cell) -> bool:
+    """Whether the cell's results are there and up to date."""
+    return cell.is_done("outcomes", outcomes_key(Context(cell, Reporter(quiet=True))))
+
+
+def teach(cell: Cell, asked: Asked, reporter: Reporter, *, keep_adapter: bool = False) -> None:
+    """Fine-tune on what the cell has bought, and save what the tuned model gets right.
+
+    Args:
+        cell: claimed by this process; `buy` has been called.
+        asked: the fixed sets and the base model's answers.
+        reporter: shows bars of the training and of the questions.
+        keep_adapter: keep the adapter once the results are saved.
+    """
+    context = Context(cell, reporter)
+    keys = context.keys()
+    key = keys["finetune"]
+    for stage, function in {"replay": replay.replay, "finetune": finetune.finetune}.items():
+        if stage in keys:
+            _do(context, stage, function)
+    with cell.stage("outcomes", outcomes_key(context), {"finetune": key}) as record:
+        taught = taught_items(context)
+        bought = [item for item in taught if item[1] == 0]
+        sets = {
+            "held_out": list(asked.held_out),
+            "pool": list(asked.pool),
+            "bought": bought,
+            "bought_reworded": [item for item in taught if item[1] > 0],
+        }
+        items = list(dict.fromkeys(item for group in sets.values() for item in group))
+        predictions = answers_to(context, "tuned", items, cell.file("adapter"))
+        add_usage(record, context.model(cell.file("adapter")))
+        context.release()
+        atomic_files.write_table(cell.file("predictions.parquet"), prediction_table(predictions))
+        correct = context.config.measure.correct
+        said = {(p.question_id, p.wording): p.text for p in predictions}
+        outcomes = {name: outcomes_of(group, said, asked, correct) for name, group in sets.items()}
+        cell.checkpoint("outcomes")
+        save(_result(cell, record, outcomes), cell.path)
+        record.counts = {"answers": len(predictions)}
+    if not keep_adapter:
+        atomic_files.remove(cell.file("adapter"))
+
+
+def outcomes_of(
+    items: Sequence[Item], said: Mapping[tuple[str, int], str], asked: Asked, correct: str
+) -> Outcomes:
+    """What was right before and after on one set, and the scores after; questions without an answer are left out."""
+    items = [item for item in items if asked.questions[item[0]].answers]
+    answers = [asked.questions[i].answers for i, _, _ in items]
+    after = [said[i, wording] for i, wording, _ in items]
+    scores = [score(text, accepted) for text, accepted in zip(after, answers, strict=True)]
+    before = [
+        is_correct(asked.base[i, wording], accepted, correct)
+        for (i, wording, _), accepted in zip(items, answers, strict=True)
+    ]
+    right = [is_correct(text, accepted, correct) for text, accepted in zip(after, answers, strict=True)]
+    return Outcomes(
+        ids=[i for i, _, _ in items],
+        groups=[asked.questions[i].group or i for i, _, _ in items],
+        before=np.array(before, dtype=bool),
+        after=np.array(right, dtype=bool),
+        f1=np.array([row.f1 for row in scores], dtype=float),
+        rouge_l=np.array([row.rouge_l for row in scores], dtype=float),
+        meteor=np.array(
+            [meteor_exact_stem(text, accepted) for text, accepted in zip(after, answers, strict=True)]
+        ),
+        bleu=corpus_bleu(after, answers) if items else float("nan"),
+    )
+
+
+def fixed_sets(questions: Mapping[str, Question], config: RunConfig) -> tuple[list[Item], list[Item]]:
+    """The held-out questions, and `evaluate.unbought` questions of the pool drawn by seed, whoever buys them."""
+    answered = [question for question in questions.values() if question.answers]
+    pool = sorted(
+        (question for question in answered if question.role == "pool"),
+        key=lambda question: rank(config.seed, "compare", question.id),
+    )
+    return (
+        [(q.id, 0, q.question) for q in answered if q.role == "eval"],
+        [(q.id, 0, q.question) for q in pool[: config.evaluate.unbought]],
+    )
+
+
+def check_answers(questions: Iterable[Question]) -> None:
+    """Refuse what a comparison cannot do without answers to whatever a strategy may choose.
+
+    Raises:
+        RunError: questions of the pool have no gold answer.
+    """
+    missing = [q.id for q in questions if q.role == "pool" and not q.answers]
+    if missing:
+        raise RunError(
+            f"{len(missing)} questions of the pool have no gold answer (such as {missing[0]!r}), and a strategy may "
+            "choose any of them. Leave them out, or give them answers."
+        )
+
+
+def teaching_hash(config: RunConfig) -> str:
+    """What is the same in two cells that were taught in the same way, whatever they bought."""
+    settings = config.finetune.model_dump(mode="json", exclude={"seed", "save_steps"})
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _do(context: Context, stage: str, work: Callable[[Context, str, str, dict[str, str]], None]) -> None:
+    inputs, key = context.require(stage), context.keys()[stage]
+    if not context.run.is_done(stage, key):
+        work(context, stage, key, inputs)
+    context.run.tidy(stage)
+
+
+def _result(cell: Cell, record: StageRecord, outcomes: Mapping[str, Outcomes]) -> CellResult:
+    taught = cell.stages["finetune"]
+    return CellResult(
+        policy=cell.plan.policy,
+        strategy=cell.config.select.strategy,
+        teaching=teaching_hash(cell.config),
+        budget=cell.plan.budget,
+        seed=cell.plan.seed,
+        labels=cell.stages["annotate"].counts["labels"],
+        replayed=taught.counts.get("replayed", 0),
+        cost=0.0,
+        select_seconds=cell.stages["select"].seconds,
+        finetune_seconds=taught.seconds,
+        evaluate_seconds=record.seconds,
+        sets=outcomes,
+    )

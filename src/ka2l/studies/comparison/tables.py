@@ -1,0 +1,276 @@
+"""The tables of a comparison: Markdown like the paper's Tables 6–8, Parquet, JSON, and one for the terminal.
+
+print(markdown(summary))
+print(progress_table(planned, done, running))
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ka2l.common import atomic_files
+from ka2l.studies.comparison.cell_results import CellResult, Place
+from ka2l.studies.comparison.measures import MEASURES, TESTED, values
+from ka2l.studies.comparison.summary import CRITERIA, WHOLE, Arm, Summary
+from ka2l.studies.comparison.text_tables import View, aligned, markdown_table, prose
+from ka2l.studies.comparison.wording import (
+    MARKS,
+    MISSING,
+    headline,
+    how_tested,
+    mean_std,
+    percent,
+    tested_text,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+SCORES = ("held_out", "f1", "rouge_l", "meteor", "bleu", "pool")
+LEARNING = ("labels", "learned", "per_label", "reworded", "forgotten", "gain_held_out", "gain_pool")
+COSTS = ("labels", "replayed", "cost", "select_seconds", "finetune_seconds", "evaluate_seconds")
+WAITING, RUNNING = "·", "…"
+
+
+def views(summary: Summary) -> tuple[View, ...]:
+    """All tables that have a row: scores, learned and forgotten, against random, labels to the target, costs."""
+    tables = [scores(summary), learning(summary), against(summary), to_target(summary), costs(summary)]
+    return tuple(table for table in tables if table.rows)
+
+
+def scores(summary: Summary) -> View:
+    """Held-out metrics and the pool, in percent: the paper's Tables 6–8."""
+    before = tuple(
+        percent(summary.base[name]).removesuffix(" %") if name in summary.base else "" for name in SCORES
+    )
+    first = [("before teaching", "0", *before)] if summary.arms else []
+    return _by_arm("Scores, in percent", summary, SCORES, tuple(first))
+
+
+def learning(summary: Summary) -> View:
+    """What the labels taught and what was forgotten."""
+    return _by_arm("Learned and forgotten", summary, LEARNING)
+
+
+def costs(summary: Summary) -> View:
+    """Money and time."""
+    paid = any(arm.measures["cost"].mean or 0 for arm in summary.arms)
+    replayed = any(arm.measures["replayed"].mean or 0 for arm in summary.arms)
+    left_out = ({"cost"} if not paid else set()) | ({"replayed"} if not replayed else set())
+    return _by_arm("Costs", summary, tuple(name for name in COSTS if name not in left_out))
+
+
+def against(summary: Summary) -> View:
+    """Paired differences on the three criteria, and on held-out questions from the whole pool: interval, corrected p."""
+    criteria = [name for name in CRITERIA if any(key[2] == name for key in summary.differences)]
+    rows = []
+    for arm in sorted(summary.arms, key=lambda arm: arm.budget):
+        found = [summary.differences.get((arm.policy, arm.budget, name)) for name in criteria]
+        found += [summary.from_whole.get((arm.policy, arm.budget))] if summary.from_whole else []
+        if any(found):
+            rows.append((arm.policy, f"{arm.budget:,}", *map(tested_text, found)))
+    columns = [MEASURES[name].title for name in criteria]
+    columns += ["Held-out, from the whole pool"] if summary.from_whole else []
+    return View(
+        "Differences" + f" from {summary.reference}" * bool(criteria),
+        ("Policy", "Budget", *columns),
+        tuple(rows),
+    )
+
+
+def to_target(summary: Summary) -> View:
+    """Labels to the target, and the mean of the learning curve."""
+    if not summary.reach:
+        return View("", (), ())
+    areas = {area.policy: area for area in summary.areas}
+    rows = []
+    for reach in summary.reach:
+        labels = "not reached" if reach.labels is None else f"{reach.labels:,.0f}"
+        share = MISSING if not math.isfinite(reach.share) else f"{100 * reach.share:.0f} %"
+        area = areas.get(reach.policy)
+        curve = MISSING if area is None or not area.estimate.n else mean_std(area.estimate, "share")
+        rows.append((reach.policy, labels if math.isfinite(summary.target) else MISSING, share, curve))
+    goal = (
+        f"Labels to {percent(summary.target)} held-out"
+        if math.isfinite(summary.target)
+        else "Learning curves"
+    )
+    columns = ("Policy", "Labels", "Reached in resamples", "Mean of the curve, %")
+    return View(goal, columns, tuple(rows))
+
+
+def legend(summary: Summary) -> tuple[str, ...]:
+    """What the tables mean, in words: one line per measure, then how it was tested."""
+    seeds = {len(arm.seeds) for arm in summary.arms}
+    marks = (
+        f"mean ± standard deviation over {max(seeds)} seeds"
+        if max(seeds) > 1
+        else "one seed, so without a spread"
+    )
+    marks += " (some cells are not there)" if len(seeds) > 1 else ""
+    if summary.differences:
+        marks += f"; * clearly better, † clearly worse than {summary.reference}"
+    names = [name for name in (*SCORES, "learned", "per_label", "reworded", "forgotten") if name in MEASURES]
+    lines = [f"{marks}.", *(f"{MEASURES[name].title}: {MEASURES[name].about}." for name in names)]
+    if math.isfinite(summary.target):
+        lines.append(
+            f"Labels to the target: where the line from no label through the budgets first reaches {percent(summary.target)} "
+            f"held-out ({summary.target_of}); beside it, how often resampled curves reach it at all. Mean of the curve: "
+            "the area under it from no label to the largest budget, divided by its width."
+        )
+    if summary.differences:
+        lines.append(how_tested(summary))
+    return tuple(line[:1].upper() + line[1:] for line in lines)
+
+
+def markdown(summary: Summary) -> str:
+    """The whole comparison as Markdown: headline, notes, tables, legend."""
+    parts = [prose(headline(summary)), *map(prose, summary.notes)]
+    for view in views(summary):
+        parts += [f"### {prose(view.title)}", markdown_table(view)]
+    if summary.arms:
+        parts += ["\n".join(f"- {prose(line)}" for line in legend(summary))]
+    return "\n\n".join(parts) + "\n"
+
+
+def progress_table(
+    planned: Sequence[Place], done: Mapping[Place, float], running: Collection[Place] = ()
+) -> str:
+    """The grid while it runs: a row per policy, a column per budget and seed; the held-out score in percent when done.
+
+    Args:
+        planned: every cell, in the order of the grid.
+        done: finished cells with their held-out share, NaN if there is none.
+        running: cells somebody works on.
+    """
+    policies = list(dict.fromkeys(policy for policy, _, _ in planned))
+    columns = sorted({(budget, seed) for _, budget, seed in planned})
+    cells = set(planned)
+
+    def cell(place: Place) -> str:
+        if place in done:
+            return f"{100 * done[place]:.1f}" if math.isfinite(done[place]) else MISSING
+        return (RUNNING if place in running else WAITING) if place in cells else ""
+
+    heads = [
+        "" if at and columns[at - 1][0] == budget else f"{budget:,}" for at, (budget, _) in enumerate(columns)
+    ]
+    rows = [("labels", *heads), ("seed", *(str(seed) for _, seed in columns))]
+    rows += [(policy, *(cell((policy, budget, seed)) for budget, seed in columns)) for policy in policies]
+    count = f"{sum(place in done for place in planned)} of {len(planned)} cells done"
+    return f"{aligned(rows, 1)}\n{count}; held-out right in percent, {RUNNING} running, {WAITING} waiting"
+
+
+def cells_table(cells: Sequence[CellResult]) -> "pa.Table":
+    """One row per cell and measure: policy, strategy, budget, seed, measure, value (null where it has none)."""
+    import pyarrow as pa
+
+    rows = [
+        (cell.policy, cell.strategy, cell.budget, cell.seed, name, value if math.isfinite(value) else None)
+        for cell in sorted(cells, key=lambda cell: (cell.policy, cell.budget, cell.seed))
+        for name, value in values(cell).items()
+    ]
+    types = {
+        "policy": pa.string(),
+        "strategy": pa.string(),
+        "budget": pa.int64(),
+        "seed": pa.int64(),
+        "measure": pa.string(),
+        "value": pa.float64(),
+    }
+    columns = list(zip(*rows, strict=True)) or [()] * len(types)
+    return pa.table(
+        {name: pa.array(column, types[name]) for name, column in zip(types, columns, strict=True)}
+    )
+
+
+def summary_table(summary: Summary) -> "pa.Table":
+    """One row per policy and budget: MEASURE_mean, _std; where tested also _difference, _low, _high, _p, _p_holm."""
+    import pyarrow as pa
+
+    rows = arm_rows(summary)
+    integers, strings = ("budget", "seeds"), ("policy", "strategy")
+    columns = {}
+    for name in rows[0] if rows else ():
+        kind = (
+            pa.int64()
+            if name in integers
+            else pa.string()
+            if name in strings or name.endswith("verdict")
+            else pa.float64()
+        )
+        columns[name] = pa.array([row[name] for row in rows], kind)
+    return pa.table(columns)
+
+
+def arm_rows(summary: Summary) -> list[dict[str, Any]]:
+    """The summary as plain rows, one per policy and budget, None where there is no value: for Parquet and JSON."""
+    reach = {reach.policy: reach.labels for reach in summary.reach}
+    areas = {area.policy: area.estimate.mean for area in summary.areas}
+    rows = []
+    for arm in summary.arms:
+        row: dict[str, Any] = {
+            "policy": arm.policy,
+            "strategy": arm.strategy,
+            "budget": arm.budget,
+            "seeds": len(arm.seeds),
+        }
+        for name, value in arm.measures.items():
+            row |= {f"{name}_mean": value.mean, f"{name}_std": value.std}
+        for name in TESTED:
+            found = summary.differences.get((arm.policy, arm.budget, name))
+            numbers = (None,) * 5 if found is None else (*found.interval[:3], found.p, found.p_holm)
+            row |= dict(
+                zip(
+                    (f"{name}_{part}" for part in ("difference", "low", "high", "p", "p_holm")),
+                    numbers,
+                    strict=True,
+                )
+            )
+            row[f"{name}_verdict"] = None if found is None else found.verdict
+        row |= {"labels_to_target": reach.get(arm.policy), "mean_of_curve": areas.get(arm.policy)}
+        rows.append({name: _finite(value) for name, value in row.items()})
+    return rows
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """The summary as plain values without NaN."""
+    return {
+        "headline": headline(summary),
+        "notes": list(summary.notes),
+        "reference": summary.reference,
+        "base": {name: _finite(value) for name, value in summary.base.items()},
+        "target": _finite(summary.target),
+        "target_of": summary.target_of,
+        "arms": arm_rows(summary),
+        "wins_on_all_three": [{"policy": one.policy, "budget": one.budget} for one in summary.winners],
+    }
+
+
+def write(summary: Summary, cells: Sequence[CellResult], folder: Path) -> None:
+    """Write compare.md, cells.parquet (tidy) and summary.parquet to the folder."""
+    atomic_files.write_text(folder / "compare.md", markdown(summary))
+    atomic_files.write_table(folder / "cells.parquet", cells_table(cells))
+    atomic_files.write_table(folder / "summary.parquet", summary_table(summary))
+
+
+def _by_arm(
+    title: str, summary: Summary, names: Sequence[str], first: tuple[tuple[str, ...], ...] = ()
+) -> View:
+    """A row per arm, budget by budget, the whole pool last; `first` rows stand on top."""
+    arms = sorted(summary.arms, key=lambda arm: (arm.policy == WHOLE, arm.budget))  # stable
+    rows = tuple(
+        (arm.policy, f"{arm.budget:,}", *(_marked(summary, arm, name) for name in names)) for arm in arms
+    )
+    return View(title, ("Policy", "Budget", *(MEASURES[name].title for name in names)), (*first, *rows))
+
+
+def _marked(summary: Summary, arm: Arm, name: str) -> str:
+    found = summary.differences.get((arm.policy, arm.budget, name))
+    return mean_std(arm.measures[name], MEASURES[name].unit) + (MARKS.get(found.verdict, "") if found else "")
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

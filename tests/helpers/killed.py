@@ -1,0 +1,102 @@
+"""Runs the pipeline in children that die at given places, one after the other, on each of some run directories.
+
+    python tests/helpers/killed.py RECIPE.yaml '{"OUT": ["after:states/part-00000.safetensors", "step:sample:5", "time:0.5", ""]}'
+
+A place is `before:FILE` (written but not yet renamed), `after:FILE`, `step:STAGE:N` (the Nth time the stage's progress
+advances in that child), `time:SECONDS`, or empty: nobody is killed. Prints one exit status per child, by directory. Children are
+forked from this process after it has imported the libraries, which takes longer than the tiny run itself.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ka2l.common import atomic_files
+from ka2l.common.progress import Reporter
+from ka2l.config.recipes import load_config
+from ka2l.pipeline.run import run
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_around_writing(moment: str, name: str) -> None:
+    """Replace files.atomic by one that dies before or after this file takes its place."""
+    whole = atomic_files.atomic
+
+    @contextmanager
+    def atomic(path: Path) -> Iterator[Path]:
+        hit = str(path).endswith(name)
+        with whole(path) as temporary:
+            yield temporary
+            if hit and moment == "before":
+                die()
+        if hit:
+            die()
+
+    atomic_files.atomic = atomic
+
+
+class Killer(Reporter):
+    """A reporter whose bar kills the process at the Nth advance of one stage."""
+
+    def __init__(self, stage: str, steps: int):
+        super().__init__(quiet=True)
+        self.stage, self.left = stage, steps
+
+    @contextmanager
+    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:  # noqa: ARG002
+        def advance(_count: int) -> None:
+            self.left -= title == self.stage
+            if self.left == 0:
+                die()
+
+        yield advance
+
+
+def child(source: Path, out: Path, place: str) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    kind, _, rest = place.partition(":")
+    reporter = Reporter(quiet=True)
+    if kind in ("before", "after"):
+        die_around_writing(kind, rest)
+    elif kind == "step":
+        stage, _, steps = rest.rpartition(":")
+        reporter = Killer(stage, int(steps))
+    run(load_config(source), out, reporter)
+
+
+def attempt(source: Path, out: Path, place: str) -> int:
+    """Fork, run, wait; the negative number of the signal that ended the child, or its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child(source, out, place)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if place.startswith("time:"):
+        time.sleep(float(place.partition(":")[2]))
+        os.kill(pid, signal.SIGKILL)  # a child that has ended waits for us until the next line
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+if __name__ == "__main__":
+    import peft  # noqa: F401
+    import trl  # noqa: F401
+
+    import ka2l.models.local.local_model
+    import ka2l.teaching.finetuning.lora  # noqa: F401
+
+    recipe, plan = Path(sys.argv[1]), json.loads(sys.argv[2])
+    print(json.dumps({out: [attempt(recipe, Path(out), place) for place in plan[out]] for out in plan}))
