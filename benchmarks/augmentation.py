@@ -39,6 +39,7 @@ from ka2l.common.answer_text import exact_match, normalize_answer, normalize_que
 from ka2l.common.progress import Reporter
 from ka2l.models.interface import Prompt
 from ka2l.pipeline.context import Context
+from ka2l.pipeline.run import context_of
 from ka2l.pipeline.shared.decoded_candidates import Decoding
 from ka2l.pipeline.shared.run_decoder import judged, run_decoder
 from ka2l.pipeline.stages.augment import asked_again
@@ -361,7 +362,7 @@ def _share(values: Sequence[bool]) -> float:
 
 
 if __name__ == "__main__":
-    opened = Context(RunDirectory.open(Path(sys.argv[1])), Reporter(quiet=True))
+    opened = context_of(RunDirectory.open(Path(sys.argv[1])), Reporter(quiet=True))
     if sys.argv[2:3] == ["sweep"]:
         sweep(opened, *(int(argument) for argument in sys.argv[3:]))
     else:

@@ -11,9 +11,12 @@ from ka2l.common.progress import Reporter
 from ka2l.config.recipes import load_config
 from ka2l.config.run_config import RunConfig
 from ka2l.pipeline.run_directory import RunDirectory
+from ka2l.pipeline.stage_list import STAGES
 from tiny import TinyWorld, write_questions
 
 BUDGET = 8
+# What each stage writes, by its name.
+WRITES = {stage.name: stage.writes for stage in STAGES}
 
 
 class Ear(Reporter):

@@ -1,37 +1,34 @@
 """What a changed setting redoes: exactly the stages that read it and those after them."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from ka2l.config import recipes
-from ka2l.config.run_config import RunConfig
 from ka2l.errors import ConfigError
 from ka2l.pipeline.arms import split_stage
-from ka2l.pipeline.content_keys import keys
-from ka2l.pipeline.identities import Outside
 from ka2l.pipeline.run import run
-from ka2l.pipeline.run_directory import OUTPUTS, WORKING, RunDirectory
-from ka2l.pipeline.stage_graph import all_stages, inputs_of, stages_of, verb_of
-from ka2l.selection.settings import Strategy
-from runs import Ear, copy_of, times
-
-
-def load_config(path: None, changes: Sequence[str] = ()) -> RunConfig:
-    """A run that replays nothing, unless a change says so: fewer stages to name in the tables."""
-    return recipes.load_config(path, ["select.strategy=unknown", "finetune.replay=0", *changes])
-
-
-OUTSIDE = Outside(source="questions-1", model="tiny@1", labels="")
-SENSE = ["load", "sample", "measure", "probe", "map"]
-MAIN_ARM = ["select", "annotate", "finetune"]
-BASELINE_ARM = ["select@random", "annotate@random", "finetune@random"]
-END = ["evaluate", "report"]
-BOTH_ARMS = MAIN_ARM + BASELINE_ARM
-ALL = SENSE + BOTH_ARMS + END
-REPLAYED = ["replay", "replay@random"]
+from ka2l.pipeline.run_directory import RunDirectory
+from plans import (
+    ALL,
+    ANSWERS,
+    AUGMENT,
+    BLACK_BOX,
+    BOTH_ARMS,
+    END,
+    IMPORTED,
+    MAIN_ARM,
+    NEW,
+    OUTSIDE,
+    REPLAYED,
+    SAMPLED,
+    STAND_IN,
+    TAUGHT,
+    Known,
+    all_stages,
+    keys,
+    load_config,
+)
+from runs import WRITES, Ear, copy_of, times
 
 # What is changed, and what is redone: everything else stays.
 TABLE: list[tuple[str, list[str]]] = [
@@ -101,26 +98,6 @@ TABLE: list[tuple[str, list[str]]] = [
     ("model.batch_tokens=4096", []),
 ]
 
-BLACK_BOX = [
-    "sample.engine=server",
-    "server.url=http://localhost/v1",
-    "server.model=gpt",
-    "sample.states=none",
-]
-STAND_IN = [*BLACK_BOX[:3], "sample.states=surrogate"]
-IMPORTED = ["sample.engine=imported", "sample.states=none"]
-TAUGHT = [
-    "load",
-    "sample",
-    "measure",
-    "probe",
-    "map",
-    "select",
-    "annotate",
-    "report",
-]  # not: there is no teaching
-ANSWERS = ["load", "sample", "measure", "report"]
-SAMPLED = ["pool_answers", "pool_entropy"]
 FITTED = ["measure.judge=embedding"]  # its cosine is fitted on the probe questions
 
 # The same on top of other settings, for what counts only there.
@@ -201,8 +178,6 @@ def test_a_setting_counts_where_it_is_read(base: list[str], change: str, redone:
     assert sorted(stage for stage in after if after[stage] != before.get(stage)) == sorted(redone)
 
 
-AUGMENT = ["questions.source=geonames", "augment.per_question=3"]
-NEW = ["decoder_states", "decoder", "candidates", "augment"]
 TAUGHT_ANEW = ["annotate", "finetune", *END]
 
 
@@ -241,18 +216,10 @@ def test_of_new_questions_only_what_a_setting_changes_is_redone(
     ],
     ids=["layer", "T5", "embeddings"],
 )
-def test_new_questions_depend_on_the_state_that_was_judged(outside: Outside, redone: list[str]) -> None:
+def test_new_questions_depend_on_the_state_that_was_judged(outside: Known, redone: list[str]) -> None:
     config = load_config(None, AUGMENT)
     before, after = (keys(config, world) for world in (OUTSIDE, outside))
     assert sorted(s for s in after if after[s] != before[s]) == sorted(redone)
-
-
-def test_new_questions_come_between_selecting_and_answering() -> None:
-    stages = all_stages(load_config(None, AUGMENT))
-    assert [s for s in stages if s in (*NEW, "select", "annotate")] == ["select", *NEW, "annotate"]
-    given = all_stages(load_config(None, [*AUGMENT, "decoder.pretrained=somewhere"]))
-    assert [s for s in given if s in NEW] == ["candidates", "augment"]
-    assert not set(NEW) & set(all_stages(load_config(None, ["questions.source=geonames"])))
 
 
 @pytest.mark.parametrize(
@@ -271,16 +238,6 @@ def test_other_imported_answers_redo_what_was_made_of_them() -> None:
     config = load_config(None, IMPORTED)
     before, after = (keys(config, world) for world in (OUTSIDE, OUTSIDE._replace(imported="more")))
     assert [stage for stage in after if after[stage] != before[stage]] == ANSWERS[1:]
-
-
-def test_without_states_a_run_ends_after_measure_and_with_a_stand_in_before_teaching() -> None:
-    assert all_stages(load_config(None, BLACK_BOX)) == all_stages(load_config(None, IMPORTED)) == ANSWERS
-    assert all_stages(load_config(None, STAND_IN)) == TAUGHT  # and no second arm: nothing would be compared
-    assert all_stages(load_config(None, [*BLACK_BOX, "sample.states=same"])) == [
-        *SENSE,
-        *_by_verb(BOTH_ARMS),
-        *END,
-    ]
 
 
 @pytest.mark.parametrize(
@@ -358,7 +315,7 @@ def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
         (OUTSIDE._replace(sentences="minilm@2"), []),
     ],
 )
-def test_a_changed_world_redoes_what_depends_on_it(outside: Outside, redone: list[str]) -> None:
+def test_a_changed_world_redoes_what_depends_on_it(outside: Known, redone: list[str]) -> None:
     before, after = (keys(load_config(None), world) for world in (OUTSIDE, outside))
     assert sorted(stage for stage in after if after[stage] != before[stage]) == sorted(redone)
 
@@ -394,58 +351,6 @@ def test_new_answers_from_people_redo_from_annotate_on() -> None:
     assert [s for s in after if after[s] != before[s]] == ["annotate", "finetune", *END]
 
 
-SIGNALS = ["signals", *SAMPLED, "pool_likelihood", "sentences"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "computed"),
-    [
-        (["unknown"], []),
-        (["random", "near_copy=0.9"], []),
-        (["unknown", "near_copy=0.9"], []),
-        (["unknown", "near_copy=0.9", "space=sentence"], ["sentences"]),
-        (["unknown", "space=sentence"], []),
-        *((name, ["signals"]) for name in (["entropy"], ["least_confidence"], ["margin"], ["badge"])),
-        (["badge", "space=sentence"], ["signals", "sentences"]),
-        (["semantic_entropy"], SAMPLED),
-        (["likelihood"], ["pool_likelihood"]),
-        (["semantic_entropy", "baseline=entropy"], ["signals", *SAMPLED]),
-    ],
-    ids=lambda values: "-".join(values) or "nothing",
-)
-def test_strategies_that_read_signals_get_them(settings: list[str], computed: list[str]) -> None:
-    config = load_config(None, [f"select.{text}" for text in [f"strategy={settings[0]}", *settings[1:]]])
-    stages = all_stages(config)
-    assert stages[: len(SENSE) + len(computed) + 1] == [*SENSE, *computed, "select"]
-    assert stages_of("map", config) == ["map", *computed]
-    assert {verb_of(stage) for stage in computed} <= {"map"}
-
-
-def test_every_strategy_has_the_stages_of_its_signals() -> None:
-    for strategy in get_args(Strategy):
-        for space in ("state", "sentence"):
-            config = load_config(None, [f"select.strategy={strategy}", f"select.space={space}"])
-            assert set(inputs_of("select", config)) <= {"map", *SIGNALS}
-
-
-def test_without_a_second_strategy_there_is_one_arm() -> None:
-    assert all_stages(load_config(None)) == [*SENSE, *_by_verb(BOTH_ARMS), *END]
-    assert "select@random" not in all_stages(load_config(None, ["select.strategy=random"]))
-
-
-def test_what_is_known_is_replayed_between_answering_and_teaching() -> None:
-    config = load_config(None, ["finetune.replay=0.5"])
-    assert inputs_of("finetune@random", config) == ["annotate@random", "replay@random"]
-    stages = all_stages(config)
-    assert [s for s in stages if s.partition("@")[0] in ("annotate", "replay", "finetune")] == [
-        *("annotate", "annotate@random"),
-        *REPLAYED,
-        *("finetune", "finetune@random"),
-    ]
-    assert stages_of("annotate", config) == ["annotate", "annotate@random", *REPLAYED]
-    assert stages_of("finetune", config) == ["finetune", "finetune@random"]
-
-
 @pytest.mark.parametrize(
     ("outside", "redone"),
     [
@@ -454,7 +359,7 @@ def test_what_is_known_is_replayed_between_answering_and_teaching() -> None:
     ],
     ids=["embeddings", "probe"],
 )
-def test_signals_depend_on_what_computes_them(outside: Outside, redone: list[str]) -> None:
+def test_signals_depend_on_what_computes_them(outside: Known, redone: list[str]) -> None:
     config = load_config(None, ["select.strategy=badge", "select.space=sentence", "map.probe=somewhere"])
     before, after = (keys(config, world) for world in (OUTSIDE, outside))
     assert sorted(s for s in after if after[s] != before[s]) == sorted(redone)
@@ -485,10 +390,10 @@ def test_on_disk_the_other_artifacts_are_not_touched(
     after = times(directory.path)
     for stage in ALL:
         name, arm = split_stage(stage)
-        for output in OUTPUTS[name]:
-            if output in WORKING:
+        for written in WRITES[name]:
+            if written.working:
                 continue
-            place = str(directory.file(output, arm).relative_to(directory.path))
+            place = str(directory.file(written.path, arm).relative_to(directory.path))
             files = [file for file in before if file == place or file.startswith(f"{place}/")]
             assert files
             for file in files:

@@ -16,7 +16,9 @@ from ka2l.config.recipes import load_config
 from ka2l.config.run_config import RunConfig
 from ka2l.errors import RunError
 from ka2l.pipeline import run_directory
+from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
+from runs import WRITES, Ear
 
 
 def full(*_: object) -> None:
@@ -65,13 +67,13 @@ def test_full_disks_are_recognised(error: Exception, is_full: bool) -> None:
 
 def test_full_disk_inside_a_stage_is_a_run_error_and_the_stage_goes_on_later(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
-    with pytest.raises(RunError, match="disk is full"), run.stage("sample", "k", {}):
+    with pytest.raises(RunError, match="disk is full"), run.stage("sample", "k", {}, WRITES["sample"]):
         atomic_files.write_text(run.file("answers") / "part-00000.parquet", "x")
         full()
     again = RunDirectory.open(run.path)
     assert again.stages["sample"].state == "running"
-    assert not again.is_done("sample", "k")
-    with again.stage("sample", "k", {}):
+    assert not again.is_done("sample", "k", WRITES["sample"])
+    with again.stage("sample", "k", {}, WRITES["sample"]):
         assert len(atomic_files.parts(again.file("answers"), ".parquet")) == 1
 
 
@@ -115,14 +117,14 @@ def test_tables_tensors_and_json_come_back_as_written(tmp_path: Path) -> None:
 def test_stage_of_another_key_starts_clean_and_of_the_same_key_goes_on(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     part = run.file("answers") / "part-00000.parquet"
-    with pytest.raises(KeyboardInterrupt), run.stage("sample", "one", {}) as record:
+    with pytest.raises(KeyboardInterrupt), run.stage("sample", "one", {}, WRITES["sample"]) as record:
         atomic_files.write_text(part, "x")
         record.tokens["prompt"] = 7
         raise KeyboardInterrupt
-    with run.stage("sample", "one", {}) as record:
+    with run.stage("sample", "one", {}, WRITES["sample"]) as record:
         assert part.exists()
         assert record.tokens == {"prompt": 7}
-    with run.stage("sample", "two", {}) as record:
+    with run.stage("sample", "two", {}, WRITES["sample"]) as record:
         assert not part.exists()
         assert record.tokens == {}
 
@@ -131,42 +133,43 @@ def test_crash_while_old_artifacts_are_removed_leaves_nothing_marked_as_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = new_run(tmp_path / "run")
-    with run.stage("sample", "one", {}) as record:
+    with run.stage("sample", "one", {}, WRITES["sample"]) as record:
         for name in ("answers/part-00000.parquet", "states/part-00000.safetensors"):
             atomic_files.write_text(run.file(name), "x")
         record.facts = {"samples": run.config.sample.n}
-    assert run.is_done("sample", "one")
+    assert run.is_done("sample", "one", WRITES["sample"])
     monkeypatch.setattr(atomic_files, "remove", full)
-    with pytest.raises(OSError, match="space"), run.stage("sample", "two", {}):
+    with pytest.raises(OSError, match="space"), run.stage("sample", "two", {}, WRITES["sample"]):
         pass
     again = RunDirectory.open(run.path)
-    assert not again.is_done("sample", "one")  # half of it may be gone
+    assert not again.is_done("sample", "one", WRITES["sample"])  # half of it may be gone
     monkeypatch.undo()
-    with again.stage("sample", "two", {}):
+    with again.stage("sample", "two", {}, WRITES["sample"]):
         assert not run.file("answers").exists()
 
 
 def test_stage_is_done_only_while_all_its_artifacts_are_there(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
-    with run.stage("measure", "k", {}):
+    with run.stage("measure", "k", {}, WRITES["measure"]):
         for name in ("entropy.parquet", "threshold.json"):
             atomic_files.write_text(run.file(name), "x")
-    assert run.is_done("measure", "k")
-    assert not run.is_done("measure", "other")
+    assert run.is_done("measure", "k", WRITES["measure"])
+    assert not run.is_done("measure", "other", WRITES["measure"])
     run.file("threshold.json").unlink()
-    assert not run.is_done("measure", "k")
+    assert not run.is_done("measure", "k", WRITES["measure"])
 
 
 def test_sampling_is_done_only_with_enough_samples_and_all_its_parts(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     names = ["answers/part-00000.parquet", "answers/part-00001.parquet", "states/part-00000.safetensors"]
-    with run.stage("sample", "k", {}) as record:
+    with run.stage("sample", "k", {}, WRITES["sample"]) as record:
         for name in names:
             atomic_files.write_text(run.file(name), "x")
         record.facts = {"samples": 10, "parts": {"answers": 2, "states": 1}}
 
     def done_for(n: int) -> bool:
-        return RunDirectory(run.path, load_config(None, [f"sample.n={n}"]), run.stages).is_done("sample", "k")
+        wanted = RunDirectory(run.path, load_config(None, [f"sample.n={n}"]), run.stages)
+        return context_of(wanted, Ear()).is_done("sample", "k")
 
     assert [done_for(n) for n in (5, 10, 11)] == [True, True, False]
     run.file(names[2]).unlink()
@@ -177,7 +180,7 @@ def test_tidy_removes_what_a_kill_after_the_end_of_a_stage_left(tmp_path: Path) 
     run = new_run(tmp_path / "run")
     for name in ("adapter/a.json", "checkpoints/checkpoint-1/c.json"):
         atomic_files.write_text(run.file(name), "x")
-    run.tidy("finetune")
+    run.tidy("finetune", WRITES["finetune"])
     assert run.file("adapter").exists()
     assert not run.file("checkpoints").exists()
 
@@ -186,11 +189,11 @@ def test_seconds_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     now = [100.0]
     monkeypatch.setattr(run_directory.time, "monotonic", lambda: now[0])
     run = new_run(tmp_path / "run")
-    with run.stage("sample", "k", {}):
+    with run.stage("sample", "k", {}, WRITES["sample"]):
         now[0] += 5
         run.checkpoint("sample")
         killed_here = RunDirectory.open(run.path)
-    with killed_here.stage("sample", "k", {}):
+    with killed_here.stage("sample", "k", {}, WRITES["sample"]):
         now[0] += 2
     assert killed_here.stages["sample"].seconds == 7
 
@@ -199,7 +202,7 @@ def test_the_manifest_tells_speed_and_memory(tmp_path: Path, monkeypatch: pytest
     now = [100.0]
     monkeypatch.setattr(run_directory.time, "monotonic", lambda: now[0])
     run = new_run(tmp_path / "run")
-    with run.stage("sample", "k", {}) as record:
+    with run.stage("sample", "k", {}, WRITES["sample"]) as record:
         record.tokens = {"prompt": 300, "prompt_saved": 9999, "decoded": 100, "decoded_saved": 9999}
         now[0] += 4
     written = json.loads((run.path / "manifest.json").read_text())["stages"]["sample"]
@@ -266,7 +269,7 @@ def test_second_process_on_a_run_is_told_so(tmp_path: Path) -> None:
 
 def test_lock_reads_again_what_another_process_has_done(tmp_path: Path) -> None:
     late, early = new_run(tmp_path / "run"), new_run(tmp_path / "run")
-    with early.locked(), early.stage("measure", "k", {}):
+    with early.locked(), early.stage("measure", "k", {}, WRITES["measure"]):
         pass
     with late.locked():
         assert late.stages["measure"].key == "k"
@@ -281,7 +284,7 @@ def test_failed_first_step_leaves_no_folders(tmp_path: Path) -> None:
 
 def test_manifest_names_versions_and_seed(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
-    with run.stage("measure", "k", {"sample": "s"}) as record:
+    with run.stage("measure", "k", {"sample": "s"}, WRITES["measure"]) as record:
         record.counts = {"questions": 3}
     stages = json.loads((run.path / "manifest.json").read_text())["stages"]
     assert stages["measure"]["inputs"] == {"sample": "s"}

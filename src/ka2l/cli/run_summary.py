@@ -14,7 +14,7 @@ from ka2l.evaluation.evaluation_json import interval_from
 from ka2l.pipeline.arms import arm_stage, arms, strategy_of
 from ka2l.pipeline.manifest import StageRecord, library_versions
 from ka2l.pipeline.run_directory import RunDirectory
-from ka2l.pipeline.stage_graph import all_stages
+from ka2l.pipeline.stage_list import plan_of
 
 _OURS = ("unknown", "unknown_diverse")
 _REASONS_SHOWN = 3  # why decoded questions were dropped; all are in the report
@@ -30,7 +30,7 @@ def summary(run: RunDirectory) -> dict[str, Any]:
     if has_stand_in(config):
         result["stand_in"] = config.model.name
     # What an earlier config has left behind is not part of this run.
-    current = set(all_stages(config))
+    current = set(plan_of(config).stages)
     done = {name for name in current if name in run.stages and run.stages[name].state == "done"}
     if "sample" in done:
         record = run.stages["sample"]

@@ -63,12 +63,15 @@ def write_tensors(
         save_file(dict(tensors), temporary, metadata=dict(metadata))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, "NDArray[Any]"], dict[str, str]]:
-    """Arrays and metadata of a safetensors file."""
+def read_tensors(
+    path: Path, names: "Sequence[str] | None" = None
+) -> tuple[dict[str, "NDArray[Any]"], dict[str, str]]:
+    """Arrays (these, or all) and metadata of a safetensors file."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        wanted = file.keys() if names is None else names
+        return {name: file.get_tensor(name) for name in wanted}, dict(file.metadata() or {})
 
 
 def read_tensors_metadata(path: Path) -> dict[str, str]:

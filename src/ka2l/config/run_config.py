@@ -60,6 +60,21 @@ class RunConfig(Section):
     export: ExportConfig = ExportConfig()
     """For other training programs."""
 
+    @property
+    def selection_seed(self) -> int:
+        """Seed of what a strategy draws."""
+        return self.seed if self.select.seed is None else self.select.seed
+
+    @property
+    def teaching_seed(self) -> int:
+        """Seed of the adapter, the order of examples and the draw of replayed questions."""
+        return self.seed if self.finetune.seed is None else self.finetune.seed
+
+    @property
+    def augment_budget(self) -> int:
+        """How many decoded questions are kept at most."""
+        return self.select.budget if self.augment.budget is None else self.augment.budget
+
     @model_validator(mode="after")
     def _answers_have_a_source(self) -> "RunConfig":
         if self.sample.engine == "local" and self.sample.states != "same":

@@ -36,6 +36,11 @@ def augments(config: RunConfig) -> bool:
     return config.augment.per_question > 0
 
 
+def own_probe(config: RunConfig) -> list[str]:
+    """The stage that trains a probe; none where one trained before takes the place of all Stage 1."""
+    return [] if config.map.probe else ["probe"]
+
+
 def split_stage(stage: str) -> tuple[str, str]:
     """`select@random` → (`select`, `random`); `select` → (`select`, `main`)."""
     name, _, arm = stage.partition("@")

@@ -13,161 +13,96 @@ from ka2l.config.run_config import RunConfig
 from ka2l.config.run_limits import has_model
 from ka2l.errors import ConfigError, DegenerateError, ModelError, RunError
 from ka2l.models.interface import Prompt
-from ka2l.models.loading import ResolvedModel, pick_device, pick_dtype, resolve
+from ka2l.models.loading import ResolvedModel
 from ka2l.models.prompts import PromptBuilder, Shot, render_chat
-from ka2l.pipeline.arms import augments
 from ka2l.pipeline.content_keys import keys
-from ka2l.pipeline.identities import Outside, _fingerprint, given_probe
+from ka2l.pipeline.identities import RunIdentities, given_probe
 from ka2l.pipeline.manifest import StageRecord
-from ka2l.pipeline.run_directory import IMPORTED, LABELS, RunDirectory
-from ka2l.pipeline.stage_graph import all_stages, inputs_of, judges, verb_of
+from ka2l.pipeline.run_directory import Attempt, RunDirectory
+from ka2l.pipeline.stage_graph import Plan
 from ka2l.questions.question import Question, from_table
 
 if TYPE_CHECKING:
-    from ka2l.knowledge.probes.probe import Probe
     from ka2l.models.interface import Sampler
     from ka2l.models.local.local_model import LocalModel
 
 
-class Context:
-    """One run at work. Models are loaded when first needed and kept until `release`."""
+class _ModelInMemory:
+    """The language model that contexts share: one at a time is in memory."""
 
-    def __init__(self, run: RunDirectory, reporter: Reporter):
+    model: "LocalModel | None" = None
+    adapter: Path | None = None
+
+
+class Context:
+    """One run at work, with one configuration. Models are loaded when first needed and kept until `release`.
+
+    Args:
+        run: the run directory.
+        reporter: progress and notes.
+        plan: the stages its configuration needs.
+        beside: a context of another configuration with the same model and prompts, whose loaded model is shared.
+    """
+
+    def __init__(
+        self, run: RunDirectory, reporter: Reporter, plan: Plan["Context"], beside: "Context | None" = None
+    ):
         self.run = run
         self.reporter = reporter
-        self._model: LocalModel | None = None
-        self._adapter: Path | None = None
-        self._encoders: dict[str, str] = {}  # keys of sentence encoders by name
+        self.plan = plan
+        self.identities = RunIdentities(run)
+        self._memory: _ModelInMemory = _ModelInMemory() if beside is None else beside._memory
+        if beside is not None:
+            one, other = ([config.model, config.prompt] for config in (self.config, beside.config))
+            if one != other:
+                raise ValueError(
+                    "contexts share a model only where the settings `model` and `prompt` are equal"
+                )
 
     @property
     def config(self) -> RunConfig:
         """The run's configuration."""
         return self.run.config
 
-    @cached_property
+    @property
     def resolved(self) -> ResolvedModel:
         """Name, place and revision of the language model in this process; not for runs that have none."""
-        return resolve(self.config.model)
+        return self.identities.resolved
 
     def keys(self) -> dict[str, str]:
-        """The content key every stage has, or would have, with this config and what is loaded."""
-        loaded = self.run.stages.get("load")
-        source = str(loaded.facts.get("fingerprint", "")) if loaded else ""
-        labels, imported = (_fingerprint(self.run.file(name)) for name in (LABELS, IMPORTED))
-        outside = Outside(source, self.model_key, labels, imported, self.judge_key, self._probe_key)
-        if augments(self.config):
-            encoder = self._encoder_key(
-                self.config.augment.embedding_model, "augment.embedding_model", "augment"
-            )
-            outside = outside._replace(state=self._state, decoder=self._decoder_key, encoder=encoder)
-        if "sentences" in all_stages(self.config):
-            encoder = self._encoder_key(self.config.select.encoder, "select.encoder", "sentences")
-            outside = outside._replace(sentences=encoder)
-        return keys(self.config, outside)
-
-    @cached_property
-    def model_key(self) -> str:
-        """What the model computes: a folder counts by its content, and `auto` by the type it stands for here."""
-        if not has_model(self.config):
-            return ""
-        name = "" if Path(self.resolved.path).is_dir() else self.resolved.name
-        settings = self.config.model
-        few_bits = "" if settings.quantization == "none" else f":{settings.quantization}"
-        return f"{name}@{self.resolved.revision}:{pick_dtype(settings, pick_device(settings))}{few_bits}"
-
-    @property
-    def judge_key(self) -> str:
-        """Name and revision of who judges answers; where that is no longer at hand, of who did: a report needs no judge."""
-        return self._judge_key if judges(self.config) else ""
-
-    @cached_property
-    def _judge_key(self) -> str:
-        from ka2l.pipeline.identities import judge_key
-
-        try:
-            return judge_key(self.config)
-        except ModelError:
-            judged = [
-                self.run.stages[name].facts for name in ("measure", "pool_entropy") if name in self.run.stages
-            ]
-            known = next((facts["judge"] for facts in judged if "judge" in facts), None)
-            if known is None:
-                raise
-            return str(known)
+        """The content key every stage has, or would have, with this configuration and what is loaded."""
+        return keys(self.config, self.plan, self.identities)
 
     @cached_property
     def base_key(self) -> str:
         """What the base model's answers depend on, besides the question: its prompt and its worked examples too."""
         config = self.config
-        asked_as = [config.prompt.model_dump(mode="json"), self._probe_key, config.seed]
-        depends = [self.keys()["load"], self.model_key, asked_as]
+        asked_as = [config.prompt.model_dump(mode="json"), self.identities.probe, config.seed]
+        depends = [self.keys()["load"], self.identities.model, asked_as]
         depends.append([config.evaluate.temperature, config.evaluate.max_new_tokens])
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
-    @cached_property
-    def _probe_key(self) -> str:
-        """A probe counts by its content, wherever it lies."""
-        if not self.config.map.probe:
-            return ""
-        digest = hashlib.sha256(json.dumps(self.given_probe.card, sort_keys=True).encode())
-        for name, array in sorted(self.given_probe.weights.items()):
-            digest.update(name.encode() + array.tobytes())
-        return digest.hexdigest()[:16]
+    def is_done(self, stage: str, key: str) -> bool:
+        """Whether a stage is finished under this key, with all this configuration wants of it."""
+        declared = self.plan.stages[stage]
+        return self.run.is_done(stage, key, declared.writes) and declared.complete(
+            self.config, self.run.stages[stage]
+        )
 
-    @property
-    def _state(self) -> str:
-        """Layer and position of the state the probe judges, once there is a probe."""
-        if self.config.map.probe:
-            # Its prompt comes with it.
-            return ":".join(
-                [
-                    str(self.given_probe.layer),
-                    *(self.given_probe.card[k] for k in ("position", "sensing_hash")),
-                ]
-            )
-        record = self.run.stages.get("probe")
-        return f"{record.counts.get('layer', '')}:{self.config.probe.position}" if record else ""
+    def attempt(self, stage: str) -> Attempt:
+        """A stage with its key and inputs, which are checked to be finished.
 
-    @cached_property
-    def _decoder_key(self) -> str:
-        """Of a decoder or T5 that is no longer at hand, what it was: a report needs neither."""
-        from ka2l.pipeline.identities import decoder_key
-
-        settings = self.config.decoder
-        try:
-            return decoder_key(self.config)
-        except ModelError:
-            known = self._recorded(
-                "augment" if settings.pretrained else "decoder", settings.pretrained or settings.t5
-            )
-            if known is None:
-                raise
-            return known
-
-    def _encoder_key(self, name: str, setting: str, stage: str) -> str:
-        """Of sentence embeddings that are no longer at hand, what the stage that used them found."""
-        from ka2l.models.sentence_encoder import encoder_key
-
-        if name not in self._encoders:
-            try:
-                self._encoders[name] = encoder_key(name, setting) if name else ""
-            except ModelError:
-                known = self._recorded(stage, name)
-                if known is None:
-                    raise
-                return known
-        return self._encoders[name]
-
-    def _recorded(self, stage: str, place: str) -> str | None:
-        """What a finished stage found at this place, by its `places`."""
-        record = self.run.stages.get(stage)
-        found = record.facts.get("places", {}) if record is not None and record.state == "done" else {}
-        return found.get(place)
-
-    @property
-    def given_probe(self) -> "Probe":
-        """The probe that `map.probe` names, with its card."""
-        return given_probe(self.config.map.probe, self.config.map.probe_revision)
+        Raises:
+            RunError: as `require`.
+        """
+        declared = self.plan.stages[stage]
+        declared.inspects(self)
+        now = self.keys()
+        if declared.partial:
+            inputs = {other: key for other, key in now.items() if other != stage and self.is_done(other, key)}
+        else:
+            inputs = self.require(stage)
+        return Attempt(self.run, stage, now[stage], inputs, declared.writes)
 
     def require(self, stage: str) -> dict[str, str]:
         """Check that the stages this one reads are finished and up to date; returns their keys.
@@ -176,20 +111,20 @@ class Context:
             RunError: one is missing or stale; the message names the verb to run.
         """
         now = self.keys()
-        for needed in inputs_of(stage, self.config):
+        for needed in self.plan.inputs[stage]:
             self._check_done(needed, stage, now)
-        return {needed: now[needed] for needed in inputs_of(stage, self.config)}
+        return {needed: now[needed] for needed in self.plan.inputs[stage]}
 
     def _check_done(self, needed: str, stage: str, now: dict[str, str]) -> None:
-        if self.run.is_done(needed, now[needed]):
+        if self.is_done(needed, now[needed]):
             return
-        verb = verb_of(needed)
+        verb = self.plan.stages[needed].verb
         was = "out of date" if needed in self.run.stages else "missing"
         settings = "".join(f" {shlex.quote(override)}" for override in self.run.overrides)
         # `load` begins a run from a recipe, and has no form for one that is there.
         alone = "" if verb == "load" else f"`ka2l {verb} {self.run.path}{settings}`, or "
         what = (
-            f"`{verb_of(stage)}` reads what `{verb}` writes, and that"
+            f"`{self.plan.stages[stage].verb}` reads what `{verb}` writes, and that"
             if stage != needed
             else f"what `{verb}` writes"
         )
@@ -205,19 +140,33 @@ class Context:
         """The questions of one role."""
         return [question for batch in self.question_batches(role, 4096) for question in batch]
 
-    def question_batches(self, role: str | None, size: int) -> Iterator[list[Question]]:
-        """Questions of one role (or all), streamed from disk in lists of exactly `size`, the last one shorter."""
+    def question_batches(
+        self, role: str | None, size: int, wanted: Callable[[str], bool] | None = None
+    ) -> Iterator[list[Question]]:
+        """Questions streamed from disk in their order, in lists of exactly `size`, the last one shorter.
+
+        Args:
+            role: of the questions; None: of any role.
+            size: of the lists.
+            wanted: whether the question of an id is wanted; None: all are.
+        """
         import pyarrow.parquet as pq
 
         waiting: list[Question] = []
         for batch in pq.ParquetFile(self.run.file("questions.parquet")).iter_batches(batch_size=4096):
             rows = from_table(batch)
-            waiting += rows if role is None else [question for question in rows if question.role == role]
+            if role is not None:
+                rows = [question for question in rows if question.role == role]
+            waiting += rows if wanted is None else [question for question in rows if wanted(question.id)]
             while len(waiting) >= size:
                 yield waiting[:size]
                 waiting = waiting[size:]
         if waiting:
             yield waiting
+
+    def ids(self, role: str) -> list[str]:
+        """Ids of the questions of one role, in their order; the questions are not held."""
+        return [question.id for batch in self.question_batches(role, 4096) for question in batch]
 
     def questions_by_id(self, ids: set[str] | None = None) -> dict[str, Question]:
         """Questions by id: these, or all."""
@@ -232,21 +181,21 @@ class Context:
         """The language model, with this adapter merged in; one model is in memory at a time."""
         from ka2l.models.local.local_model import LocalModel
 
-        if self._model is None or self._adapter != adapter:
+        if self._memory.model is None or self._memory.adapter != adapter:
             self.release()
-            self._model = LocalModel.load(
+            self._memory.model = LocalModel.load(
                 self.config.model,
                 self.resolved,
                 template=self.config.prompt.template,
                 adapter=adapter,
                 say=self.reporter.say,
             )
-            self._adapter = adapter
-        return self._model
+            self._memory.adapter = adapter
+        return self._memory.model
 
     def release(self) -> None:
         """Drop the model from memory."""
-        self._model = None
+        self._memory.model = None
 
     @cached_property
     def prompts(self) -> PromptBuilder:
@@ -319,9 +268,9 @@ def add_usage(record: StageRecord, model: "Sampler", prefix: str = "") -> None:
     model.usage = Usage()
 
 
-def need_questions(questions: list[Question], role: str, stage: str) -> None:
+def need_questions(number: int, role: str, stage: str) -> None:
     """Refuse an empty role."""
-    if not questions:
+    if number == 0:
         raise DegenerateError(
             f"`{stage}` has no questions: none has the role {role}. Give questions.roles.{role} a size, or a role column."
         )

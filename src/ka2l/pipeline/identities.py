@@ -1,33 +1,166 @@
-"""Names and revisions of everything outside the configuration that a content key depends on."""
+"""Names and revisions of everything outside the configuration that a content key depends on.
+
+Each is looked up when a key first reads it: a run without a judge never looks for one.
+"""
 
 import hashlib
-from functools import lru_cache
+import json
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ka2l.config.run_config import RunConfig
+from ka2l.config.run_limits import has_model
 from ka2l.errors import ModelError
 from ka2l.models.judges.kept_judgements import model_key
-from ka2l.models.loading import resolve
+from ka2l.models.loading import ResolvedModel, pick_device, pick_dtype, resolve
 from ka2l.models.settings import ModelConfig
+from ka2l.pipeline.run_directory import IMPORTED, LABELS, RunDirectory
 
 if TYPE_CHECKING:
     from ka2l.knowledge.probes.probe import Probe
+    from ka2l.questions.load import LoadedQuestions
 
 
-class Outside(NamedTuple):
-    """What keys depend on besides the config."""
+class RunIdentities:
+    """Implements `ka2l.pipeline.stage.Identities` for a run and its configuration."""
 
-    source: str  # fingerprint of the questions' source
-    model: str  # name and revision of the language model
-    labels: str  # fingerprint of the answers people have given so far
-    imported: str = ""  # fingerprint of answers made elsewhere
-    judge: str = ""  # name and revision of the model that judges answers
-    probe: str = ""  # revision of a probe trained before
-    state: str = ""  # layer and position of the state the probe judges, once that is known
-    decoder: str = ""  # revision of a decoder trained before, or of the T5 one is made of
-    encoder: str = ""  # name and revision of the sentence embeddings that find near-copies
-    sentences: str = ""  # name and revision of the sentence embeddings of the pool's questions
+    def __init__(self, run: RunDirectory):
+        self._run = run
+        self._config = run.config
+        # Freshly read from their source, until stage `load` has written them.
+        self.loaded: LoadedQuestions | None = None
+        self._encoders: dict[str, str] = {}
+
+    @cached_property
+    def resolved(self) -> ResolvedModel:
+        """Name, place and revision of the language model in this process; not for runs that have none."""
+        return resolve(self._config.model)
+
+    @property
+    def given_probe(self) -> "Probe":
+        """The probe that `map.probe` names, with its card."""
+        return given_probe(self._config.map.probe, self._config.map.probe_revision)
+
+    @property
+    def source(self) -> str:
+        """Fingerprint of the questions: of those just read, else of those stage `load` has written."""
+        if self.loaded is not None:
+            return self.loaded.fingerprint
+        record = self._run.stages.get("load")
+        return str(record.facts.get("fingerprint", "")) if record else ""
+
+    @cached_property
+    def model(self) -> str:
+        """What the model computes: a folder counts by its content, and dtype `auto` by the type it stands for here."""
+        if not has_model(self._config):
+            return ""
+        name = "" if Path(self.resolved.path).is_dir() else self.resolved.name
+        settings = self._config.model
+        few_bits = "" if settings.quantization == "none" else f":{settings.quantization}"
+        return f"{name}@{self.resolved.revision}:{pick_dtype(settings, pick_device(settings))}{few_bits}"
+
+    @property
+    def labels(self) -> str:
+        """Fingerprint of the answers people have given so far."""
+        return file_fingerprint(self._run.file(LABELS))
+
+    @property
+    def imported(self) -> str:
+        """Fingerprint of answers generated elsewhere."""
+        return file_fingerprint(self._run.file(IMPORTED))
+
+    @cached_property
+    def judge(self) -> str:
+        """Name and revision of the judge; if it is no longer at hand, of the one that judged: a report needs no judge."""
+        try:
+            return judge_key(self._config)
+        except ModelError:
+            records = [
+                self._run.stages[name] for name in ("measure", "pool_entropy") if name in self._run.stages
+            ]
+            known = next((record.facts["judge"] for record in records if "judge" in record.facts), None)
+            if known is None:
+                raise
+            return str(known)
+
+    @cached_property
+    def probe(self) -> str:
+        """A probe counts by its content, wherever it lies."""
+        if not self._config.map.probe:
+            return ""
+        digest = hashlib.sha256(json.dumps(self.given_probe.card, sort_keys=True).encode())
+        for name, array in sorted(self.given_probe.weights.items()):
+            digest.update(name.encode() + array.tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def state(self) -> str:
+        """Layer and position of the state the probe reads, once there is a probe."""
+        if self._config.map.probe:
+            # The prompt comes with the probe.
+            card = self.given_probe.card
+            return ":".join([str(self.given_probe.layer), card["position"], card["sensing_hash"]])
+        record = self._run.stages.get("probe")
+        return f"{record.counts.get('layer', '')}:{self._config.probe.position}" if record else ""
+
+    @cached_property
+    def decoder(self) -> str:
+        """Of a decoder or T5 that is no longer at hand, what it was: a report needs neither."""
+        settings = self._config.decoder
+        try:
+            return decoder_key(self._config)
+        except ModelError:
+            stage = "augment" if settings.pretrained else "decoder"
+            known = self._recorded(stage, settings.pretrained or settings.t5)
+            if known is None:
+                raise
+            return known
+
+    @property
+    def encoder(self) -> str:
+        """Of the sentence embeddings that find near-copies among decoded questions."""
+        return self._encoder(self._config.augment.embedding_model, "augment.embedding_model", "augment")
+
+    @property
+    def sentences(self) -> str:
+        """Of the sentence embeddings of the pool's questions."""
+        return self._encoder(self._config.select.encoder, "select.encoder", "sentences")
+
+    def _encoder(self, name: str, setting: str, stage: str) -> str:
+        """Of sentence embeddings that are no longer at hand, what the stage that used them recorded."""
+        from ka2l.models.sentence_encoder import encoder_key
+
+        if name not in self._encoders:
+            try:
+                self._encoders[name] = encoder_key(name, setting) if name else ""
+            except ModelError:
+                known = self._recorded(stage, name)
+                if known is None:
+                    raise
+                return known
+        return self._encoders[name]
+
+    def _recorded(self, stage: str, place: str) -> str | None:
+        """What a finished stage found at this place, by its fact `places`."""
+        record = self._run.stages.get(stage)
+        found = record.facts.get("places", {}) if record is not None and record.state == "done" else {}
+        return found.get(place)
+
+
+def file_fingerprint(file: Path) -> str:
+    """Hash of a file's bytes; empty where there is no file. Read again only when its size or time has changed."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return ""
+    return _hashed(file, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _hashed(file: Path, _size: int, _modified: int) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 
 
 @lru_cache(maxsize=1)
@@ -38,16 +171,8 @@ def given_probe(name: str, revision: str | None) -> "Probe":
     return load(name, revision)[0]
 
 
-def _fingerprint(file: Path) -> str:
-    """Hash of a file's bytes; empty where there is none."""
-    if not file.exists():
-        return ""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
-
-
 @lru_cache(maxsize=4)
-def _given_key(name: str, revision: str | None) -> str:
+def _given_decoder_key(name: str, revision: str | None) -> str:
     from ka2l.augmentation.decoder_folder import fingerprint
 
     return fingerprint(name, revision)
@@ -57,26 +182,26 @@ def decoder_key(config: RunConfig) -> str:
     """What pins a decoder trained before, or the T5 one is made of; empty where the language model is the decoder.
 
     Raises:
-        ModelError: there is no such decoder or T5.
+        ModelError: no such decoder or T5.
     """
     settings = config.decoder
     try:
         if settings.pretrained:
-            return _given_key(settings.pretrained, settings.pretrained_revision)
+            return _given_decoder_key(settings.pretrained, settings.pretrained_revision)
         if settings.t5:
             return resolve(ModelConfig(name=settings.t5, revision=settings.t5_revision)).revision
     except ModelError as error:
         if settings.pretrained:
             raise ModelError(f"decoder.pretrained: {error}") from None
         raise ModelError(
-            f"decoder.t5={settings.t5}: there is no such T5. Give the folder or Hub id of one (google-t5/t5-base), or "
-            f"leave it empty: then the language model is its own decoder. ({error})"
+            f"decoder.t5={settings.t5}: no such T5. Give the folder or Hub id of one (google-t5/t5-base), or leave it "
+            f"empty: then the language model is its own decoder. ({error})"
         ) from None
     return ""
 
 
 def judge_key(config: RunConfig) -> str:
-    """Name and revision of the model that judges, for content keys; nothing is loaded."""
+    """Name and revision of the model that judges answers; nothing is loaded."""
     settings = config.measure
     if settings.judge == "lexical":
         return ""
@@ -92,7 +217,7 @@ def judge_key(config: RunConfig) -> str:
 
 
 def llm_name(config: RunConfig) -> str:
-    """The model that judges in this process."""
+    """The language model that judges in this process."""
     return config.measure.llm_model or config.model.name
 
 

@@ -3,21 +3,23 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ka2l.common.atomic_files import read_json
 from ka2l.common.version import __version__
 from ka2l.errors import RunError
 
-FORMAT = 4  # of the run directory; raised when an older program could misread a newer one
-_READ = (3, FORMAT)  # a run of format 3 has its pool signals in parts, which `map` gathers
+# Of the run directory; raised when an older program could misread a newer one.
+FORMAT = 4
+# A run of format 3 has its pool signals in parts, which `map` gathers.
+_READ = (3, FORMAT)
 
 
 @dataclass
 class StageRecord:
     """One stage in the manifest."""
 
-    state: str  # running | done
+    state: Literal["running", "done"]
     key: str
     inputs: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -56,7 +58,12 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def _read_manifest(file: Path) -> dict[str, StageRecord]:
+def read_manifest(file: Path) -> dict[str, StageRecord]:
+    """The records of a manifest.
+
+    Raises:
+        RunError: it is damaged, or of a format this version does not read.
+    """
     damaged = RunError(f"{file}: not a KA2L manifest. Choose another --out, or restore the file.")
     try:
         content = read_json(file)

@@ -1,16 +1,17 @@
 """The run directory: named artifacts, the manifest, and what makes an interrupted run continue.
 
-The manifest remembers each stage's content key: same key, finished: skipped; same key, unfinished: continued from its
-parts; other key: its artifacts go, and it starts again. How a file is written so that it is whole or not there is in
-`files`.
+The manifest keeps each stage's content key. Same key, finished: skipped. Same key, unfinished: continued from its parts.
+Another key: its artifacts are removed, and it starts again. How a file is written so that it is whole or absent is in
+`common/atomic_files.py`. What a stage writes is in its declaration (`stage.py`) and is passed in here.
 """
 
+import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from ka2l.common import atomic_files
 from ka2l.common.atomic_files import disk_full, is_disk_full, write_json, write_text
@@ -19,61 +20,22 @@ from ka2l.config.recipes import load_config, to_yaml
 from ka2l.config.run_config import RunConfig
 from ka2l.errors import ConfigError, RunError
 from ka2l.pipeline.arms import MAIN, split_stage
-from ka2l.pipeline.manifest import FORMAT, StageRecord, _read_manifest, library_versions, peak_memory_mb
+from ka2l.pipeline.manifest import FORMAT, StageRecord, library_versions, peak_memory_mb, read_manifest
 
-MODEL_SCORES = "model_scores"  # parts of what `measure` asks a model for
-
-POOL_IDS = "pool_signals/ids.parquet"  # sorted; the rows of every array of the pool's signals follow it
-
-
-def signal_file(name: str) -> str:
-    """Where the array of a pool signal lies."""
-    return f"pool_signals/{name}.npy"
-
-
-NEXT_TOKEN = ("next_token_entropy", "top_probability", "margin")  # signals of one forward pass
-
-REPLAYED = "replayed.parquet"  # the model's own answers to known questions, taught beside the bought ones
-
-OUTPUTS: dict[str, tuple[str, ...]] = {
-    "load": ("questions.parquet",),
-    "sample": ("answers", "states"),
-    "measure": ("entropy.parquet", "threshold.json", MODEL_SCORES),
-    "probe": ("probe",),
-    "map": ("knowledge_map.parquet", POOL_IDS, signal_file("embedding"), "pool_signals/states"),
-    "signals": (*map(signal_file, NEXT_TOKEN), "pool_signals/next_token"),
-    "pool_answers": ("pool_answers",),
-    "pool_entropy": (signal_file("semantic_entropy"),),
-    "pool_likelihood": (signal_file("sequence_log_likelihood"), "pool_signals/likelihood"),
-    "sentences": (signal_file("sentence_embedding"), "pool_signals/sentences"),
-    "select": ("selection.parquet",),
-    "decoder_states": ("decoder_states",),
-    "decoder": ("decoder", "decoder_training"),
-    "candidates": ("decoded",),
-    "augment": ("augmented.parquet",),
-    "annotate": ("annotations.parquet",),
-    "replay": (REPLAYED,),
-    "finetune": ("adapter", "checkpoints"),
-    "evaluate": ("evaluation.json", "predictions.parquet", "predictions"),
-    "outcomes": ("cell.json", "outcomes.parquet", "predictions.parquet"),
-    "report": ("report.html",),
-}
-_SAMPLED = ("sample", "pool_answers")  # stages to which more samples can be added
-WORKING = (
-    "pool_signals/states",
-    "pool_signals/next_token",
-    "pool_signals/likelihood",
-    "pool_signals/sentences",
-    "checkpoints",
-    "predictions",
-    "decoder_training",
-    MODEL_SCORES,
-)  # outputs that only an unfinished stage has
-# What no stage ever removes, because it was paid for or given: answers of people, of a server, of somebody before.
+# No stage ever removes these, because they were paid for or given: answers of people, of a server, made elsewhere.
 LABELS, PAID, IMPORTED = "labels.json", "paid.sqlite", "imported.parquet"
-JUDGEMENTS = "judgements.sqlite"  # nor these: a model was asked for each of them
-# What a run killed in its very first moments leaves: such a folder may be begun again.
+# Nor these: a model was asked for each of them.
+JUDGEMENTS = "judgements.sqlite"
+# What a run killed in its first moments leaves: such a folder may be started again.
 _LEFTOVERS = {"config.yaml", ".config.yaml.tmp", ".manifest.json.tmp", IMPORTED, f".{IMPORTED}.tmp"}
+
+
+class Written(NamedTuple):
+    """An artifact a stage writes."""
+
+    path: str  # below the folder of the stage's arm
+    parts: bool = False  # a folder of numbered parts, finished when all of them are there
+    working: bool = False  # only an unfinished stage has it
 
 
 class RunDirectory:
@@ -83,10 +45,12 @@ class RunDirectory:
         self.path = path
         self.config = config
         self.stages = stages
-        self.overrides: list[str] = []  # settings it was opened with on top of its own, for messages
-        self._clocks: dict[
-            str, tuple[float, float]
-        ] = {}  # per running stage: seconds before, and when it started
+        # Settings it was opened with on top of its own, for messages.
+        self.overrides: list[str] = []
+        # What config.yaml holds, where stages work with another configuration.
+        self._saved_config: RunConfig | None = None
+        # Of each running stage: seconds spent before, and when it started.
+        self._clocks: dict[str, tuple[float, float]] = {}
 
     @classmethod
     def open(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
@@ -105,7 +69,7 @@ class RunDirectory:
                 f"{path}: a preset is where a run starts from; this one has every setting spelled out in config.yaml. "
                 "Start a new run with another --out."
             )
-        stages = _read_manifest(file)  # first: another version's config would be refused for the wrong reason
+        stages = read_manifest(file)  # first: another version's config would be refused for the wrong reason
         directory = cls(path, load_config(path / "config.yaml", overrides), stages)
         directory.overrides = list(overrides)
         return directory
@@ -117,7 +81,7 @@ class RunDirectory:
             raise RunError(f"{path}: this is a file; a run needs a folder.")
         file = path / "manifest.json"
         if file.exists():
-            return cls(path, config, _read_manifest(file))
+            return cls(path, config, read_manifest(file))
         if path.is_dir() and any(entry.name not in _LEFTOVERS for entry in path.iterdir()):
             raise RunError(f"{path}: the folder is not empty and holds no run. Choose another --out.")
         return cls(path, config, {})
@@ -128,40 +92,56 @@ class RunDirectory:
 
     def save_config(self) -> None:
         """Write config.yaml, the resolved configuration."""
-        write_text(self.path / "config.yaml", to_yaml(self.config))
+        write_text(self.path / "config.yaml", to_yaml(self._saved_config or self.config))
 
-    def is_done(self, stage: str, key: str) -> bool:
-        """Whether this stage is finished under this key, for as many samples as wanted, and its artifacts are there."""
+    def working_with(self, config: RunConfig) -> Self:
+        """The same run on disk, whose stages read another configuration; config.yaml stays as it is."""
+        other = copy.copy(self)
+        other.config, other._saved_config = config, self._saved_config or self.config
+        return other
+
+    def records_to_save(self) -> Mapping[str, StageRecord]:
+        """The records that belong into this run's manifest."""
+        return self.stages
+
+    def is_done(self, stage: str, key: str, writes: Sequence[Written]) -> bool:
+        """Whether this stage is finished under this key and what it writes is there."""
         record = self.stages.get(stage)
         if record is None or record.state != "done" or record.key != key:
             return False
-        name, arm = split_stage(stage)
-        if name in _SAMPLED and record.facts.get("samples", 0) < self.config.sample.n:
-            return False
-        counts = record.facts.get("parts", {})  # how many parts each folder of parts had at the end
+        _, arm = split_stage(stage)
+        # How many parts each folder of parts had at the end.
+        counts = record.facts.get("parts", {})
         return all(
-            len(atomic_files.parts(self.file(output, arm), "")) == counts[output]
-            if output in counts
-            else self.file(output, arm).exists()
-            for output in OUTPUTS[name]
-            if output not in WORKING
+            len(atomic_files.parts(self.file(path, arm), "")) == counts[path]
+            if path in counts
+            else self.file(path, arm).exists()
+            for path in (written.path for written in writes if not written.working)
         )
 
-    def tidy(self, stage: str) -> None:
+    def tidy(self, stage: str, writes: Sequence[Written]) -> None:
         """Remove what only an unfinished stage needs: a kill may have come between the end of a stage and this."""
-        name, arm = split_stage(stage)
-        for output in OUTPUTS[name]:
-            if output in WORKING:
-                atomic_files.remove(self.file(output, arm))
+        _, arm = split_stage(stage)
+        for written in writes:
+            if written.working:
+                atomic_files.remove(self.file(written.path, arm))
 
     @contextmanager
-    def stage(self, stage: str, key: str, inputs: Mapping[str, str]) -> Iterator[StageRecord]:
+    def stage(
+        self, stage: str, key: str, inputs: Mapping[str, str], writes: Sequence[Written]
+    ) -> Iterator[StageRecord]:
         """Run a stage: the body fills in counts and tokens; leaving it without an error marks the stage done.
 
-        What an earlier, interrupted attempt under the same key has written stays for the body to find; artifacts of
-        another key are removed first.
+        What an earlier, interrupted attempt under the same key has written is kept for the body to continue from;
+        artifacts of another key are removed first.
+
+        Args:
+            stage: its name, with its arm.
+            key: its content key.
+            inputs: content keys of what it reads.
+            writes: its artifacts.
         """
-        name, arm = split_stage(stage)
+        _, arm = split_stage(stage)
         old = self.stages.get(stage)
         if old is not None and old.key != key:
             # The record goes first: a crash while artifacts are removed must not leave them marked as done.
@@ -169,8 +149,8 @@ class RunDirectory:
             self._save_manifest()
             old = None
         if old is None:
-            for output in OUTPUTS[name]:
-                atomic_files.remove(self.file(output, arm))
+            for written in writes:
+                atomic_files.remove(self.file(written.path, arm))
         spent = old.seconds if old is not None else 0.0
         # Counts and tokens of the parts an interrupted attempt finished are kept and added to.
         record = StageRecord("running", key, dict(inputs), seed=self.config.seed, versions=library_versions())
@@ -185,7 +165,8 @@ class RunDirectory:
         try:
             yield record
         except BaseException as error:
-            with suppress(RunError, OSError):  # of two errors the first is the one to tell
+            # Of two errors the first is the one to report.
+            with suppress(RunError, OSError):
                 self.checkpoint(stage)
             if is_disk_full(error):
                 raise disk_full(self.path) from error
@@ -208,7 +189,7 @@ class RunDirectory:
         content = {
             "format": FORMAT,
             "ka2l": __version__,
-            "stages": {name: asdict(record) for name, record in self.stages.items()},
+            "stages": {name: asdict(record) for name, record in self.records_to_save().items()},
         }
         write_json(self.path / "manifest.json", content)
 
@@ -232,7 +213,7 @@ class RunDirectory:
         try:
             manifest = self.path / "manifest.json"
             if manifest.exists():  # another process may have worked on it since it was opened
-                self.stages = _read_manifest(manifest)
+                self.stages = read_manifest(manifest)
             yield
         finally:
             Path(lock.lock_file).unlink(missing_ok=True)
@@ -241,6 +222,44 @@ class RunDirectory:
                 for folder in reversed(made):
                     if not any(folder.iterdir()):
                         folder.rmdir()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One stage about to be done in a run: what its work is given."""
+
+    run: RunDirectory
+    stage: str  # its name, with its arm: `select@random`
+    key: str
+    inputs: Mapping[str, str]
+    writes: tuple[Written, ...]
+
+    @property
+    def arm(self) -> str:
+        """The arm it belongs to."""
+        return split_stage(self.stage)[1]
+
+    @property
+    def record(self) -> StageRecord:
+        """Its record in the manifest, once it has begun."""
+        return self.run.stages[self.stage]
+
+    def begin(self) -> AbstractContextManager[StageRecord]:
+        """See `RunDirectory.stage`."""
+        return self.run.stage(self.stage, self.key, self.inputs, self.writes)
+
+    def checkpoint(self) -> None:
+        """See `RunDirectory.checkpoint`."""
+        self.run.checkpoint(self.stage)
+
+    def file(self, name: str) -> Path:
+        """Where an artifact of its arm lies."""
+        return self.run.file(name, self.arm)
+
+    def part_counts(self) -> dict[str, int]:
+        """How many parts each of its folders of parts has, for the fact `parts` of its record."""
+        folders = [written.path for written in self.writes if written.parts and not written.working]
+        return {path: len(atomic_files.parts(self.file(path), "")) for path in folders}
 
 
 def _make_folders(folder: Path) -> list[Path]:

@@ -1,8 +1,14 @@
-"""The stages in order."""
+"""The stages in order: the picture of the program.
 
-from collections.abc import Callable
+    questions → sample → measure → probe → map → select → augment → annotate → finetune → evaluate → report
 
+`map` also computes the signals of the pool that strategies read; `augment` decodes new questions out of hidden states.
+"""
+
+from ka2l.config.run_config import RunConfig
 from ka2l.pipeline.context import Context
+from ka2l.pipeline.stage import Stage
+from ka2l.pipeline.stage_graph import Plan, plan
 from ka2l.pipeline.stages import (
     annotate,
     augment,
@@ -10,6 +16,7 @@ from ka2l.pipeline.stages import (
     decoder,
     evaluate,
     finetune,
+    load,
     map,
     measure,
     pool_signals,
@@ -20,25 +27,32 @@ from ka2l.pipeline.stages import (
     select,
 )
 
-_Stage = Callable[[Context, str, str, dict[str, str]], None]
-_WORK: dict[str, _Stage] = {
-    "sample": sample.sample,
-    "measure": measure.measure,
-    "probe": probe.probe,
-    "map": map.map_pool,
-    "signals": pool_signals.next_token,
-    "pool_answers": sample.pool_answers,
-    "pool_entropy": pool_signals.sampled_entropy,
-    "pool_likelihood": pool_signals.answer_likelihood,
-    "sentences": pool_signals.sentences,
-    "select": select.select_questions,
-    "decoder_states": decoder.decoder_states,
-    "decoder": decoder.train_decoder,
-    "candidates": candidates.decode,
-    "augment": augment.augment,
-    "annotate": annotate.annotate,
-    "replay": replay.replay,
-    "finetune": finetune.finetune,
-    "evaluate": evaluate.evaluate_models,
-    "report": report.report,
-}
+STAGES: tuple[Stage[Context], ...] = (
+    load.STAGE,
+    sample.SAMPLE,
+    measure.STAGE,
+    probe.STAGE,
+    map.STAGE,
+    pool_signals.SIGNALS,
+    sample.POOL_ANSWERS,
+    pool_signals.POOL_ENTROPY,
+    pool_signals.POOL_LIKELIHOOD,
+    pool_signals.SENTENCES,
+    select.STAGE,
+    decoder.DECODER_STATES,
+    decoder.DECODER,
+    candidates.STAGE,
+    augment.STAGE,
+    annotate.STAGE,
+    replay.STAGE,
+    finetune.STAGE,
+    evaluate.STAGE,
+    report.STAGE,
+)
+# The commands that run stages, in order.
+VERBS = tuple(dict.fromkeys(stage.verb for stage in STAGES))
+
+
+def plan_of(config: RunConfig) -> Plan[Context]:
+    """Every stage this configuration can reach, in the order they run, and what each reads."""
+    return plan(STAGES, config)

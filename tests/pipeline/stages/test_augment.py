@@ -19,14 +19,13 @@ from ka2l.common.answer_text import normalize_question
 from ka2l.errors import DegenerateError, Ka2lError, WaitingForPeople
 from ka2l.models.interface import Prompt
 from ka2l.models.loading import load_causal_lm, resolve
-from ka2l.pipeline.context import Context
-from ka2l.pipeline.run import run, run_verb
-from ka2l.pipeline.run_directory import OUTPUTS, RunDirectory
+from ka2l.pipeline.run import context_of, run, run_verb
+from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.artifact_tables import read_signal
 from ka2l.pipeline.shared.run_decoder import run_decoder
 from ka2l.pipeline.shared.run_probe import read_probe
 from places import HELPERS
-from runs import Ear, assert_same, content, questions_file, times, tiny_config
+from runs import WRITES, Ear, assert_same, content, questions_file, times, tiny_config
 from tiny import TinyWorld
 from tiny_t5 import build_tiny_t5
 
@@ -93,7 +92,7 @@ def test_every_candidate_is_accounted_for(decoded: RunDirectory) -> None:
 
 
 def test_what_is_kept_is_new_reads_as_a_question_and_is_still_unknown(decoded: RunDirectory) -> None:
-    context = Context(decoded, Ear())
+    context = context_of(decoded, Ear())
     texts = {
         normalize_question(text)
         for question in context.questions_by_id().values()
@@ -112,7 +111,7 @@ def test_what_is_kept_is_new_reads_as_a_question_and_is_still_unknown(decoded: R
 
 
 def test_the_decoder_has_learned_from_the_state_the_probe_judges(decoded: RunDirectory) -> None:
-    context = Context(decoded, Ear())
+    context = context_of(decoded, Ear())
     probe, _ = read_probe(context)
     ids, states = read_signal(decoded.file("decoder_states"), "state")
     questions = context.questions_by_id(set(ids))
@@ -189,7 +188,7 @@ def test_a_sheet_outlives_the_questions_that_were_decoded_again(
 
 
 def test_a_saved_decoder_says_the_same(decoded: RunDirectory, tmp_path: Path) -> None:
-    made = run_decoder(Context(decoded, Ear()))
+    made = run_decoder(context_of(decoded, Ear()))
     made.save_pretrained(tmp_path / "mine")
     loader = lambda: load_causal_lm(decoded.config.model, resolve(decoded.config.model))  # noqa: E731
     again = Decoder.from_pretrained(str(tmp_path / "mine"), model_loader=loader)
@@ -207,13 +206,13 @@ def test_a_decoder_of_another_state_is_refused(decoded: RunDirectory, tmp_path: 
     given = tmp_path / "decoder"
     shutil.copytree(decoded.file("decoder"), given)
     again = RunDirectory.open(decoded.path, [f"decoder.pretrained={given}"])
-    mine, its = run_decoder(Context(decoded, Ear())), run_decoder(Context(again, Ear()))
+    mine, its = run_decoder(context_of(decoded, Ear())), run_decoder(context_of(again, Ear()))
     np.testing.assert_array_equal(mine.mean, its.mean)
     card = atomic_files.read_json(given / "decoder.json")
     for name, value in (("layer", card["layer"] - 1), ("position", "mean_prompt"), ("sensing_hash", "0")):
         atomic_files.write_json(given / "decoder.json", {**card, name: value})
         with pytest.raises(Ka2lError, match=str(given)) as caught:
-            run_decoder(Context(again, Ear()))
+            run_decoder(context_of(again, Ear()))
         assert str(value) in str(caught.value)
 
 
@@ -265,7 +264,7 @@ def test_a_given_probes_worked_examples_make_other_states(decoded: RunDirectory,
         card = atomic_files.read_json(folder / "probe.json")
         atomic_files.write_json(folder / "probe.json", {**card, "sensing_hash": shots})
         given = RunDirectory.open(decoded.path, [f"map.probe={folder}"])
-        keys.append(Context(given, Ear()).keys())
+        keys.append(context_of(given, Ear()).keys())
     assert keys[0]["decoder_states"] != keys[1]["decoder_states"]
 
 
@@ -350,7 +349,7 @@ def test_killed_at_many_places_ends_like_the_uninterrupted_run(decoded: RunDirec
     plan = json.dumps({str(tmp_path / "run"): [*PLACES, ""]})
     shutil.copytree(decoded.path, tmp_path / "run")
     for name in ("decoder_states", "decoder", "candidates", "augment"):
-        for output in OUTPUTS[name]:
+        for output in (written.path for written in WRITES[name]):
             atomic_files.remove(tmp_path / "run" / output)
     command = [sys.executable, str(script), str(decoded.path / "config.yaml"), plan]
     made = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
@@ -390,7 +389,7 @@ def test_a_t5_is_taught_without_the_language_model(
     ):  # it has learned nothing yet
         run_verb("augment", directory, Ear())
     assert directory.stages["decoder"].facts["kind"] == "t5"
-    made = run_decoder(Context(directory, Ear()))
+    made = run_decoder(context_of(directory, Ear()))
     assert made.card["base"] == "t5"  # no path of this machine
     states = np.tile(made.mean, (2, 1))
     one, two = made.decode(states, ["a", "b"], [1], noise=0.0, temperature=0.0, seed=0, max_new_tokens=6)

@@ -4,7 +4,7 @@ import pytest
 
 from ka2l.config.recipes import load_config
 from ka2l.pipeline.context import Context
-from ka2l.pipeline.run import run_verb
+from ka2l.pipeline.run import context_of, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.decoded_candidates import Decoding
 from ka2l.pipeline.stages.candidate_filters import sifted
@@ -26,7 +26,7 @@ def context(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> 
     ]
     directory = RunDirectory.create(tmp_path_factory.mktemp("sieve") / "run", load_config(None, settings))
     run_verb("load", directory, Ear())
-    return Context(directory, Ear())
+    return context_of(directory, Ear())
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_people_may_know_a_place_that_geonames_does_not(
 ) -> None:
     people = RunDirectory.open(context.run.path, ["annotate.annotator=file"])
     texts = ["In which country is the city of Khashusar?"]
-    assert judged(Context(people, Ear()), by_role["pool"][0], texts) == [""]
+    assert judged(context_of(people, Ear()), by_role["pool"][0], texts) == [""]
 
 
 def test_a_new_question_has_the_group_of_its_fact(
@@ -98,7 +98,7 @@ def test_without_embeddings_only_equal_texts_and_facts_are_copies(
     monkeypatch.setattr(
         "ka2l.pipeline.stages.candidate_filters.SentenceEncoder", None
     )  # it must not be asked for
-    plain = Context(RunDirectory.open(context.run.path, ["augment.embedding_model="]), Ear())
+    plain = context_of(RunDirectory.open(context.run.path, ["augment.embedding_model="]), Ear())
     assert judged(plain, by_role["pool"][0], [by_role["decoder"][0].question]) == [""]
 
 

@@ -11,9 +11,8 @@ from ka2l.config.recipes import load_config
 from ka2l.errors import ConfigError
 from ka2l.knowledge.uncertainty.baseline_scores import eigenscore
 from ka2l.models.interface import Prompt
-from ka2l.pipeline.context import Context
-from ka2l.pipeline.run import run_verb
-from ka2l.pipeline.run_directory import MODEL_SCORES, RunDirectory
+from ka2l.pipeline.run import context_of, run_verb
+from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.artifact_tables import read_answers
 from ka2l.pipeline.stages import measure_by_model
 from runs import Ear, copy_of
@@ -44,7 +43,7 @@ def test_every_wanted_score_has_its_column(scored: RunDirectory, finished: RunDi
     assert tokens["p_true_prompt"] > 0
     assert tokens["p_true_prompt_saved"] > 0  # instruction and examples are computed once
     assert tokens["eigenscore_prompt"] > 0
-    assert not scored.file(MODEL_SCORES).exists()
+    assert not scored.file(measure_by_model.MODEL_SCORES).exists()
 
 
 def test_the_worked_examples_of_p_true_are_not_scored(scored: RunDirectory) -> None:
@@ -74,7 +73,7 @@ def test_where_answers_agree_eigenscore_and_kernel_entropy_are_low(
 
 
 def test_eigenscore_reads_the_state_behind_each_answer(scored: RunDirectory) -> None:
-    context = Context(scored, Ear())
+    context = context_of(scored, Ear())
     columns = table(scored)
     model = context.prepared_model()
     answers = read_answers(scored.file("answers"), scored.config.sample.n)
@@ -104,7 +103,7 @@ def test_an_interruption_keeps_the_finished_parts(
     monkeypatch.setattr(measure_by_model, "_eigenscores", dies_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         run_verb("measure", directory, Ear())
-    assert len(parts(directory.file(MODEL_SCORES), ".parquet")) == 2
+    assert len(parts(directory.file(measure_by_model.MODEL_SCORES), ".parquet")) == 2
     assert directory.stages["measure"].state == "running"
     run_verb("measure", RunDirectory.open(copied.path, [ALL, "measure.p_true_shots=4"]), Ear())
     assert asked == [10, 10, 10, 10, 7]  # 37 questions: the third part is done again, the first two are not

@@ -21,13 +21,13 @@ from ka2l.models.interface import Answer, Prompt, SampledQuestion, Usage
 from ka2l.models.judges.kept_judgements import Judged
 from ka2l.pipeline.commands.dry_run import plan
 from ka2l.pipeline.context import Context
-from ka2l.pipeline.run import run, run_verb
-from ka2l.pipeline.run_directory import OUTPUTS, WORKING, RunDirectory
+from ka2l.pipeline.run import context_of, run, run_verb
+from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.artifact_tables import answer_batches, compact, gather, read_answers, write_signals
 from ka2l.pipeline.shared.pool_signal_files import pool_signals
 from ka2l.questions.question import Question
 from ka2l.selection.select import needs, select
-from runs import BUDGET, Ear, assert_same, content, copy_of, questions_file, times, tiny_config
+from runs import BUDGET, WRITES, Ear, assert_same, content, copy_of, questions_file, times, tiny_config
 from tiny import TinyWorld
 
 POOL = 29
@@ -40,12 +40,12 @@ def opened(finished: RunDirectory, folder: Path, *changes: str) -> RunDirectory:
 
 def signals(directory: RunDirectory, *names: str) -> Any:
     """As `Signals`, without the None of what was not asked for."""
-    return pool_signals(Context(directory, Ear()), names)
+    return pool_signals(context_of(directory, Ear()), names)
 
 
 def pool_prompts(directory: RunDirectory) -> tuple[Context, list[Prompt]]:
     """Of the pool's questions in the order of their ids."""
-    context = Context(directory, Ear())
+    context = context_of(directory, Ear())
     questions = sorted(context.questions("pool"), key=lambda question: question.id)
     return context, [Prompt(one.id, context.prompts.sensing(one.question)) for one in questions]
 
@@ -112,7 +112,7 @@ def test_sampled_entropy_is_that_of_measuring_the_same_answers(
         run_verb(verb, directory, Ear())
     answers = read_answers(directory.file("pool_answers"), 4)
     assert {tuple(rows) for rows in answers.values()} == {(1, 2, 3, 4)}
-    questions = Context(directory, Ear()).questions_by_id(set(answers))
+    questions = context_of(directory, Ear()).questions_by_id(set(answers))
     found = signals(directory, "semantic_entropy")
     measured = ka2l.measure(
         [questions[i].question for i in found.ids],
@@ -339,7 +339,7 @@ def test_an_interruption_costs_one_part_and_changes_nothing(
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
         patch.setattr("ka2l.pipeline.stages.pool_signals.gather", _interrupted)
         patch.setattr("ka2l.pipeline.stages.pool_signals.save_signal", _interrupted)
-        directory.file(OUTPUTS[stage][0]).unlink()  # whoever deletes an array gets it again
+        directory.file(WRITES[stage][0].path).unlink()  # whoever deletes an array gets it again
         run_verb("map", directory, Ear())
     run_verb("map", RunDirectory.open(directory.path, changes), Ear())
     assert_same(content(directory.path), content(once.path))
@@ -357,7 +357,7 @@ def test_sentences_are_those_of_the_encoder(
     )
     assert run_verb("map", directory, Ear()) == ["map", "sentences"]
     found = signals(directory, "sentence_embedding")
-    questions = Context(directory, Ear()).questions_by_id(set(found.ids))
+    questions = context_of(directory, Ear()).questions_by_id(set(found.ids))
     encoder = letters("letters", device="cpu", setting="select.encoder")
     expected = encoder.encode([questions[i].question for i in found.ids])
     np.testing.assert_allclose(found.sentence_embedding, expected, atol=1e-3)
@@ -487,7 +487,7 @@ def test_a_failing_gather_leaves_no_array(tmp_path: Path) -> None:
 
 
 def test_arrays_are_plain_files_without_a_pickle(finished: RunDirectory) -> None:
-    assert "pool_signals/states" in WORKING
+    assert [w.working for w in WRITES["map"] if w.path == "pool_signals/states"] == [True]
     assert not finished.file("pool_signals/states").exists()
     array = np.load(finished.file("pool_signals/embedding.npy"), mmap_mode="r", allow_pickle=False)
     assert array.shape == (POOL, 64)

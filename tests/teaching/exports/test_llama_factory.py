@@ -16,7 +16,7 @@ from ka2l.config.recipes import load_config, to_yaml
 from ka2l.errors import ConfigError, DataError, RunError
 from ka2l.models.prompts import PromptBuilder, Shot
 from ka2l.pipeline.commands.export_training_data import export
-from ka2l.pipeline.context import Context
+from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.taught_questions import read_annotations
 from ka2l.questions.load import load_questions
@@ -166,9 +166,8 @@ def test_a_run_gives_a_dataset_for_each_arm(finished: RunDirectory, tmp_path: Pa
     }
     info = json.loads((tmp_path / "dataset_info.json").read_text())
     from ka2l.common.progress import Reporter
-    from ka2l.pipeline.context import Context
 
-    context = Context(finished, Reporter(quiet=True))
+    context = context_of(finished, Reporter(quiet=True))
     for arm, page in (("main", "train.yaml"), ("random", "train_random.yaml")):
         training = yaml.safe_load((tmp_path / page).read_text())
         assert training["model_name_or_path"] == finished.config.model.name
@@ -272,7 +271,7 @@ def test_answers_for_a_model_that_is_not_here_are_exported_as_data(
     config = RunDirectory.open(there.path, settings).config
     run = RunDirectory(there.path, config, there.stages)
     run.save_config()
-    context = Context(run, Ear())
+    context = context_of(run, Ear())
     annotate = run.stages["annotate"]
     annotate.key = context.keys()["annotate"]
     run._save_manifest()

@@ -7,6 +7,7 @@ from ka2l.common.progress import Reporter
 from ka2l.errors import DataError
 from ka2l.pipeline.arms import arm_stage, arms
 from ka2l.pipeline.context import Context
+from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import LABELS, RunDirectory
 from ka2l.pipeline.shared.taught_questions import DECODED
 from ka2l.pipeline.stages.annotate import people_answer
@@ -23,7 +24,7 @@ def export_sheet(run: RunDirectory, path: Path, *, overwrite: bool = False) -> d
         DataError: the sheet there holds answers, or nothing waits for one.
     """
     with run.locked():
-        bought = _bought(Context(run, Reporter(quiet=True)))
+        bought = _bought(context_of(run, Reporter(quiet=True)))
         labels = read_labels(run.file(LABELS), bought)
         waiting = [question for question in bought if question.id not in labels]
         if not waiting:
@@ -37,7 +38,7 @@ def export_sheet(run: RunDirectory, path: Path, *, overwrite: bool = False) -> d
 def import_sheet(run: RunDirectory, path: Path) -> dict[str, Any]:
     """Take the answers out of a filled-in sheet; a file with bad rows is refused as a whole."""
     with run.locked():
-        bought = _bought(Context(run, Reporter(quiet=True)))
+        bought = _bought(context_of(run, Reporter(quiet=True)))
         # Other settings of `augment` may have decoded other questions since; what was bought is not lost with them.
         asked = {question.id: question.question for question in bought}
         found = import_csv(path, asked, lambda i: i.startswith(f"{DECODED}:"))

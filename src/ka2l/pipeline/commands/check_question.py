@@ -5,7 +5,7 @@ from typing import Any
 from ka2l.common.progress import Reporter
 from ka2l.errors import DataError
 from ka2l.models.interface import Prompt
-from ka2l.pipeline.context import Context
+from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.run_probe import read_probe
 
@@ -14,7 +14,7 @@ def check_question(run: RunDirectory, text: str) -> dict[str, Any]:
     """Whether the run's model knows the answer to a question, by its probe: one forward pass, nothing generated."""
     if not text.strip():
         raise DataError("The question is empty.")
-    context = Context(run, Reporter(quiet=True))
+    context = context_of(run, Reporter(quiet=True))
     probe, card = read_probe(context)
     model = context.prepared_model()
     prompt = Prompt("check", context.prompts.sensing(text.strip()))

@@ -22,6 +22,7 @@ from ka2l.models.loading import resolve
 from ka2l.models.prompts import PromptBuilder, Shot
 from ka2l.pipeline.arms import MAIN, arm_stage, arms
 from ka2l.pipeline.context import Context
+from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.taught_questions import DECODED, all_questions, read_annotations, replayed
 from ka2l.teaching.exports import llama_factory as factory
@@ -57,7 +58,7 @@ def export(target: Path, folder: Path, kind: str, overrides: Sequence[str] = ())
         model = resolve(config.model).path if config.model.name == embedded_model.NAME else config.model.name
         return _llama_factory(config, model, folder, dict.fromkeys(arms(config)))
     run = RunDirectory.open(target, overrides)
-    context = Context(run, Reporter(quiet=True))
+    context = context_of(run, Reporter(quiet=True))
     taught = {arm: _taught(context, arm) for arm in arms(run.config)}
     if kind == LLAMA_FACTORY:
         _check_open(run.config, target)

@@ -18,8 +18,7 @@ from ka2l.common.progress import Reporter
 from ka2l.config.recipes import load_config
 from ka2l.errors import ConfigError, DataError, RunError
 from ka2l.pipeline.commands.answers_file import AnsweredRow, number_of_samples, read_answers_file, refuse
-from ka2l.pipeline.context import Context
-from ka2l.pipeline.run import run_verb
+from ka2l.pipeline.run import context_of, run_verb
 from ka2l.pipeline.run_directory import IMPORTED, RunDirectory
 from ka2l.questions.groups import join_groups
 from ka2l.questions.question import Question, to_table
@@ -87,7 +86,7 @@ def _matched(
     directory: RunDirectory, rows: Sequence[AnsweredRow], problems: list[str], reporter: Reporter
 ) -> "pa.Table":
     """The rows as questions of the run, found by id or by text; what the run does not have is a problem."""
-    context = Context(directory, reporter)
+    context = context_of(directory, reporter)
     if directory.config.questions.source == SOURCE:  # these questions are whatever the file holds
         return _as_questions(rows, problems)
     if "load" not in directory.stages:

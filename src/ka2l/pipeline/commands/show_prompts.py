@@ -5,7 +5,7 @@ from typing import Any
 from ka2l.common.progress import Reporter
 from ka2l.config.run_limits import has_model
 from ka2l.errors import RunError
-from ka2l.pipeline.context import Context
+from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
 
 
@@ -15,7 +15,7 @@ def first_prompts(run: RunDirectory, count: int) -> list[dict[str, Any]]:
     Raises:
         RunError: the questions are not loaded, or the answers came without a prompt.
     """
-    context = Context(run, Reporter(quiet=True))
+    context = context_of(run, Reporter(quiet=True))
     context.require("sample")
     config = run.config
     if config.sample.engine == "imported" and not has_model(config):

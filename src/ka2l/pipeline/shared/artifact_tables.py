@@ -69,13 +69,28 @@ def answer_batches(folder: Path, n: int) -> Iterator[dict[str, Answers]]:
 
 
 def read_states(folder: Path, ids: Sequence[str]) -> NDArray[np.float32]:
-    """States of these questions in this order, [questions, layers + 1, width]."""
+    """Hidden states of these questions in this order, [questions, layers + 1, width]."""
     found: dict[str, NDArray[np.float32]] = {}
     for part in atomic_files.parts(folder, ".safetensors"):
         tensors, metadata = atomic_files.read_tensors(part)
         stacked = np.stack([tensors[name] for name in sorted(tensors)], axis=1)
         found.update(zip(json.loads(metadata["ids"]), stacked, strict=True))
     return np.stack([found[question_id] for question_id in ids])
+
+
+def read_layer(folder: Path, ids: Sequence[str], layer: int) -> NDArray[np.float32]:
+    """Hidden states of these questions at one layer, [questions, width]; no other layer is read."""
+    wanted = set(ids)
+    found: dict[str, NDArray[np.float32]] = {}
+    for part in atomic_files.parts(folder, ".safetensors"):
+        tensors, metadata = atomic_files.read_tensors(part, [_layer_name(layer)])
+        rows = zip(json.loads(metadata["ids"]), tensors[_layer_name(layer)], strict=True)
+        found.update((question_id, row.copy()) for question_id, row in rows if question_id in wanted)
+    return np.stack([found[question_id] for question_id in ids])
+
+
+def _layer_name(layer: int) -> str:
+    return f"layer_{layer:03d}"
 
 
 def signal_ids(folder: Path) -> set[str]:
@@ -101,7 +116,7 @@ def write_states(path: Path, rows: list[SampledQuestion]) -> None:
     """One part of states: a tensor [questions, width] per layer, ids in the metadata."""
     stacked = np.stack([row.states for row in rows if row.states is not None])
     tensors = {
-        f"layer_{layer:03d}": np.ascontiguousarray(stacked[:, layer]) for layer in range(stacked.shape[1])
+        _layer_name(layer): np.ascontiguousarray(stacked[:, layer]) for layer in range(stacked.shape[1])
     }
     atomic_files.write_tensors(path, tensors, {"ids": json.dumps([row.question_id for row in rows])})
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ka2l.common import atomic_files
 from ka2l.models.interface import Prompt
 from ka2l.pipeline.context import Context, add_usage
+from ka2l.pipeline.run_directory import Attempt
 from ka2l.pipeline.shared.artifact_tables import (
     signal_ids,
     write_signals,
@@ -24,7 +25,7 @@ Arrays = dict[str, NDArray[np.generic]]
 
 def over_role(
     context: Context,
-    stage: str,
+    attempt: Attempt,
     role: str,
     model: "LocalModel",
     folder: Path,
@@ -35,12 +36,12 @@ def over_role(
     def of_questions(chunk: list[Question]) -> Arrays:
         return signals([Prompt(one.id, context.prompts.sensing(one.question)) for one in chunk])
 
-    over_questions(context, stage, role, folder, of_questions, model)
+    over_questions(context, attempt, role, folder, of_questions, model)
 
 
 def over_questions(
     context: Context,
-    stage: str,
+    attempt: Attempt,
     role: str,
     folder: Path,
     signals: Callable[[list[Question]], Arrays],
@@ -50,30 +51,20 @@ def over_questions(
 
     Args:
         context: of the run.
-        stage: that is at work.
+        attempt: the stage at work.
         role: of the questions.
         folder: of the parts.
         signals: gives arrays whose rows follow the questions.
         model: whose tokens count, if one is asked.
     """
-    run = context.run
+    total = context.run.stages["load"].counts.get(role, 0)
     done = signal_ids(folder)
-    with context.reporter.bar(stage, run.stages["load"].counts.get(role, 0), len(done)) as advance:
-        for chunk in _todo_batches(context, role, done, context.config.map.part_size):
+    with context.reporter.bar(attempt.stage, total, len(done)) as advance:
+        # Parts are cut from what is left to do, so that an interrupted pass continues with the same cuts.
+        size = context.config.map.part_size
+        for chunk in context.question_batches(role, size, lambda question_id: question_id not in done):
             write_signals(atomic_files.next_part(folder, ".safetensors"), chunk, signals(chunk))
             if model is not None:
-                add_usage(run.stages[stage], model)
-            run.checkpoint(stage)
+                add_usage(attempt.record, model)
+            attempt.checkpoint()
             advance(len(chunk))
-
-
-def _todo_batches(context: Context, role: str, done: set[str], size: int) -> Any:
-    """Questions of a role that are not done, in lists of `size` cut from the todo list: resuming keeps the same cuts."""
-    waiting: list[Question] = []
-    for batch in context.question_batches(role, size):
-        waiting += [question for question in batch if question.id not in done]
-        while len(waiting) >= size:
-            yield waiting[:size]
-            waiting = waiting[size:]
-    if waiting:
-        yield waiting

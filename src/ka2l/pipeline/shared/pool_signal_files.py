@@ -8,8 +8,17 @@ from numpy.typing import NDArray
 from ka2l.common import atomic_files
 from ka2l.errors import RunError
 from ka2l.pipeline.context import Context
-from ka2l.pipeline.run_directory import POOL_IDS, signal_file
 from ka2l.selection.signals import Signals
+
+# Sorted ids; the rows of every array of the pool's signals follow them.
+POOL_IDS = "pool_signals/ids.parquet"
+# Signals of one forward pass.
+NEXT_TOKEN = ("next_token_entropy", "top_probability", "margin")
+
+
+def signal_file(name: str) -> str:
+    """Where the array of a pool signal lies."""
+    return f"pool_signals/{name}.npy"
 
 
 def pool_signals(context: Context, names: Iterable[str]) -> Signals:

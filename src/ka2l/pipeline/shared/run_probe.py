@@ -20,7 +20,7 @@ def read_probe(context: Context) -> tuple[Probe, dict[str, Any]]:
     if end is not None and not has_model(config):
         raise RunError(f"{context.run.path}: there can be no probe here. {end.why}")
     if config.map.probe:
-        probe = context.given_probe
+        probe = context.identities.given_probe
         card = dict(probe.card)
         _check_probe(context, f"map.probe={config.map.probe}", card, given=True)
         return probe, card

@@ -5,9 +5,10 @@ from typing import NamedTuple
 from ka2l.common import atomic_files
 from ka2l.pipeline.arms import augments
 from ka2l.pipeline.context import Context
-from ka2l.pipeline.run_directory import REPLAYED
 from ka2l.questions.question import Question
 
+# The model's own answers to known questions, taught beside the labelled ones.
+REPLAYED = "replayed.parquet"
 DECODED = "decoded"  # role of a question that came out of a hidden state
 
 

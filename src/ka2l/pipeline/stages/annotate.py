@@ -1,12 +1,15 @@
 """Stage `annotate`: answers to what was bought and decoded, from gold, from GeoNames, or from people."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from ka2l.common import atomic_files
+from ka2l.config.run_config import RunConfig
 from ka2l.errors import DataError, WaitingForPeople
-from ka2l.pipeline.arms import MAIN, split_stage
+from ka2l.pipeline.arms import MAIN, arm_stage, arms, augments, strategy_of
+from ka2l.pipeline.content_keys import values
 from ka2l.pipeline.context import Context
-from ka2l.pipeline.run_directory import LABELS
+from ka2l.pipeline.run_directory import LABELS, Attempt, Written
 from ka2l.pipeline.shared.artifact_tables import as_table
 from ka2l.pipeline.shared.taught_questions import (
     DECODED,
@@ -14,6 +17,7 @@ from ka2l.pipeline.shared.taught_questions import (
     read_annotations,
     selected_questions,
 )
+from ka2l.pipeline.stage import Cost, Identities, Stage
 from ka2l.questions.question import Question
 from ka2l.teaching.annotators.annotation import AnnotationResult, Label, annotate_from_labels, annotate_gold
 from ka2l.teaching.annotators.kept_labels import read_labels
@@ -21,13 +25,12 @@ from ka2l.teaching.annotators.kept_labels import read_labels
 _BOUGHT_SHOWN = 10
 
 
-def annotate(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+def annotate(context: Context, attempt: Attempt) -> None:
     """Get the answers: to bought questions from the gold ones or from people, to decoded ones from GeoNames or people.
 
     An answer is never carried over from the question a new one was decoded from: they ask for different things.
     """
-    config, run = context.config, context.run
-    _, arm = split_stage(stage)
+    config, run, arm = context.config, context.run, attempt.arm
     cost = config.annotate.cost_per_label
     bought = selected_questions(context, arm)
     decoded = decoded_questions(context) if arm == MAIN else []
@@ -44,7 +47,7 @@ def annotate(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
     else:
         result, refused = _from_people(context, [*bought, *(q for q in decoded if q.id not in placed)])
     annotations = [*result.annotations, *annotate_from_labels(decoded, placed, cost).annotations]
-    with run.stage(stage, key, inputs) as record:
+    with attempt.begin() as record:
         rows = [
             {"question_id": a.question_id, "answer": a.answers[0], "answers": list(a.answers)}
             | {"annotator": a.annotator, "confidence": a.confidence, "cost": a.cost}
@@ -104,3 +107,41 @@ def _bought(context: Context, arm: str) -> list[tuple[str, float, str]]:
     ][:_BOUGHT_SHOWN]
     questions = context.questions_by_id({i for i, _ in shown})
     return [(questions[i].question, score, answers[i][0]) for i, score in shown]
+
+
+def _reads(config: RunConfig, arm: str) -> list[str]:
+    return [arm_stage("select", arm), *(["augment"] if augments(config) and arm == MAIN else [])]
+
+
+def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
+    return [values(config.annotate), known.labels if config.annotate.annotator == "file" else ""]
+
+
+def _needs(config: RunConfig, questions: Sequence[Question]) -> None:
+    """Gold answers, where they are what is taught."""
+    if config.annotate.annotator == "gold" and not any(q.answers for q in questions if q.role == "pool"):
+        raise DataError(
+            f"{config.questions.source}: no question of the pool has an answer, so there is no gold to teach. Name the "
+            "column of answers (questions.columns.answers), or let people answer: annotate.annotator=file."
+        )
+
+
+def _shows(context: Context, done: frozenset[str]) -> dict[str, Any]:
+    """What each arm has bought, once all of them have."""
+    every = arms(context.config)
+    if not all(arm_stage("annotate", arm) in done for arm in every):
+        return {}
+    return {"bought": {strategy_of(context.config, arm): _bought(context, arm) for arm in every}}
+
+
+STAGE = Stage(
+    "annotate",
+    verb="annotate",
+    work=annotate,
+    reads=_reads,
+    settings=_settings,
+    writes=(Written("annotations.parquet"),),
+    needs=_needs,
+    costs=lambda sizes, arm: Cost(sizes.labelled(arm == MAIN)),
+    shows=_shows,
+)

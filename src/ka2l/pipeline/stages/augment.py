@@ -22,11 +22,13 @@ from ka2l.models.sentence_encoder import encoder_key
 from ka2l.pipeline.arms import MAIN
 from ka2l.pipeline.context import Context, add_usage
 from ka2l.pipeline.identities import decoder_key
+from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.artifact_tables import as_table
 from ka2l.pipeline.shared.decoded_candidates import Decoding, decodings
 from ka2l.pipeline.shared.run_decoder import checked_card
 from ka2l.pipeline.shared.run_probe import read_probe
 from ka2l.pipeline.shared.taught_questions import selected_questions
+from ka2l.pipeline.stage import Cost, Identities, Stage
 from ka2l.pipeline.stages.candidate_filters import sifted
 from ka2l.questions.question import Question
 from ka2l.report.run_page_data import Augmentation, DecodedExample
@@ -40,12 +42,12 @@ _WORTH_SAYING = ("in_eval", "near_eval")  # also where none was found
 _OF_EXAMPLE = ("question", "noise", "p_unknown", "similarity", "kept", "reason")
 
 
-def augment(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+def augment(context: Context, attempt: Attempt) -> None:
     """Sift, ask the probe again, and write down what became of each candidate."""
     run, config = context.run, context.config
     bought = selected_questions(context, MAIN)
     card = checked_card(context)
-    with run.stage(stage, key, inputs) as record:
+    with attempt.begin() as record:
         found = decodings(context, bought)
         verdicts, groups = sifted(context, bought, found)
         model = context.prepared_model()
@@ -54,7 +56,7 @@ def augment(context: Context, stage: str, key: str, inputs: dict[str, str]) -> N
         for i, p in p_unknown.items():
             if p < 0.5:
                 verdicts[i] = verdicts[i]._replace(reason="known")
-        _over_budget(verdicts, p_unknown, config.augment.budget or config.select.budget)
+        _over_budget(verdicts, p_unknown, config.augment_budget)
         record.counts = _counts(bought, verdicts)
         if not record.counts["kept"]:
             raise _nothing_kept(record.counts, config)
@@ -158,7 +160,7 @@ def _learned_before(context: Context, rows: Sequence[dict[str, Any]], texts: Seq
     )
 
 
-def augmentation(context: Context, *, taught: bool) -> Augmentation:
+def _augmentation(context: Context, *, taught: bool) -> Augmentation:
     """The decoder, what became of the candidates, and examples.
 
     Args:
@@ -202,3 +204,20 @@ def augmentation(context: Context, *, taught: bool) -> Augmentation:
             for row in shown
         ],
     )
+
+
+def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
+    """Who answers decides which questions cannot be answered."""
+    return [config.augment.near_copy, config.augment_budget, known.encoder, config.annotate.annotator]
+
+
+STAGE = Stage(
+    "augment",
+    verb="augment",
+    work=augment,
+    reads=lambda config, arm: ["map", "candidates"],
+    settings=_settings,
+    writes=(Written("augmented.parquet"),),
+    costs=lambda sizes, arm: Cost(sizes.decoded, sizes.decoded * sizes.lengths.own),
+    shows=lambda context, done: {"augmentation": _augmentation(context, taught="annotate" in done)},
+)

@@ -11,39 +11,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ka2l.common import atomic_files
 from ka2l.common.progress import by_step
+from ka2l.config.run_config import RunConfig
 from ka2l.errors import DegenerateError
 from ka2l.models.interface import Prompt
+from ka2l.pipeline.arms import own_probe
+from ka2l.pipeline.content_keys import prompted_model, values
 from ka2l.pipeline.context import Context, need_questions
 from ka2l.pipeline.identities import decoder_key
+from ka2l.pipeline.preflight import needs_role
+from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.artifact_tables import compact, read_signal
 from ka2l.pipeline.shared.part_passes import over_role
 from ka2l.pipeline.shared.run_decoder import _judged_state, judged, new_network
+from ka2l.pipeline.stage import Cost, Identities, Sizes, Stage
 from ka2l.questions.question import Question, rank
 
-STATES = "decoder_states"
+STATES, TRAINING = "decoder_states", "decoder_training"
 
 
-def decoder_states(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+def decoder_states(context: Context, attempt: Attempt) -> None:
     """The state of every question of role `decoder`, as the probe would judge it."""
     run = context.run
     layer, position = judged(context)
-    if run.stages["load"].counts.get("decoder", 0) == 0:
-        need_questions([], "decoder", stage)
+    need_questions(run.stages["load"].counts.get("decoder", 0), "decoder", attempt.stage)
     model = context.prepared_model()
 
     def states(prompts: list[Prompt]) -> dict[str, NDArray[Any]]:
         return {"state": compact(model.states(prompts, layer, position=position))}
 
-    with run.stage(stage, key, inputs) as record:
+    with attempt.begin() as record:
         folder = run.file(STATES)
-        over_role(context, stage, "decoder", model, folder, states)
+        over_role(context, attempt, "decoder", model, folder, states)
         record.counts = {"questions": run.stages["load"].counts["decoder"], "layer": layer}
-        record.facts = {"parts": {STATES: len(atomic_files.parts(folder, ""))}, "position": position}
+        record.facts = {"parts": attempt.part_counts(), "position": position}
 
 
-def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+def train_decoder(context: Context, attempt: Attempt) -> None:
     """Train the decoder on stored states; the language model is only there where it is itself the decoder."""
     from ka2l.augmentation.decoder import Decoder
     from ka2l.augmentation.decoder_folder import save
@@ -64,10 +68,10 @@ def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]
     network = new_network(
         config, states.shape[1]
     )  # before what is there is given up: it may be no decoder at all
-    with run.stage(stage, key, inputs) as record:
+    with attempt.begin() as record:
         lengths = [len(network.encode(text)) for text in texts[~held]]
         steps = count_steps(lengths, config.decoder.batch_tokens, config.seed, config.decoder.epochs)
-        with context.reporter.bar(stage, steps) as advance:
+        with context.reporter.bar(attempt.stage, steps) as advance:
             trained = train(
                 network,
                 standardised[~held],
@@ -75,9 +79,9 @@ def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]
                 standardised[held],
                 texts[held].tolist(),
                 config.decoder,
-                run.file("decoder_training"),
+                run.file(TRAINING),
                 seed=config.seed,
-                fingerprint=key,
+                fingerprint=attempt.key,
                 on_step=by_step(advance),
                 say=context.reporter.say,
             )
@@ -133,3 +137,45 @@ def _card(context: Context, width: int) -> dict[str, Any]:
         "settings": {**config.decoder.model_dump(mode="json"), "learning_rate": config.decoder.peak_rate},
         "base": config.decoder.t5 or context.resolved.name,
     }
+
+
+def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
+    """A T5 is known by its revision, wherever it lies; each kind of decoder reads settings of its own."""
+    unread = {"pretrained", "pretrained_revision", "t5", "t5_revision"}
+    unread |= {"soft_tokens", "lora_rank"} if config.decoder.t5 else {"pseudo_tokens"}
+    return [values(config.decoder, without=tuple(unread)), known.decoder, config.seed]
+
+
+def _costs(sizes: Sizes, _arm: str) -> Cost:
+    """As for fine-tuning; the cost of a T5 is not known from this model's."""
+    questions, settings = sizes.of_role("decoder"), sizes.config.decoder
+    tokens = settings.epochs * questions * sizes.lengths.own
+    return Cost(questions, tokens, 0.0 if settings.t5 else 2.2, minutes=settings.minutes)
+
+
+DECODER_STATES = Stage(
+    "decoder_states",
+    verb="augment",
+    work=decoder_states,
+    reads=lambda config, arm: ["load", *own_probe(config)],
+    settings=lambda config, arm, known: [prompted_model(config, known), known.state],
+    writes=(Written(STATES, parts=True),),
+    # A probe trained again at the same layer reads the same states: they need not be computed again.
+    unhashed=("probe",),
+    needs=needs_role(
+        "decoder",
+        ", or take a decoder trained before (decoder.pretrained); for GeoNames also questions.geonames.decoder=7000",
+    ),
+    costs=lambda sizes, arm: Cost(
+        sizes.of_role("decoder"), sizes.of_role("decoder") * sizes.lengths.own, weight=1.0
+    ),
+)
+DECODER = Stage(
+    "decoder",
+    verb="augment",
+    work=train_decoder,
+    reads=lambda config, arm: ["decoder_states"],
+    settings=_settings,
+    writes=(Written("decoder"), Written(TRAINING, working=True)),
+    costs=_costs,
+)

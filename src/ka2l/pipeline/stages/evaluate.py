@@ -1,15 +1,22 @@
-"""From the map to a better model: select, finetune, evaluate. Each runs once per arm. Answers come in `annotating`."""
+"""Stage `evaluate`: ask the base model and the tuned ones, and compare what they get right."""
+
+from typing import Any
 
 from ka2l.common import atomic_files
+from ka2l.config.run_config import RunConfig
 from ka2l.evaluation.evaluation_json import to_json
 from ka2l.evaluation.protocol import ArmSelection, best_base_prompt, evaluate, evaluation_sets
-from ka2l.pipeline.arms import arms, strategy_of
+from ka2l.pipeline.arms import arm_stage, arms, strategy_of
+from ka2l.pipeline.content_keys import prompted_model, values
 from ka2l.pipeline.context import Context
+from ka2l.pipeline.preflight import needs_role
+from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.evaluation_answers import ask, prediction_table
 from ka2l.pipeline.shared.taught_questions import all_questions, read_annotations, replayed
+from ka2l.pipeline.stage import ANSWER_TOKENS, Cost, Identities, Sizes, Stage
 
 
-def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+def evaluate_models(context: Context, attempt: Attempt) -> None:
     """Ask the base model and every tuned one, and say what was learned and what was forgotten."""
     config, run = context.config, context.run
     given = {i: answers for arm in arms(config) for i, answers in read_annotations(context, arm).items()}
@@ -22,7 +29,7 @@ def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, st
         name: evaluation_sets(questions, arm.bought, config.evaluate, config.seed, answers, all_bought)
         for name, arm in selections.items()
     }
-    with run.stage(stage, key, inputs) as record:
+    with attempt.begin() as record:
         held_out = next(iter(sets.values()))["held_out"]
         everything = list(
             dict.fromkeys(item for by_set in sets.values() for items in by_set.values() for item in items)
@@ -55,3 +62,38 @@ def evaluate_models(context: Context, stage: str, key: str, inputs: dict[str, st
 def _arm_selection(context: Context, arm: str) -> ArmSelection:
     table = atomic_files.read_table(context.run.file("annotations.parquet", arm)).to_pydict()
     return ArmSelection(strategy_of(context.config, arm), table["question_id"], float(sum(table["cost"])))
+
+
+def _reads(config: RunConfig, _arm: str) -> list[str]:
+    return ["load", *(arm_stage(name, arm) for arm in arms(config) for name in ("annotate", "finetune"))]
+
+
+def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
+    return [prompted_model(config, known), values(config.evaluate), config.measure.correct, config.seed]
+
+
+def _costs(sizes: Sizes, _arm: str) -> Cost:
+    """The base model answers the held-out questions with both prompts and the rest with one; every arm answers all."""
+    settings, n_arms, held_out = sizes.config.evaluate, len(arms(sizes.config)), sizes.of_role("eval")
+    rest = sizes.selected * (1 + settings.rewordings)
+    rest += min(settings.unbought, sizes.of_role("pool") - sizes.selected)
+    asked = 2 * held_out + rest * n_arms + (held_out + rest) * n_arms
+    answer = min(ANSWER_TOKENS, settings.max_new_tokens)
+    return Cost(asked, asked * (sizes.lengths.teaching + answer), prefix=True)
+
+
+STAGE = Stage(
+    "evaluate",
+    verb="evaluate",
+    work=evaluate_models,
+    reads=_reads,
+    settings=_settings,
+    writes=(
+        Written("evaluation.json"),
+        Written("predictions.parquet"),
+        Written("predictions", working=True),
+    ),
+    needs=needs_role("eval"),
+    costs=_costs,
+    shows=lambda context, done: {"evaluation": atomic_files.read_json(context.run.file("evaluation.json"))},
+)

@@ -1,22 +1,26 @@
 """Stage `finetune`: LoRA on the labelled questions."""
 
 import math
+from typing import Any
 
 from ka2l.common.progress import by_step
+from ka2l.config.run_config import RunConfig
 from ka2l.models.settings import ModelConfig
-from ka2l.pipeline.arms import split_stage
+from ka2l.pipeline.arms import MAIN, arm_stage
+from ka2l.pipeline.content_keys import prompted_model, values
 from ka2l.pipeline.context import Context
+from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.taught_questions import all_questions, read_annotations, replayed
+from ka2l.pipeline.stage import ANSWER_TOKENS, Cost, Identities, Sizes, Stage
 from ka2l.teaching.settings import FinetuneConfig
 
 
-def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+def finetune(context: Context, attempt: Attempt) -> None:
     """Teach the bought questions with LoRA; continues from its checkpoints."""
     from ka2l.teaching.finetuning.lora import Example
     from ka2l.teaching.finetuning.lora import finetune as train
 
-    config, run = context.config, context.run
-    _, arm = split_stage(stage)
+    config, arm = context.config, attempt.arm
     annotations = read_annotations(context, arm)
     questions = all_questions(context, set(annotations))
     prompts = context.prompts
@@ -33,15 +37,15 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
     ]
     context.release()  # the trainer loads its own copy
     model: ModelConfig = config.model
-    with run.stage(stage, key, inputs) as record:
-        with context.reporter.bar(stage, training_steps(len(examples), config.finetune)) as advance:
+    with attempt.begin() as record:
+        with context.reporter.bar(attempt.stage, training_steps(len(examples), config.finetune)) as advance:
             result = train(
                 context.resolved.path,
                 examples,
                 config.finetune,
-                run.file("adapter", arm),
-                run.file("checkpoints", arm),
-                seed=config.seed if config.finetune.seed is None else config.finetune.seed,
+                attempt.file("adapter"),
+                attempt.file("checkpoints"),
+                seed=config.teaching_seed,
                 dtype=model.dtype,
                 device=model.device,
                 revision=context.resolved.revision,
@@ -61,3 +65,30 @@ def training_steps(examples: int, config: FinetuneConfig) -> int:
     """Optimizer steps of a fine-tuning on one device."""
     batches = math.ceil(examples / config.batch_size)
     return config.epochs * math.ceil(batches / config.gradient_accumulation)
+
+
+def _reads(config: RunConfig, arm: str) -> list[str]:
+    return [arm_stage("annotate", arm), *([arm_stage("replay", arm)] if config.finetune.replay else [])]
+
+
+def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
+    settings = values(config.finetune, without=("save_steps", "seed", "replay"))
+    return [prompted_model(config, known), settings, config.teaching_seed]
+
+
+def _costs(sizes: Sizes, arm: str) -> Cost:
+    """Forward and backward through frozen weights: twice a forward pass, and a little for the adapter."""
+    examples = sizes.labelled(arm == MAIN) + sizes.replayed
+    tokens = sizes.config.finetune.epochs * examples * (sizes.lengths.teaching + ANSWER_TOKENS)
+    return Cost(examples, tokens, weight=2.2)
+
+
+STAGE = Stage(
+    "finetune",
+    verb="finetune",
+    work=finetune,
+    reads=_reads,
+    settings=_settings,
+    writes=(Written("adapter"), Written("checkpoints", working=True)),
+    costs=_costs,
+)

@@ -1,11 +1,14 @@
 """Stage `load`: read the questions, check them, merge duplicates and assign roles."""
 
+from typing import Any
+
 from ka2l.common import atomic_files
 from ka2l.config.run_config import RunConfig
 from ka2l.errors import DataError
+from ka2l.pipeline.content_keys import values
 from ka2l.pipeline.context import Context
-from ka2l.pipeline.manifest import StageRecord
-from ka2l.pipeline.run_directory import IMPORTED, RunDirectory
+from ka2l.pipeline.run_directory import IMPORTED, Attempt, RunDirectory, Written
+from ka2l.pipeline.stage import Cost, Identities, Stage
 from ka2l.questions.load import LoadedQuestions, load_questions, loaded_questions
 from ka2l.questions.question import from_table, to_table
 from ka2l.questions.settings import SOURCE
@@ -40,34 +43,39 @@ def imported_questions(directory: RunDirectory) -> LoadedQuestions:
     return loaded_questions(from_table(atomic_files.read_table(path, columns)), SOURCE)
 
 
-def load(context: Context, loaded: LoadedQuestions) -> bool:
-    """Write the questions with their roles; skipped, and False, where the same questions are there."""
-    run = context.run
-    old = run.stages.get("load")
-    same = old is not None and old.facts.get("fingerprint") == loaded.fingerprint
-    if same and run.is_done("load", context.keys()["load"]):
-        return False
+def write_questions(context: Context, attempt: Attempt) -> None:
+    """Write the questions that were just read, with their roles."""
+    loaded = context.identities.loaded
+    if loaded is None:
+        loaded = read_questions(context.config, context.run)
     roles: dict[str, int] = {}
     for question in loaded.questions:
         roles[question.role] = roles.get(question.role, 0) + 1
-    facts = {"fingerprint": loaded.fingerprint, "source": loaded.source}
-    key = _load_key(context, facts)
-    with run.stage("load", key, {}) as record:
-        record.facts = facts
+    with attempt.begin() as record:
+        record.facts = {"fingerprint": loaded.fingerprint, "source": loaded.source}
         record.counts = {**dict(sorted(roles.items())), "duplicates_merged": loaded.duplicates}
-        atomic_files.write_table(run.file("questions.parquet"), to_table(loaded.questions))
-    return True
+        atomic_files.write_table(attempt.file("questions.parquet"), to_table(loaded.questions))
 
 
-def _load_key(context: Context, facts: dict[str, str]) -> str:
-    """The key of `load` once these facts are recorded."""
-    stages = context.run.stages
-    before = stages.get("load")
-    stages["load"] = StageRecord("running", "", facts=dict(facts))
-    try:
-        return context.keys()["load"]
-    finally:
-        if before is None:
-            del stages["load"]
-        else:
-            stages["load"] = before
+def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
+    """Where the questions lie does not count, their content does; settings of GeoNames only for questions from there."""
+    unread = ("source",) if config.questions.source == "geonames" else ("source", "geonames")
+    questions = values(config.questions, without=unread)
+    return [known.source, questions, config.prompt.shots, config.prompt.teaching_shots, config.seed]
+
+
+def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
+    counts = dict(context.run.stages["load"].counts)
+    return {"duplicates_merged": counts.pop("duplicates_merged", 0), "role_counts": counts}
+
+
+STAGE = Stage(
+    "load",
+    verb="load",
+    work=write_questions,
+    reads=lambda config, arm: [],
+    settings=_settings,
+    writes=(Written("questions.parquet"),),
+    costs=lambda sizes, arm: Cost(sum(sizes.roles.values())),
+    shows=_shows,
+)

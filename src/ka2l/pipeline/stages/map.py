@@ -1,16 +1,29 @@
-"""Stage 1 around the answers: load the questions, and map the pool. Asking is in `sampling`, judging in `judge`."""
+"""Stage `map`: the probability that each question of the pool is unknown, by the probe."""
+
+from typing import Any
+
+import numpy as np
 
 from ka2l.common import atomic_files
 from ka2l.errors import DegenerateError
 from ka2l.models.interface import Prompt
+from ka2l.pipeline.arms import own_probe
+from ka2l.pipeline.content_keys import given_probe, prompted_model
 from ka2l.pipeline.context import Context
-from ka2l.pipeline.run_directory import POOL_IDS, signal_file
+from ka2l.pipeline.preflight import needs_role
+from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.artifact_tables import compact, gather, id_table, write_map
 from ka2l.pipeline.shared.part_passes import Arrays, over_role
+from ka2l.pipeline.shared.pool_signal_files import POOL_IDS, signal_file
 from ka2l.pipeline.shared.run_probe import read_probe
+from ka2l.pipeline.stage import Cost, Stage
+
+STATES = "pool_signals/states"
+# Values in the histogram of the report.
+POINTS = 2000
 
 
-def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+def map_pool(context: Context, attempt: Attempt) -> None:
     """p_unknown of every pool question; the model runs only up to the probe's layer, and nothing holds the pool."""
     run = context.run
     fitted, card = read_probe(context)
@@ -21,16 +34,17 @@ def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
         )
     model = context.prepared_model()
 
-    layer = None if fitted.layer < 0 else fitted.layer  # a mix reads all of them
+    # A mix or an ensemble reads all layers.
+    layer = None if fitted.layer < 0 else fitted.layer
 
     def signals(prompts: list[Prompt]) -> Arrays:
         states = model.states(prompts, layer, position=card["position"])
         embedding = states if layer is not None else states[:, -1]
         return {"p_unknown": fitted.predict(states), "embedding": compact(embedding)}
 
-    with run.stage(stage, key, inputs) as record:
-        folder = run.file("pool_signals/states")
-        over_role(context, stage, "pool", model, folder, signals)
+    with attempt.begin() as record:
+        folder = run.file(STATES)
+        over_role(context, attempt, "pool", model, folder, signals)
         n_unknown = write_map(folder, run.file("knowledge_map.parquet"))
         ids = gather(folder, {"embedding": run.file(signal_file("embedding"))})
         atomic_files.write_table(run.file(POOL_IDS), id_table(ids))
@@ -39,3 +53,44 @@ def map_pool(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
             record.facts["probe"] = {
                 name: card[name] for name in ("kind", "layer", "n_layers", "answered_by")
             }
+
+
+def _inspects(context: Context) -> None:
+    """An error that says what differs is clearer than one that says the probe is out of date."""
+    if context.config.map.probe or (context.run.file("probe") / "probe.json").exists():
+        read_probe(context)
+
+
+def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
+    p = atomic_files.read_table(context.run.file("knowledge_map.parquet"))["p_unknown"].to_numpy()
+    shown = (
+        p if len(p) <= POINTS else np.random.default_rng(context.config.seed).choice(p, POINTS, replace=False)
+    )
+    return {
+        "p_unknown": shown.tolist(),
+        "n_pool": len(p),
+        "n_pool_unknown": int((p >= 0.5).sum()),
+        "given_probe": context.config.map.probe,
+    }
+
+
+STAGE = Stage(
+    "map",
+    verb="map",
+    work=map_pool,
+    reads=lambda config, arm: ["load", *own_probe(config)],
+    settings=lambda config, arm, known: [prompted_model(config, known), given_probe(config, known)],
+    writes=(
+        Written("knowledge_map.parquet"),
+        Written(POOL_IDS),
+        Written(signal_file("embedding")),
+        Written(STATES, parts=True, working=True),
+    ),
+    gives=("p_unknown", "embedding"),
+    needs=needs_role("pool"),
+    inspects=_inspects,
+    costs=lambda sizes, arm: Cost(
+        sizes.of_role("pool"), sizes.of_role("pool") * sizes.lengths.own, prefix=True
+    ),
+    shows=_shows,
+)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ka2l.common import atomic_files
 from ka2l.common.intervals import mean_interval
-from ka2l.config.run_limits import has_model
+from ka2l.config.run_config import RunConfig
+from ka2l.config.run_limits import asks_model, has_model
 from ka2l.errors import DegenerateError
 from ka2l.knowledge.uncertainty.baseline_scores import rouge_matrix
 from ka2l.knowledge.uncertainty.kernel_entropy import kernel_language_entropy, similarity_from_relations
@@ -18,18 +19,22 @@ from ka2l.knowledge.uncertainty.measure import Measurement
 from ka2l.knowledge.uncertainty.measure import measure as measure_answers
 from ka2l.knowledge.uncertainty.semantic_clusters import pairwise_relations
 from ka2l.knowledge.uncertainty.threshold import Threshold, fit_threshold, threshold_stability
+from ka2l.pipeline.content_keys import prompted_model, unread_of_measure, values
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.manifest import StageRecord
+from ka2l.pipeline.preflight import check_judge
+from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.answered_questions import Answered, answered_questions, log_probabilities
 from ka2l.pipeline.shared.artifact_tables import as_table, read_answers
 from ka2l.pipeline.shared.run_judge import RunJudge, run_judge
-from ka2l.pipeline.stages.measure_by_model import model_scores
+from ka2l.pipeline.stage import Cost, Identities, Stage
+from ka2l.pipeline.stages.measure_by_model import MODEL_SCORES, model_scores
 from ka2l.report.run_page_data import Case
 
 
-def measure(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+def measure(context: Context, attempt: Attempt) -> None:
     """Entropies, scores, threshold and labels of the answered questions."""
-    with context.run.stage(stage, key, inputs) as record:
+    with attempt.begin() as record:
         _measure(context, record)
 
 
@@ -49,7 +54,7 @@ def _measure(context: Context, record: StageRecord) -> None:
         )
         kernel = _kernel_entropies(asked, judging) if "kernel_entropy" in config.measure.scores else None
         record.counts = {"questions": len(asked.ids), **judging.counts()}
-        record.facts = {"judge": context.judge_key} if judging.judge is not None else {}
+        record.facts = {"judge": context.identities.judge} if judging.judge is not None else {}
     entropies = measured.scores["semantic_entropy"]
     threshold, why = _threshold(context, asked, entropies)
     unknown = None if threshold is None else entropies >= threshold.value
@@ -163,7 +168,7 @@ def _number(value: float | int) -> float | int | None:
     return value if np.isfinite(value) else None
 
 
-def _measured(context: Context) -> dict[str, Any]:
+def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
     config, run = context.config, context.run
     table = atomic_files.read_table(run.file("entropy.parquet")).to_pydict()
     threshold = atomic_files.read_json(run.file("threshold.json"))
@@ -214,3 +219,26 @@ def _range(stability: dict[str, Any] | None) -> tuple[float, float, float] | Non
     if stability is None or stability["low"] is None:
         return None
     return stability["low"], stability["high"], stability["flips"]
+
+
+def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
+    found = [config.sample.n, values(config.measure, without=unread_of_measure(config)), config.seed]
+    found += [known.judge] if config.measure.judge != "lexical" else []
+    return [*found, prompted_model(config, known) if asks_model(config) else []]
+
+
+STAGE = Stage(
+    "measure",
+    verb="measure",
+    work=measure,
+    reads=lambda config, arm: ["sample"],
+    settings=_settings,
+    writes=(
+        Written("entropy.parquet"),
+        Written("threshold.json"),
+        Written(MODEL_SCORES, parts=True, working=True),
+    ),
+    refuses=check_judge,
+    costs=lambda sizes, arm: Cost(sizes.of_role("probe")),
+    shows=_shows,
+)

@@ -27,7 +27,6 @@ from ka2l.models.interface import Prompt
 from ka2l.models.prompts import render_chat
 from ka2l.pipeline.context import Context, add_usage
 from ka2l.pipeline.manifest import StageRecord
-from ka2l.pipeline.run_directory import MODEL_SCORES
 from ka2l.pipeline.shared.answered_questions import Answered
 from ka2l.pipeline.shared.artifact_tables import as_table
 
@@ -35,7 +34,9 @@ if TYPE_CHECKING:
     from ka2l.models.local.local_model import LocalModel
 
 
-PART = 256  # questions: what an interruption can cost
+MODEL_SCORES = "model_scores"
+# Questions in a part: what an interruption can cost.
+PART = 256
 Row = dict[str, Any]
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ka2l.common import atomic_files
 from ka2l.common.intervals import Interval, auroc
 from ka2l.common.version import __version__
+from ka2l.config.run_config import RunConfig
 from ka2l.config.run_limits import answered_by, has_stand_in
 from ka2l.errors import DegenerateError
 from ka2l.evaluation.evaluation_json import interval_from
@@ -20,18 +21,22 @@ from ka2l.knowledge.group_splits import TEST, TRAIN, VALIDATION
 from ka2l.knowledge.probes.calibration import calibrate
 from ka2l.knowledge.probes.fit import fit_probes
 from ka2l.knowledge.probes.layer_choice import choose
-from ka2l.knowledge.probes.probe import Probe, ProbeFit
+from ka2l.knowledge.probes.probe import ALL_LAYERS, Probe, ProbeFit
 from ka2l.knowledge.probes.probe_folder import save
 from ka2l.knowledge.probes.targets import TargetValues, probe_target
 from ka2l.knowledge.reliability import ReliabilityBin, reliability_curve
 from ka2l.knowledge.score_titles import score_title
+from ka2l.pipeline.content_keys import values
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.manifest import StageRecord
-from ka2l.pipeline.shared.artifact_tables import as_table, read_states
+from ka2l.pipeline.run_directory import Attempt, Written
+from ka2l.pipeline.shared.artifact_tables import as_table, read_layer, read_states
+from ka2l.pipeline.stage import Cost, Identities, Stage
 from ka2l.pipeline.stages.probe_contenders import Measured, contenders, moved_thresholds, score_tables
 from ka2l.report.run_page_data import LayerScore, PerturbedThreshold, ScoreRow
 
-_SHOWN = 2000  # points in the scatter plots and histograms
+# Points in the scatter plot of the report.
+POINTS = 2000
 
 
 class _Kept(NamedTuple):
@@ -41,9 +46,9 @@ class _Kept(NamedTuple):
     target: TargetValues
 
 
-def probe(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+def probe(context: Context, attempt: Attempt) -> None:
     """Train, choose, calibrate, and score on test rows."""
-    with context.run.stage(stage, key, inputs) as record:
+    with attempt.begin() as record:
         _probe(context, record)
 
 
@@ -191,12 +196,15 @@ def _finite(value: float | NDArray[np.floating]) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _probed(context: Context) -> dict[str, Any]:
+def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
     run = context.run
     card = atomic_files.read_json(run.file("probe") / "probe.json")
     layers = atomic_files.read_table(run.file("probe") / "layers.parquet").to_pylist()
     table = atomic_files.read_table(run.file("entropy.parquet")).to_pydict()
-    points, variance = _pca(read_states(run.file("states"), table["question_id"])[:, card["layer"]])
+    # Of a probe that reads all layers, the last one is shown.
+    layer = card["n_layers"] if card["layer"] == ALL_LAYERS else card["layer"]
+    states = read_layer(run.file("states"), table["question_id"][:POINTS], layer)
+    points, variance = _pca(states)
     event = "wrong" if card["target"] == "correct" else "unknown"
     kept = card["scores"]["probe"]["wrong_answer" if event == "wrong" else "se_label"]
     return {
@@ -225,7 +233,7 @@ def _probed(context: Context) -> dict[str, Any]:
             for row in card["perturbed"]
         ],
         "reliability": [ReliabilityBin(**point) for point in card["reliability"]],
-        "pca": [(float(x), float(y), u) for (x, y), u in zip(points, table["unknown"], strict=True)][:_SHOWN],
+        "pca": [(float(x), float(y), u) for (x, y), u in zip(points, table["unknown"][:POINTS], strict=True)],
         "pca_variance": variance,
     }
 
@@ -261,3 +269,20 @@ def _pca(states: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
 
 def _interval(value: dict[str, Any] | None) -> Interval | None:
     return None if value is None else interval_from(value)
+
+
+def _settings(config: RunConfig, _arm: str, _known: Identities) -> list[Any]:
+    unread = ("layers",) if config.probe.layers is None else ()
+    return [values(config.probe, without=unread), config.sample.states, config.seed]
+
+
+STAGE = Stage(
+    "probe",
+    verb="probe",
+    work=probe,
+    reads=lambda config, arm: ["sample", "measure"],
+    settings=_settings,
+    writes=(Written("probe"),),
+    costs=lambda sizes, arm: Cost(sizes.of_role("probe")),
+    shows=_shows,
+)

@@ -4,24 +4,28 @@ Fine-tuning on unknown facts makes a model forget known ones (arXiv 2405.05904),
 at hand: the model gives them itself. They cost no label, one generated answer each, and training time.
 """
 
+from typing import Any
+
 from ka2l.common import atomic_files
+from ka2l.config.run_config import RunConfig
 from ka2l.models.interface import Prompt
-from ka2l.pipeline.arms import split_stage
+from ka2l.pipeline.arms import arm_stage, own_probe
+from ka2l.pipeline.content_keys import given_probe, prompted_model
 from ka2l.pipeline.context import Context, add_usage
-from ka2l.pipeline.run_directory import REPLAYED
+from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.artifact_tables import as_table
-from ka2l.pipeline.shared.taught_questions import all_questions, read_annotations
+from ka2l.pipeline.shared.taught_questions import REPLAYED, all_questions, read_annotations
+from ka2l.pipeline.stage import Cost, Identities, Stage
 from ka2l.questions.question import rank
 
 
-def replay(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+def replay(context: Context, attempt: Attempt) -> None:
     """Ask the model questions of the pool that the map calls known and that were not bought: an even draw by seed.
 
     As many as `finetune.replay` times the labels, and all there are where there are fewer. Each is asked once, with the
     sensing prompt at `sample.low_temperature`. An answer that was cut off, or is empty, is not taught.
     """
-    config, run = context.config, context.run
-    _, arm = split_stage(stage)
+    config, run, arm = context.config, context.run, attempt.arm
     bought = set(read_annotations(context, arm))
     taught = {question.group or question.id for question in all_questions(context, bought).values()}
     table = atomic_files.read_table(run.file("knowledge_map.parquet"), ["question_id", "unknown"]).to_pydict()
@@ -33,7 +37,7 @@ def replay(context: Context, stage: str, key: str, inputs: dict[str, str]) -> No
         for question in batch
         if question.id in called_known and (question.group or question.id) not in taught
     ]
-    seed = config.seed if config.finetune.seed is None else config.finetune.seed
+    seed = config.teaching_seed
     wanted = round(config.finetune.replay * len(bought))
     drawn = sorted(known, key=lambda i: rank(seed, "replay", i))[:wanted]
     if len(drawn) < wanted:
@@ -42,11 +46,11 @@ def replay(context: Context, stage: str, key: str, inputs: dict[str, str]) -> No
             f"{len(drawn)} that were not bought; all of them are taught."
         )
     questions = context.questions_by_id(set(drawn))
-    with run.stage(stage, key, inputs) as record:
+    with attempt.begin() as record:
         model = context.prepared_model()
         prompts = [Prompt(i, context.prompts.sensing(questions[i].question)) for i in drawn]
         settings = config.sample
-        with context.reporter.bar(stage, len(prompts)) as advance:
+        with context.reporter.bar(attempt.stage, len(prompts)) as advance:
             answers = {}
             for result in model.sample(
                 prompts,
@@ -64,3 +68,22 @@ def replay(context: Context, stage: str, key: str, inputs: dict[str, str]) -> No
         ]
         atomic_files.write_table(run.file(REPLAYED, arm), as_table(rows))
         record.counts = {"replayed": len(rows)}
+
+
+def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
+    sampling = [config.sample.low_temperature, config.sample.max_new_tokens, config.seed]
+    asked = [config.finetune.replay, sampling, given_probe(config, known)]
+    return [prompted_model(config, known), *asked, config.teaching_seed]
+
+
+STAGE = Stage(
+    "replay",
+    verb="annotate",
+    work=replay,
+    reads=lambda config, arm: ["load", *own_probe(config), "map", arm_stage("annotate", arm)],
+    settings=_settings,
+    writes=(Written(REPLAYED),),
+    costs=lambda sizes, arm: Cost(
+        sizes.replayed, sizes.replayed * (sizes.lengths.own + sizes.answer), prefix=True
+    ),
+)

@@ -13,14 +13,18 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ka2l.common import atomic_files
+from ka2l.config.run_config import RunConfig
 from ka2l.config.run_limits import has_model
 from ka2l.errors import RunError
 from ka2l.models.imported_answers import ImportedAnswers
+from ka2l.pipeline.content_keys import answers, pool_answers, prompted_model
 from ka2l.pipeline.context import Context, need_questions
-from ka2l.pipeline.run_directory import OUTPUTS
+from ka2l.pipeline.manifest import StageRecord
+from ka2l.pipeline.preflight import needs_role
+from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.answer_source import answering, ask, check_imported, count_tokens
 from ka2l.pipeline.shared.artifact_tables import FIRST, answer_table, answered, write_states
-from ka2l.questions.question import Question
+from ka2l.pipeline.stage import Cost, Identities, Sizes, Stage
 
 
 class _Task(NamedTuple):
@@ -32,35 +36,39 @@ class _Task(NamedTuple):
     states: str  # folder; empty: no states
 
 
-def sample(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+def sample_probe(context: Context, attempt: Attempt) -> None:
     """N answers and one low-temperature answer per probe question, those that are not there yet."""
     states = "states" if has_model(context.config) else ""
-    _sample(context, stage, key, inputs, _Task("probe", 0, "answers", states))
+    _sample(context, attempt, _Task("probe", 0, "answers", states))
 
 
-def pool_answers(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
+def sample_pool(context: Context, attempt: Attempt) -> None:
     """N answers per pool question, those that are not there yet."""
-    _sample(context, stage, key, inputs, _Task("pool", 1, "pool_answers", ""))
+    _sample(context, attempt, _Task("pool", 1, "pool_answers", ""))
 
 
-def _sample(context: Context, stage: str, key: str, inputs: dict[str, str], task: _Task) -> None:
+def _sample(context: Context, attempt: Attempt, task: _Task) -> None:
     config, run = context.config, context.run
-    questions = context.questions(task.role)
-    need_questions(questions, task.role, stage)
+    # Ids only: the texts of a part are read when it is asked.
+    ids = context.ids(task.role)
+    need_questions(len(ids), task.role, attempt.stage)
     engine = answering(context, states=bool(task.states))
-    wanted = _wanted(context, engine.sampler, questions, task)
-    folder, states = run.file(task.answers), run.file(task.states) if task.states else None
-    old = run.stages.get(stage)
-    if config.sample.engine == "server" and old is not None and old.key != key:
+    wanted = _wanted(context, engine.sampler, ids, task)
+    old = run.stages.get(attempt.stage)
+    if config.sample.engine == "server" and old is not None and old.key != attempt.key:
         # Beginning removes the old answers, so first see that there will be new ones. What comes is paid for and kept.
-        ask(context, engine, questions[:1], (task.first,), lambda _count: None)
-    with run.stage(stage, key, inputs) as record:
+        first = next(context.question_batches(task.role, 1))
+        ask(context, engine, first, (task.first,), lambda _count: None)
+    folder, states = run.file(task.answers), run.file(task.states) if task.states else None
+    with attempt.begin() as record:
         have = answered(folder, states)
-        todo = _missing(questions, wanted, have)
-        with context.reporter.bar(stage, len(wanted), len(wanted) - sum(map(len, todo.values()))) as advance:
-            for numbers, group in todo.items():
-                for start in range(0, len(group), config.sample.part_size):
-                    chunk = group[start : start + config.sample.part_size]
+        todo = _missing(ids, wanted, have)
+        done = len(wanted) - sum(map(len, todo.values()))
+        with context.reporter.bar(attempt.stage, len(wanted), done) as advance:
+            for numbers, missing in todo.items():
+                for chunk in context.question_batches(
+                    task.role, config.sample.part_size, missing.__contains__
+                ):
                     rows = ask(context, engine, chunk, numbers, advance)
                     part = atomic_files.next_part(folder, ".parquet")
                     # The states go first: the part of answers is the mark that both are there.
@@ -70,26 +78,23 @@ def _sample(context: Context, stage: str, key: str, inputs: dict[str, str], task
                     for row in rows:
                         have.setdefault(row.question_id, set()).update(numbers)
                     count_tokens(record, engine)
-                    run.checkpoint(stage)
+                    attempt.checkpoint()
         record.counts = {"questions": len(wanted), "answers": sum(len(have[i]) for i in wanted)}
-        counts = {name: len(atomic_files.parts(run.file(name), "")) for name in OUTPUTS[stage]}
-        record.facts = {"samples": min(max(have[i]) for i in wanted), "parts": counts}
+        record.facts = {"samples": min(max(have[i]) for i in wanted), "parts": attempt.part_counts()}
 
 
-def _wanted(
-    context: Context, sampler: Any, questions: Sequence[Question], task: _Task
-) -> dict[str, tuple[int, ...]]:
+def _wanted(context: Context, sampler: Any, ids: Sequence[str], task: _Task) -> dict[str, tuple[int, ...]]:
     """The sample numbers every question should have: up to N, and of probe questions 0, the low-temperature one."""
     n = context.config.sample.n
     if not isinstance(sampler, ImportedAnswers):
-        return dict.fromkeys((question.id for question in questions), tuple(range(task.first, n + 1)))
+        return dict.fromkeys(ids, tuple(range(task.first, n + 1)))
     if task.role == "pool":
-        check_imported(context, sampler, [question.id for question in questions], FIRST)
-    wanted = {q.id: tuple(k for k in sampler.numbers(q.id) if task.first <= k <= n) for q in questions}
+        check_imported(context, sampler, ids, FIRST)
+    wanted = {i: tuple(k for k in sampler.numbers(i) if task.first <= k <= n) for i in ids}
     wanted = {question_id: numbers for question_id, numbers in wanted.items() if numbers}
     if not wanted:
         raise RunError(
-            f"{context.run.path}: none of the questions has imported answers. Take some in: "
+            f"{context.run.path}: none of the questions has imported answers. Import some: "
             f"ka2l import {context.run.path} answers.jsonl"
         )
     most = min(max(numbers) for numbers in wanted.values())
@@ -102,12 +107,54 @@ def _wanted(
 
 
 def _missing(
-    questions: Sequence[Question], wanted: dict[str, tuple[int, ...]], have: dict[str, set[int]]
-) -> dict[tuple[int, ...], list[Question]]:
+    ids: Sequence[str], wanted: dict[str, tuple[int, ...]], have: dict[str, set[int]]
+) -> dict[tuple[int, ...], set[str]]:
     """The questions that miss samples, by which ones; those never asked come first."""
-    groups: dict[tuple[int, ...], list[Question]] = {}
-    for question in questions:
-        numbers = tuple(k for k in wanted.get(question.id, ()) if k not in have.get(question.id, set()))
+    groups: dict[tuple[int, ...], set[str]] = {}
+    for question_id in ids:
+        there = have.get(question_id, set())
+        numbers = tuple(k for k in wanted.get(question_id, ()) if k not in there)
         if numbers:
-            groups.setdefault(numbers, []).append(question)
+            groups.setdefault(numbers, set()).add(question_id)
     return dict(sorted(groups.items()))
+
+
+def _complete(config: RunConfig, record: StageRecord) -> bool:
+    """More samples are added under the same key."""
+    return int(record.facts.get("samples", 0)) >= config.sample.n
+
+
+def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
+    states = [prompted_model(config, known), config.probe.position] if has_model(config) else []
+    return [answers(config, known), states]
+
+
+def _costs(sizes: Sizes, _arm: str) -> Cost:
+    """The N answers and the low-temperature one. Answers from elsewhere cost nothing here; their states one pass."""
+    cost = sizes.sampling("sample", "probe", sizes.config.sample.n + 1, temperatures=2)
+    if sizes.config.sample.engine == "local":
+        return cost
+    return cost._replace(tokens=cost.questions * sizes.lengths.own)
+
+
+SAMPLE = Stage(
+    "sample",
+    verb="sample",
+    work=sample_probe,
+    reads=lambda config, arm: ["load"],
+    settings=_settings,
+    writes=(Written("answers", parts=True), Written("states", parts=True)),
+    complete=_complete,
+    needs=needs_role("probe"),
+    costs=_costs,
+)
+POOL_ANSWERS = Stage(
+    "pool_answers",
+    verb="map",
+    work=sample_pool,
+    reads=lambda config, arm: ["load"],
+    settings=lambda config, arm, known: pool_answers(config, known, "low_temperature"),
+    writes=(Written("pool_answers", parts=True),),
+    complete=_complete,
+    costs=lambda sizes, arm: sizes.sampling("pool_answers", "pool", sizes.config.sample.n),
+)

@@ -1,30 +1,59 @@
 """Stage `select`: which questions to label with the budget."""
 
+from typing import Any
+
 from ka2l.common import atomic_files
-from ka2l.pipeline.arms import options_of, split_stage, strategy_of
+from ka2l.config.run_config import RunConfig
+from ka2l.pipeline.arms import options_of, signals_of, strategy_of
 from ka2l.pipeline.context import Context
+from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.artifact_tables import as_table
 from ka2l.pipeline.shared.pool_signal_files import pool_signals
-from ka2l.selection.select import needs, select
+from ka2l.pipeline.stage import Cost, Identities, Stage
+from ka2l.selection.select import STRATEGIES, needs, select
 
 
-def select_questions(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
-    """Choose what to buy with the budget."""
-    config, run = context.config, context.run
-    _, arm = split_stage(stage)
-    strategy = strategy_of(config, arm)
+def select_questions(context: Context, attempt: Attempt) -> None:
+    """Select questions within the budget."""
+    config = context.config
+    strategy = strategy_of(config, attempt.arm)
     chosen, options = config.select, options_of(config)
     signals = pool_signals(context, needs(strategy, options))
-    seed = config.seed if chosen.seed is None else chosen.seed
     if config.select.budget > len(signals.ids):
         context.reporter.say(
             f"select: the budget of {config.select.budget} is more than the pool of {len(signals.ids)}; all of it is taken."
         )
-    with run.stage(stage, key, inputs) as record:
-        selection = select(strategy, signals, chosen.budget, seed, options)
+    with attempt.begin() as record:
+        selection = select(strategy, signals, chosen.budget, config.selection_seed, options)
         rows = [
             {"question_id": i, "rank": rank, "score": score, "strategy": strategy, "reason": reason}
             for rank, (i, score, reason) in enumerate(zip(*selection, strict=True), start=1)
         ]
-        atomic_files.write_table(run.file("selection.parquet", arm), as_table(rows))
+        atomic_files.write_table(attempt.file("selection.parquet"), as_table(rows))
         record.counts = {"bought": len(rows), "pool": len(signals.ids)}
+
+
+# A setting at this value is as if it were not there.
+_OFF = {"known_fraction": None, "band": (0.0, 1.0), "near_copy": None, "space": "state"}
+
+
+def _settings(config: RunConfig, arm: str, _known: Identities) -> list[Any]:
+    """The strategy and the settings it reads; which embeddings `encoder` makes is in the key of their signal."""
+    strategy = strategy_of(config, arm)
+    read = {"budget", *STRATEGIES[strategy].options}
+    in_space = {"embedding", "sentence_embedding"} & set(signals_of(config, arm))
+    read -= set() if in_space else {"space"}
+    read -= {name for name in _OFF if name in read and getattr(config.select, name) == _OFF[name]}
+    return [strategy, config.select.model_dump(mode="json", include=read), config.selection_seed]
+
+
+STAGE = Stage(
+    "select",
+    verb="select",
+    work=select_questions,
+    reads=lambda config, arm: ["map"],
+    settings=_settings,
+    writes=(Written("selection.parquet"),),
+    signals=signals_of,
+    costs=lambda sizes, arm: Cost(sizes.selected),
+)

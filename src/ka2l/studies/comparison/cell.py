@@ -7,10 +7,10 @@ questions of the pool, bought or not.
 """
 
 import hashlib
+import heapq
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,25 +19,29 @@ import numpy as np
 from ka2l.common import atomic_files
 from ka2l.common.answer_text import is_correct
 from ka2l.common.progress import Reporter
-from ka2l.common.version import __version__
 from ka2l.config.run_config import RunConfig
 from ka2l.errors import RunError
 from ka2l.evaluation.answer_metrics import corpus_bleu, meteor_exact_stem, score
 from ka2l.evaluation.protocol import Item, evaluation_sets
 from ka2l.pipeline.arms import split_stage
 from ka2l.pipeline.context import Context, add_usage
-from ka2l.pipeline.manifest import FORMAT, StageRecord
-from ka2l.pipeline.run_directory import OUTPUTS, RunDirectory
+from ka2l.pipeline.manifest import StageRecord
+from ka2l.pipeline.run import bring_up_to_date, context_of
+from ka2l.pipeline.run_directory import RunDirectory, Written
 from ka2l.pipeline.shared.evaluation_answers import answers_to, prediction_table
 from ka2l.pipeline.shared.taught_questions import selected_questions
-from ka2l.pipeline.stages import annotate, finetune, replay, select
+from ka2l.pipeline.stage_list import STAGES
 from ka2l.questions.question import Question, rank
 from ka2l.studies.comparison.cell_results import CellResult, Outcomes, Place, cell_name, save
 
+# What a cell writes after its fine-tuning, under the name of a stage in its manifest.
+OUTCOMES = (Written("cell.json"), Written("outcomes.parquet"), Written("predictions.parquet"))
 # The stages of a cell; all others are the upstream run's.
 OWN = ("select", "annotate", "replay", "finetune", "outcomes")
-_LOOK = 0.3  # seconds: another process that only looks at a cell holds it for less
-_OWN_FILES = {output for stage in OWN for output in OUTPUTS[stage]}
+_WRITTEN = [written for stage in STAGES if stage.name in OWN for written in stage.writes]
+_OWN_FILES = {written.path for written in (*_WRITTEN, *OUTCOMES)}
+# Seconds to wait for a cell: another process that only checks its state holds it for less.
+_CLAIM_TIMEOUT = 0.3
 
 
 class CellPlan(NamedTuple):
@@ -87,7 +91,7 @@ class Cell(RunDirectory):
         from filelock import FileLock, Timeout
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.parent / f".{self.path.name}.lock", timeout=_LOOK)
+        lock = FileLock(self.path.parent / f".{self.path.name}.lock", timeout=_CLAIM_TIMEOUT)
         try:
             lock.acquire()
         except Timeout:
@@ -99,10 +103,9 @@ class Cell(RunDirectory):
         finally:
             lock.release()
 
-    def _save_manifest(self) -> None:
-        own = {name: asdict(record) for name, record in self.stages.items() if name in OWN}
-        content = {"format": FORMAT, "ka2l": __version__, "stages": own}
-        atomic_files.write_json(self.path / "manifest.json", content)
+    def records_to_save(self) -> dict[str, StageRecord]:
+        """What this cell has done; the records of Stage 1 are in the upstream run's manifest."""
+        return {name: record for name, record in self.stages.items() if name in OWN}
 
 
 class Asked(NamedTuple):
@@ -116,9 +119,9 @@ class Asked(NamedTuple):
 
 def buy(cell: Cell, reporter: Reporter) -> list[Item]:
     """Choose the cell's questions and get their answers; returns what it must be asked besides the fixed sets."""
-    context = Context(cell, reporter)
-    _do(context, "select", select.select_questions)
-    _do(context, "annotate", annotate.annotate)
+    context = context_of(cell, reporter)
+    bring_up_to_date(context, "select")
+    bring_up_to_date(context, "annotate")
     return taught_items(context)
 
 
@@ -136,7 +139,7 @@ def outcomes_key(context: Context) -> str:
 
 def is_finished(cell: Cell) -> bool:
     """Whether the cell's results are there and up to date."""
-    return cell.is_done("outcomes", outcomes_key(Context(cell, Reporter(quiet=True))))
+    return cell.is_done("outcomes", outcomes_key(context_of(cell, Reporter(quiet=True))), OUTCOMES)
 
 
 def teach(cell: Cell, asked: Asked, reporter: Reporter, *, keep_adapter: bool = False) -> None:
@@ -148,13 +151,12 @@ def teach(cell: Cell, asked: Asked, reporter: Reporter, *, keep_adapter: bool = 
         reporter: shows bars of the training and of the questions.
         keep_adapter: keep the adapter once the results are saved.
     """
-    context = Context(cell, reporter)
-    keys = context.keys()
-    key = keys["finetune"]
-    for stage, function in {"replay": replay.replay, "finetune": finetune.finetune}.items():
-        if stage in keys:
-            _do(context, stage, function)
-    with cell.stage("outcomes", outcomes_key(context), {"finetune": key}) as record:
+    context = context_of(cell, reporter)
+    for stage in ("replay", "finetune"):
+        if stage in context.plan.stages:
+            bring_up_to_date(context, stage)
+    inputs = {"finetune": context.keys()["finetune"]}
+    with cell.stage("outcomes", outcomes_key(context), inputs, OUTCOMES) as record:
         taught = taught_items(context)
         bought = [item for item in taught if item[1] == 0]
         sets = {
@@ -205,26 +207,38 @@ def outcomes_of(
     )
 
 
-def fixed_sets(questions: Mapping[str, Question], config: RunConfig) -> tuple[list[Item], list[Item]]:
-    """The held-out questions, and `evaluate.unbought` questions of the pool drawn by seed, whoever buys them."""
-    answered = [question for question in questions.values() if question.answers]
-    pool = sorted(
-        (question for question in answered if question.role == "pool"),
-        key=lambda question: rank(config.seed, "compare", question.id),
+def fixed_sets(context: Context) -> tuple[list[Item], list[Item]]:
+    """The held-out questions, and `evaluate.unbought` questions of the pool drawn by seed, whichever are selected."""
+    config = context.config
+    held_out = [
+        (question.id, 0, question.question)
+        for batch in context.question_batches("eval", 4096)
+        for question in batch
+        if question.answers
+    ]
+    ranked = (
+        (rank(config.seed, "compare", question.id), question.id, question.question)
+        for batch in context.question_batches("pool", 4096)
+        for question in batch
+        if question.answers
     )
-    return (
-        [(q.id, 0, q.question) for q in answered if q.role == "eval"],
-        [(q.id, 0, q.question) for q in pool[: config.evaluate.unbought]],
-    )
+    # The pool is streamed: only as many as are asked are held.
+    drawn = heapq.nsmallest(config.evaluate.unbought, ranked)
+    return held_out, [(question_id, 0, text) for _, question_id, text in drawn]
 
 
-def check_answers(questions: Iterable[Question]) -> None:
-    """Refuse what a comparison cannot do without answers to whatever a strategy may choose.
+def check_answers(context: Context) -> None:
+    """Refuse a pool some of whose questions have no gold answer, since a strategy may choose any of them.
 
     Raises:
-        RunError: questions of the pool have no gold answer.
+        RunError: there are such questions.
     """
-    missing = [q.id for q in questions if q.role == "pool" and not q.answers]
+    missing = [
+        question.id
+        for batch in context.question_batches("pool", 4096)
+        for question in batch
+        if not question.answers
+    ]
     if missing:
         raise RunError(
             f"{len(missing)} questions of the pool have no gold answer (such as {missing[0]!r}), and a strategy may "
@@ -236,13 +250,6 @@ def teaching_hash(config: RunConfig) -> str:
     """What is the same in two cells that were taught in the same way, whatever they bought."""
     settings = config.finetune.model_dump(mode="json", exclude={"seed", "save_steps"})
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _do(context: Context, stage: str, work: Callable[[Context, str, str, dict[str, str]], None]) -> None:
-    inputs, key = context.require(stage), context.keys()[stage]
-    if not context.run.is_done(stage, key):
-        work(context, stage, key, inputs)
-    context.run.tidy(stage)
 
 
 def _result(cell: Cell, record: StageRecord, outcomes: Mapping[str, Outcomes]) -> CellResult:

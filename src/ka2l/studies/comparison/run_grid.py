@@ -18,9 +18,9 @@ from ka2l.config.run_limits import limit
 from ka2l.errors import RunError
 from ka2l.evaluation.protocol import BASE_PROMPTS, Item, Prediction, best_base_prompt
 from ka2l.pipeline.context import Context
+from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.evaluation_answers import answers_to, prediction_table, read_predictions
-from ka2l.questions.question import Question
 from ka2l.studies.comparison.cell import (
     Asked,
     Cell,
@@ -173,31 +173,25 @@ def _prepare(
         lock.acquire()
     try:
 
-        def check(loaded: Sequence[Question]) -> None:
-            check_answers(loaded)
-            _check_budgets(grid, sum(question.role == "pool" for question in loaded))
+        def check(context: Context) -> None:
+            check_answers(context)
+            _check_budgets(grid, context.run.stages["load"].counts["pool"])
 
         directory = make_upstream(config, out, [policy.config for policy in grid.policies], reporter, check)
-        context = Context(directory, reporter)
-        questions = context.questions_by_id()
-        pool = sum(question.role == "pool" for question in questions.values())
-        cells = [
-            Cell(directory, out / FOLDER / "cells" / plan.name, plan)
-            for plan in cell_plans(directory.config, grid, pool)
-        ]
-        return directory, cells, _ask_base(context, cells, questions, reporter)
+        plans = cell_plans(directory.config, grid, directory.stages["load"].counts["pool"])
+        cells = [Cell(directory, out / FOLDER / "cells" / plan.name, plan) for plan in plans]
+        return directory, cells, _ask_base(context_of(directory, reporter), cells, reporter)
     finally:
         lock.release()
 
 
-def _ask_base(
-    context: Context, cells: Sequence[Cell], questions: dict[str, Question], reporter: Reporter
-) -> Asked:
-    """What the base model says to everything any cell is asked; only what is new is asked."""
-    held_out, pool = fixed_sets(questions, context.config)
+def _ask_base(context: Context, cells: Sequence[Cell], reporter: Reporter) -> Asked:
+    """The base model's answers to everything any cell is asked; only what is new is asked."""
+    held_out, pool = fixed_sets(context)
     fixed, wanted = set(held_out), dict.fromkeys(pool)
     for cell in cells:
         wanted.update(dict.fromkeys(_bought(cell, reporter)))
+    questions = context.questions_by_id({question_id for question_id, _, _ in (*held_out, *wanted)})
     base = _Base(context)
     for prompt in BASE_PROMPTS:
         base.ask(f"base:{prompt}", held_out)
