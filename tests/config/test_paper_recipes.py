@@ -161,13 +161,13 @@ RIGHT = {"triviaqa": {"Number 7", "N7"}, "nq-open": {"N7", "Number 7"}, "medmcqa
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from ka2l.pipeline.commands.dry_run import plan
+from ka2l.pipeline.commands.dry_run import dry_run
 from ka2l.questions.load import load_questions
 from ka2l.config.recipes import load_config
 for recipe in sys.argv[2:]:
     config = load_config(Path(recipe), [sys.argv[1], "model.device=cpu"])
     answers = {q.question: q.answers for q in load_questions(config.questions, 0, 5).questions}
-    print("PLAN", json.dumps([plan(config), answers]))
+    print("PLAN", json.dumps([dry_run(config).as_json(), answers]))
 """
 
 

@@ -1,55 +1,52 @@
 """What the command line shows before anything is done: the plan of a dry run, and the prompts."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ka2l.cli.run_summary import print_json
 from ka2l.common.progress import duration
 from ka2l.config.run_config import RunConfig
 from ka2l.pipeline.run_directory import RunDirectory
+from ka2l.pipeline.stage import ANSWER_TOKENS
+
+if TYPE_CHECKING:
+    from ka2l.pipeline.commands.dry_run import DryRun
 
 
 def print_plan(config: RunConfig, run: RunDirectory | None = None, *, as_json: bool = False) -> None:
     """What `run` would do, without doing it: stages, the first prompt in full, counts, tokens and time."""
-    from ka2l.pipeline.commands.dry_run import plan
+    from ka2l.pipeline.commands.dry_run import dry_run
 
-    values = plan(config, run)
+    found = dry_run(config, run)
     if as_json:
-        print_json(values)
+        print_json(found.as_json())
         return
-    shape = (
-        f" ({values['parameters'] / 1e6:,.0f} M parameters, {values['revision']})"
-        if "revision" in values
-        else ""
-    )
-    if "stand_in" in values:
-        print(
-            f"model       {values['model']}\nstates of   {values['stand_in']}{shape}, which stands in for it"
-        )
+    local = found.local
+    shape = f" ({local.parameters / 1e6:,.0f} M parameters, {local.resolved.revision})" if local else ""
+    if found.stand_in is not None:
+        print(f"model       {found.model}\nstates of   {found.stand_in}{shape}, which stands in for it")
     else:
-        print(f"model       {values['model']}{shape}")
-    roles = ", ".join(f"{count:,} {role}" for role, count in values["questions"].items())
-    print(f"questions   {roles}; {values['duplicates_merged']} duplicates merged")
-    if "first_messages" in values:
+        print(f"model       {found.model}{shape}")
+    roles = ", ".join(f"{count:,} {role}" for role, count in found.questions.items())
+    print(f"questions   {roles}; {found.duplicates_merged} duplicates merged")
+    if found.first_messages is not None:
         print("\nThe first sensing prompt, as the server gets it:\n")
-        print_text("\n".join(f"{turn['role']}: {turn['content']}" for turn in values["first_messages"]))
+        print_text("\n".join(f"{turn['role']}: {turn['content']}" for turn in found.first_messages))
     else:
         print("\nThe first sensing prompt:\n")
-        print_text(values["first_prompt"])
-    if "first_teaching_prompt" in values:
+        print_text(found.first_prompt)
+    if found.first_teaching_prompt is not None:
         print("\nThe first teaching prompt:\n")
-        print_text(values["first_teaching_prompt"])
+        print_text(found.first_teaching_prompt)
     print(f"\n{'stage':<20}{'questions':>11}{'tokens':>13}{'time':>19}")
-    for row in values["stages"]:
-        tokens = f"{row['tokens']:,}" if row["tokens"] else "–"
-        time = "about " + duration(row["seconds"]) if row["seconds"] else "–"
-        print(
-            f"{row['stage']:<20}{row['questions']:>11,}{tokens:>13}{'done before' if row['done'] else time:>19}"
-        )
-    if values["seconds"]:
-        print(f"{'in all':<20}{'':>11}{values['tokens']:>13,}{'about ' + duration(values['seconds']):>19}")
+    for row in found.stages:
+        tokens = f"{row.tokens:,}" if row.tokens else "–"
+        time = "about " + duration(row.seconds) if row.seconds else "–"
+        print(f"{row.stage:<20}{row.questions:>11,}{tokens:>13}{'done before' if row.done else time:>19}")
+    if found.seconds:
+        print(f"{'in all':<20}{'':>11}{found.tokens:>13,}{'about ' + duration(found.seconds):>19}")
     print()
-    print(_small_print(values))
+    print(_small_print(found))
 
 
 def print_prompts(run: RunDirectory, count: int, *, as_json: bool = False) -> None:
@@ -96,20 +93,21 @@ def print_text(text: str) -> None:
     print("\n".join(f"  | {line}" for line in text.split("\n")))
 
 
-def _small_print(values: dict[str, Any]) -> str:
+def _small_print(found: "DryRun") -> str:
+    """What the numbers are estimates of."""
     lines = []
-    if "server" in values:
-        asked = values["server"]
+    if found.server is not None:
+        asked = found.server
         lines.append(
-            f"Asked of the server: {asked['answers']:,} answers in {asked['requests']:,} requests; about "
-            f"{asked['prompt_tokens']:,} prompt tokens and {asked['answer_tokens']:,} of answers are billed,\nless what "
-            "was paid for before. How long it takes is the server's to say."
+            f"Asked of the server: {asked.answers:,} answers in {asked.requests:,} requests; about "
+            f"{asked.prompt_tokens:,} prompt tokens and {asked.answer_tokens:,} of answers are billed,\nless what "
+            "was paid for before. How long it takes depends on the server."
         )
-    if "ends_after" in values:
-        lines.append(f"The run ends after `{values['ends_after']}`. {values['why']}")
-    if "gflops" in values:
+    if found.end is not None:
+        lines.append(f"The run ends after `{found.end.last}`. {found.end.why}")
+    if found.local is not None:
         lines.append(
-            f"Estimates, for answers of {values['answer_tokens']} tokens, and for half of the {values['gflops']:,.0f} "
+            f"Estimates, for answers of {ANSWER_TOKENS} tokens, and for half of the {found.local.rate / 1e9:,.0f} "
             "GFLOP/s that a matrix\nproduct reached here just now."
         )
     return "\n".join([*lines, "Nothing was written."])

@@ -17,7 +17,7 @@ from ka2l.errors import ConfigError, ModelError, RunError
 from ka2l.models.interface import Answer, Prompt, SampledQuestion, Usage
 from ka2l.models.settings import ServerConfig
 from ka2l.pipeline.commands.check_question import check_question
-from ka2l.pipeline.commands.dry_run import plan
+from ka2l.pipeline.commands.dry_run import dry_run
 from ka2l.pipeline.run import run, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
 from runs import Ear, copy_of, questions_file, times, tiny_config
@@ -193,32 +193,32 @@ def test_a_template_nobody_here_can_write_is_refused(tiny_world: TinyWorld, tmp_
     with pytest.raises(ConfigError, match=r"Use server\.endpoint=chat, or prompt\.template=plain"):
         run(config, tmp_path / "run", Ear())
     assert not (tmp_path / "run").exists()
-    assert "first_messages" in plan(config_of(tiny_world, tmp_path, *settings))
+    assert "first_messages" in dry_run(config_of(tiny_world, tmp_path, *settings)).as_json()
 
 
 def test_the_plan_tells_what_a_server_is_asked_and_where_the_run_ends(
     server: type[FakeServer], tiny_world: TinyWorld, tmp_path: Path
 ) -> None:
     config = config_of(tiny_world, tmp_path, *BLACK_BOX, ALL_PROBES)
-    planned = plan(config)
+    planned = dry_run(config).as_json()
     assert planned["model"] == "big-secret"
     assert planned["server"]["answers"] == 82 * 5
     assert planned["server"]["requests"] == 82 * 2
     assert [row["stage"] for row in planned["stages"]] == ["load", "sample", "measure", "report"]
     assert (planned["ends_after"], planned["seconds"], "parameters" in planned) == ("measure", 0, False)
     assert (
-        plan(config_of(tiny_world, tmp_path, *BLACK_BOX, ALL_PROBES, "server.many=false"))["server"][
-            "requests"
-        ]
+        dry_run(config_of(tiny_world, tmp_path, *BLACK_BOX, ALL_PROBES, "server.many=false")).as_json()[
+            "server"
+        ]["requests"]
         == 410
     )
-    stand_in = plan(config_of(tiny_world, tmp_path, *STAND_IN))
+    stand_in = dry_run(config_of(tiny_world, tmp_path, *STAND_IN)).as_json()
     assert stand_in["stand_in"] == str(tiny_world.folder)
     assert "first_teaching_prompt" not in stand_in
     assert server.calls == []
     directory = run(config, tmp_path / "run", Ear())
     grown = RunDirectory.open(directory.path, ["sample.n=7"])
-    more = plan(grown.config, grown)
+    more = dry_run(grown.config, grown).as_json()
     assert more["server"]["answers"] == 82 * 3
     assert {row["stage"]: row["done"] for row in more["stages"]} == {
         "load": True,

@@ -19,7 +19,7 @@ from ka2l.errors import ConfigError, RunError
 from ka2l.knowledge.uncertainty.semantic_clusters import Pair
 from ka2l.models.interface import Answer, Prompt, SampledQuestion, Usage
 from ka2l.models.judges.kept_judgements import Judged
-from ka2l.pipeline.commands.dry_run import plan
+from ka2l.pipeline.commands.dry_run import dry_run
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.run import context_of, run, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
@@ -370,7 +370,7 @@ def test_the_plan_shows_what_signals_cost(
     finished: RunDirectory, tiny_world: TinyWorld, tmp_path: Path
 ) -> None:
     directory = opened(finished, tmp_path, "select.strategy=semantic_entropy")
-    rows = {row["stage"]: row for row in plan(directory.config, directory)["stages"]}
+    rows = {row["stage"]: row for row in dry_run(directory.config, directory).as_json()["stages"]}
     assert [stage for stage in rows if not rows[stage]["done"]][:3] == [
         "pool_answers",
         "pool_entropy",
@@ -381,7 +381,7 @@ def test_the_plan_shows_what_signals_cost(
     settings_ = [*SERVER, "sample.states=surrogate", "select.strategy=likelihood", ALONE]
     config = tiny_config(tiny_world, questions_file(tiny_world, tmp_path), *settings_)
     probe = finished.stages["load"].counts["probe"]
-    asked = plan(config)["server"]
+    asked = dry_run(config).as_json()["server"]
     assert asked["answers"] == probe * 5 + POOL
     assert asked["requests"] == probe * 2 + POOL
 
