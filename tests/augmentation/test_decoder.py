@@ -48,7 +48,7 @@ class Echo:
     def text(self, tokens: Sequence[int]) -> str:
         raise NotImplementedError("only for training")
 
-    def settle(self) -> None:
+    def prepare_for_inference(self) -> None:
         raise NotImplementedError
 
     def rate(self, name: str) -> float:

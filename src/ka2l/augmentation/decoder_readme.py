@@ -77,8 +77,8 @@ ka2l augment DIR decoder.pretrained={name} augment.per_question=8
 Or in Python{needs}; `states` are [questions, {card.get("width", "width")}] hidden states, `names` the questions' ids:
 
 ```python
-from ka2l.augmentation.decoder_folder import load
-decoder = load("{name}"{loader})
+from ka2l import Decoder
+decoder = Decoder.from_pretrained("{name}"{loader})
 decoder.decode(states, names, samples=range(8), noise=0.3, temperature=1.0, seed=0, max_new_tokens=48)
 ```"""
 

@@ -46,7 +46,6 @@ def decoder_states(context: Context, stage: str, key: str, inputs: dict[str, str
 def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
     """Train the decoder on stored states; the language model is only there where it is itself the decoder."""
     from ka2l.augmentation.decoder import Decoder
-    from ka2l.augmentation.decoder_folder import save
     from ka2l.augmentation.decoder_training import train
     from ka2l.augmentation.length_batches import count_steps
     from ka2l.augmentation.state_scaling import check_finite, standardisation
@@ -89,7 +88,7 @@ def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]
             # How long it took is in the manifest: the card is the same after an interruption.
             "history": [{k: v for k, v in look.items() if k != "seconds"} for look in trained.history],
         }
-        save(Decoder(network, mean, scale, card), run.file("decoder"))
+        Decoder(network, mean, scale, card).save_pretrained(run.file("decoder"))
         record.counts = {"trained_on": card["trained_on"], "steps": trained.steps, "best": trained.best_step}
         record.tokens = {"trained": trained.tokens}
         record.facts = {"quality": card["quality"], "kind": network.kind}
