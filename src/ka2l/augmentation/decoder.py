@@ -152,7 +152,7 @@ class Decoder:
                 )
             except NotFiniteError as error:
                 raise ModelError(
-                    f"question {row_names[error.row]}: the decoder's output for its state contains NaN or infinite values. "
+                    f"question {row_names[error.row]}: the decoder's output for its state holds NaN or infinite values. "
                     "Train the decoder again with a lower decoder.learning_rate, or load its model in float32 (model.dtype)."
                 ) from None
         by_sample = dict(zip(wanted, generated, strict=True))

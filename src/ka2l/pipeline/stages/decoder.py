@@ -49,6 +49,7 @@ def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]
     from ka2l.augmentation.decoder_training import train
     from ka2l.augmentation.length_batches import count_steps
     from ka2l.augmentation.state_scaling import check_finite, standardisation
+    from ka2l.augmentation.validation_checks import DecoderExamples
 
     config, run = context.config, context.run
     ids, found = read_signal(run.file(STATES), "state")
@@ -69,10 +70,8 @@ def train_decoder(context: Context, stage: str, key: str, inputs: dict[str, str]
         with context.reporter.bar(stage, steps) as advance:
             trained = train(
                 network,
-                standardised[~held],
-                texts[~held].tolist(),
-                standardised[held],
-                texts[held].tolist(),
+                DecoderExamples(standardised[~held], texts[~held].tolist()),
+                DecoderExamples(standardised[held], texts[held].tolist()),
                 config.decoder,
                 run.file("decoder_training"),
                 seed=config.seed,
