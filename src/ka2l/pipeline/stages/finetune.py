@@ -12,7 +12,7 @@ from ka2l.teaching.settings import FinetuneConfig
 
 def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> None:
     """Teach the bought questions with LoRA; continues from its checkpoints."""
-    from ka2l.teaching.finetuning.lora import Example
+    from ka2l.teaching.finetuning.lora import Example, ModelPlace
     from ka2l.teaching.finetuning.lora import finetune as train
 
     config, run = context.config, context.run
@@ -36,16 +36,18 @@ def finetune(context: Context, stage: str, key: str, inputs: dict[str, str]) -> 
     with run.stage(stage, key, inputs) as record:
         with context.reporter.bar(stage, training_steps(len(examples), config.finetune)) as advance:
             result = train(
-                context.resolved.path,
+                ModelPlace(
+                    context.resolved.path,
+                    context.resolved.revision,
+                    model.dtype,
+                    model.device,
+                    model.trust_remote_code,
+                ),
                 examples,
                 config.finetune,
                 run.file("adapter", arm),
                 run.file("checkpoints", arm),
-                seed=config.seed if config.finetune.seed is None else config.finetune.seed,
-                dtype=model.dtype,
-                device=model.device,
-                revision=context.resolved.revision,
-                trust_remote_code=model.trust_remote_code,
+                seed=config.teaching_seed,
                 special_tokens=config.prompt.template == "plain",
                 on_step=by_step(advance),
             )
