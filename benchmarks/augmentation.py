@@ -46,7 +46,7 @@ from ka2l.pipeline.stages.augment import asked_again
 from ka2l.pipeline.stages.candidate_filters import sifted
 from ka2l.questions.geonames.resolver import answer
 from ka2l.questions.question import Question
-from ka2l.teaching.finetuning.lora import Example, finetune
+from ka2l.teaching.finetuning.lora import Example, ModelPlace, finetune
 
 NOISES = (0.0, 0.15, 0.3, 0.6, 1.0)
 TEMPERATURES = (0.0, 0.5, 1.0)
@@ -287,14 +287,12 @@ def _teach(
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter"
         finetune(
-            context.resolved.path,
+            ModelPlace(context.resolved.path),
             examples,
             config.finetune,
             adapter,
             Path(folder) / "checkpoints",
             seed=seed,
-            dtype="auto",
-            device="auto",
         )
         right = _right(context, [*held_out, *taught], adapter)
     context.release()

@@ -48,7 +48,7 @@ class Echo:
     def text(self, tokens: Sequence[int]) -> str:
         raise NotImplementedError("only for training")
 
-    def settle(self) -> None:
+    def prepare_for_inference(self) -> None:
         raise NotImplementedError
 
     def rate(self, name: str) -> float:
@@ -185,7 +185,7 @@ def test_noise_and_temperature_draw_from_separate_streams() -> None:
 def test_a_state_that_is_no_number_is_named_before_anything_is_decoded() -> None:
     network, broken = Echo(), STATES.copy()
     broken[2, 1], broken[4, 0] = np.nan, np.inf
-    with pytest.raises(ModelError, match=r"question q2: its hidden state holds NaN .*2 such states of 5"):
+    with pytest.raises(ModelError, match=r"question q2: its hidden state holds NaN .*2 of 5 states do"):
         decode(Decoder(network, MEAN, SCALE), broken, batch_rows=1)
     assert network.batches == []
     with pytest.raises(ModelError, match="question b"):

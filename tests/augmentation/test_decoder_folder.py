@@ -16,7 +16,8 @@ from hub_client import hub as hub  # a fixture
 from hub_server import HubServer
 from ka2l.augmentation import decoder_folder
 from ka2l.augmentation.decoder import Decoder
-from ka2l.augmentation.decoder_folder import check_fits, fingerprint, load, load_card, push, save
+from ka2l.augmentation.decoder_card_checks import check_fits
+from ka2l.augmentation.decoder_folder import fingerprint, load_card
 from ka2l.augmentation.decoder_readme import readme
 from ka2l.augmentation.settings import DecoderConfig
 from ka2l.augmentation.soft_prompt import SoftPromptNetwork
@@ -86,6 +87,14 @@ def soft_decoder(tokenizer: Any) -> Decoder:
 def t5_decoder(t5_folder: Path) -> Decoder:
     network = T5Network(*load_t5(str(t5_folder)), WIDTH, SETTINGS, seed=0)
     return trained(network, a_card(base=str(t5_folder)))
+
+
+def save(decoder: Decoder, folder: Path) -> None:
+    decoder.save_pretrained(folder)
+
+
+def load(*args: Any, **options: Any) -> Decoder:
+    return Decoder(*decoder_folder.load(*args, **options))
 
 
 @pytest.fixture
@@ -167,7 +176,7 @@ def test_a_save_that_is_cut_short_leaves_no_decoder_rather_than_a_mixed_one(
     monkeypatch.setattr(decoder_folder, "readme", killed)
     with pytest.raises(KeyboardInterrupt):
         save(soft_decoder, saved)
-    with pytest.raises(ModelError, match=r"holds no decoder \(decoder.json missing\)"):
+    with pytest.raises(ModelError, match=r"contains no decoder \(decoder.json missing\)"):
         load_card(str(saved))
 
 
@@ -202,13 +211,13 @@ def test_the_same_files_are_the_same_model_wherever_they_lie() -> None:
         ({"layer": -1}, "layer is -1"),
         ({"layer": True}, "layer is True"),
         ({"width": "6"}, "width is '6'"),
-        ({"width": 7}, r"mean is \[6\], where the card has a width of 7"),
+        ({"width": 7}, r"mean is \[6\], but the card has a width of 7"),
         ({"sensing_hash": None, "revision": None}, "the card lacks revision, sensing_hash"),
         ({"settings": {"soft_tokens": 0}}, "settings are not those of a decoder"),
         ({"settings": [1]}, "settings are not those of a decoder"),
         ({"settings": {"soft_tokens": 3, "lora_rank": 2}}, r"network.linear.bias is \[32\], .* has \[48\]"),
         ({"t5_files": ["../../secret"]}, "not a list of file names"),
-        ({"kind": "t5", "t5_files": ["config.json"]}, r"not whole \(t5/config.json missing\)"),
+        ({"kind": "t5", "t5_files": ["config.json"]}, r"incomplete \(t5/config.json missing\)"),
     ],
 )
 def test_a_card_that_does_not_fit_is_refused(
@@ -230,13 +239,13 @@ def test_settings_of_a_later_version_are_passed_over(
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [
-        ("network.out.bias", np.zeros(5, np.float32), r"network.out.bias is \[5\], where .* has \[32\]"),
-        ("network.extra", np.zeros(5, np.float32), r"network.extra is \[5\], where .* has not there"),
+        ("network.out.bias", np.zeros(5, np.float32), r"network.out.bias is \[5\], but .* has \[32\]"),
+        ("network.extra", np.zeros(5, np.float32), r"network.extra is \[5\], but .* has missing"),
         ("network.out.bias", np.zeros(32, np.float64), "network.out.bias is float64"),
         ("network.out.bias", np.full(32, np.inf, np.float32), "network.out.bias has values that are not fin"),
         ("scale", np.zeros(WIDTH, np.float32), "scale has values that are not positive"),
         ("mean", None, "mean is missing"),
-        ("network.out.bias", None, r"network.out.bias is not there, where .* has \[32\]"),
+        ("network.out.bias", None, r"network.out.bias is missing, but .* has \[32\]"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(
@@ -250,9 +259,9 @@ def test_weights_that_do_not_fit_are_refused(
 
 
 def test_another_model_than_the_one_it_was_trained_on_is_refused(saved: Path, tokenizer: Any) -> None:
-    with pytest.raises(ModelError, match="The weights are of another model or other settings"):
+    with pytest.raises(ModelError, match="The weights belong to another model or other settings"):
         load(str(saved), None, lambda: language_model(tokenizer, size=20))
-    with pytest.raises(ModelError, match=r"this decoder is acme/tiny itself, .* Give model_loader"):
+    with pytest.raises(ModelError, match=r"this decoder is an adapter for acme/tiny .* Give model_loader"):
         load(str(saved))
 
 
@@ -273,9 +282,13 @@ def test_weights_that_broke_or_a_card_that_says_too_little_are_not_written(
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("decoder.json", b"{", r"decoder.json: this is not JSON"),
+        ("decoder.json", b"{", r"decoder.json: not valid JSON"),
         ("decoder.json", b"[1]", r"decoder.json: a decoder's card is a JSON object, not list"),
-        ("decoder.safetensors", b"\x80\x04K\x01.", r"decoder.safetensors: these are no weights"),  # a pickle
+        (
+            "decoder.safetensors",
+            b"\x80\x04K\x01.",
+            r"decoder.safetensors: not a safetensors file",
+        ),  # a pickle
     ],
 )
 def test_a_broken_file_is_named_before_a_model_is_loaded(
@@ -288,21 +301,21 @@ def test_a_broken_file_is_named_before_a_model_is_loaded(
 
 def test_a_folder_that_is_no_decoder_says_what_to_give(saved: Path) -> None:
     (saved.parent / "decoder").symlink_to(saved)
-    with pytest.raises(ModelError, match=rf"holds no decoder .*Give {saved.parent}/decoder"):  # a run's
+    with pytest.raises(ModelError, match=rf"contains no decoder .*Give {saved.parent}/decoder"):  # a run's
         load_card(str(saved.parent))
     with pytest.raises(ModelError, match=r"no such folder. Give the folder of a decoder or a Hub id"):
         load_card(str(saved / "elsewhere"))
     with pytest.raises(ModelError, match="is a folder, and revision v1 is of the Hub"):
         load_card(str(saved), "v1")
     (saved / "decoder.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"not whole \(decoder.safetensors missing\)"):
+    with pytest.raises(ModelError, match=r"incomplete \(decoder.safetensors missing\)"):
         load(str(saved), None, lambda: pytest.fail("the model was loaded"))
 
 
 def test_pushed_and_fetched_it_says_the_same(
     hub: HubServer, soft_decoder: Decoder, tokenizer: Any, tmp_path: Path
 ) -> None:
-    address = push(soft_decoder, "me/decoder", token=TOKEN, private=True, endpoint=hub.url)
+    address = soft_decoder.push_to_hub("me/decoder", token=TOKEN, private=True, endpoint=hub.url)
     assert address == f"{hub.url}/me/decoder"
     _initial, pushed = hub.repositories["me/decoder"].branches["main"]  # one commit
     assert sorted(pushed.files) == ["README.md", "decoder.json", "decoder.safetensors"]
@@ -319,8 +332,8 @@ def test_pushed_and_fetched_it_says_the_same(
 def test_a_t5_is_fetched_with_its_folder_and_of_one_commit(
     hub: HubServer, t5_decoder: Decoder, soft_decoder: Decoder
 ) -> None:
-    push(t5_decoder, "me/decoder", revision="v1", token=TOKEN, endpoint=hub.url)
-    push(soft_decoder, "me/decoder", token=TOKEN, endpoint=hub.url)
+    t5_decoder.push_to_hub("me/decoder", revision="v1", token=TOKEN, endpoint=hub.url)
+    soft_decoder.push_to_hub("me/decoder", token=TOKEN, endpoint=hub.url)
     pushed = hub.repositories["me/decoder"].branches["v1"][-1]
     assert {"t5/config.json", "t5/tokenizer.json", "decoder.safetensors"} <= set(pushed.files)
     assert said(load("me/decoder", "v1", endpoint=hub.url)) == said(t5_decoder)
@@ -329,7 +342,7 @@ def test_a_t5_is_fetched_with_its_folder_and_of_one_commit(
     assert all(f"/resolve/{pushed.sha}/t5/" in request for request in fetched)  # not of a branch that moves
 
 
-def test_what_is_not_on_the_hub_is_said_so(hub: HubServer) -> None:
+def test_what_is_not_on_the_hub_is_reported(hub: HubServer) -> None:
     with pytest.raises(ModelError, match=r"me/nothing: .*no such repository on the Hub, or it is private"):
         load_card("me/nothing", endpoint=hub.url)
 

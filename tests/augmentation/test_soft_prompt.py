@@ -292,7 +292,7 @@ def test_settled_it_says_the_same_and_keeps_what_it_has_learned(tiny_world: Tiny
     target = [network.encode("What is the capital of Tipo?")] * 3
     before = (network.generate(states, 0.0, None, 12), float(network.losses(states, target)))
     learned = {name: weight.detach().clone() for name, weight in network.parameters().items()}
-    network.settle()
+    network.prepare_for_inference()
     assert network.generate(states, 0.0, None, 12) == before[0]
     assert float(network.losses(states, target)) == pytest.approx(before[1], rel=1e-4)
     assert learned.keys() == network.parameters().keys()

@@ -41,7 +41,7 @@ class ToyNetwork:
     def text(self, tokens: Sequence[int]) -> str:
         return " ".join(self.words[token] for token in tokens if token != END)
 
-    def settle(self) -> None:
+    def prepare_for_inference(self) -> None:
         pass
 
     def rate(self, name: str) -> float:  # noqa: ARG002

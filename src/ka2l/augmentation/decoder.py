@@ -1,10 +1,10 @@
-"""A trained decoder in use: states in, questions out, the same for a state whatever else is decoded with it.
+"""A trained decoder in use: hidden states in, questions out. What one state gives does not depend on the others.
 
     decoder = Decoder.from_pretrained("runs/mine/decoder")
     texts = decoder.decode(states, ids, samples=range(8), noise=0.3, temperature=1.0, seed=0, max_new_tokens=48)
 
-Noise moves the state to its neighbourhood, temperature varies how it is said (Section 3.3). Both come from streams of
-their own that depend on (seed, question id, sample number) only: samples 8 to 15 can be drawn long after 0 to 7.
+Noise moves the state within its neighbourhood, temperature varies the wording (Section 3.3). Each has a random stream of
+its own that depends on (seed, question id, sample number) only: samples 8 to 15 can be drawn long after 0 to 7.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ka2l.augmentation import decoder_folder
+from ka2l.augmentation.decoder_folder import DecoderParts
 from ka2l.augmentation.network import Generated, Network
 from ka2l.augmentation.state_scaling import Floats, check_finite
 from ka2l.errors import ModelError
@@ -26,7 +28,7 @@ from ka2l.models.settings import ModelConfig
 
 
 class Decoded(NamedTuple):
-    """One decoded question. `finished`: it ended by itself within the tokens it was allowed."""
+    """One decoded question. `finished`: the decoder ended it before the token limit."""
 
     text: str
     finished: bool
@@ -34,13 +36,13 @@ class Decoded(NamedTuple):
 
 
 class Decoder:
-    """A network, and the scale of the states it was trained on.
+    """A network, with the mean and scale of the states it was trained on.
 
     Args:
         network: trained on standardised states.
         mean: [width] float32, of the training states.
-        scale: [width] float32, their spread.
-        card: what the decoder is, JSON values; see `ka2l.augmentation.decoder_folder`.
+        scale: [width] float32, their standard deviation.
+        card: JSON values that describe the decoder; see `ka2l.augmentation.decoder_folder`.
 
     Raises:
         ModelError: the arrays do not fit the network.
@@ -56,15 +58,13 @@ class Decoder:
         self.card: dict[str, Any] = dict(card or {})
 
     def standardise(self, states: Floats) -> Floats:
-        """States in units of the spread of the training states, [rows, width] float32."""
+        """States minus the mean, divided by the scale, [rows, width] float32."""
         standardised: Floats = ((states - self.mean) / self.scale).astype(np.float32)
         return standardised
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights (safetensors), card (JSON) and a README into a folder; the language model is not in it."""
-        from ka2l.augmentation import decoder_folder as on_disk
-
-        on_disk.save(self, Path(folder))
+        """Write weights (safetensors), card (JSON) and a README into a folder, without the language model."""
+        decoder_folder.save(self._parts(), Path(folder))
 
     @classmethod
     def from_pretrained(
@@ -80,25 +80,27 @@ class Decoder:
         Args:
             name: a folder, else a Hub id.
             revision: branch, tag or commit on the Hub.
-            model_loader: gives the language model and its tokenizer, where that is itself the decoder; none: the model
-                the card names is loaded, and must have the revision the card names.
-            device: where a T5 goes.
+            model_loader: returns the language model and its tokenizer; called if the decoder is the language model
+                itself. None: the model that the card names is loaded, and must have the revision that the card names.
+            device: of a T5.
 
         Raises:
-            ModelError: there is none, or it is not what its card says.
+            ModelError: no such decoder, or its files do not agree with its card.
         """
-        from ka2l.augmentation import decoder_folder as on_disk
-
         if model_loader is None:
-            card = on_disk.load_card(name, revision)
+            card = decoder_folder.load_card(name, revision)
             model_loader = partial(_model_of, card)
-        return on_disk.load(name, revision, model_loader, device=device)
+        return cls(*decoder_folder.load(name, revision, model_loader, device=device))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload what `save_pretrained` writes, in one commit; options are those of `ka2l.augmentation.decoder_folder.push`."""
-        from ka2l.augmentation import decoder_folder as on_disk
+        """Upload what `save_pretrained` writes, in one commit; returns the repository's address.
 
-        return on_disk.push(self, repo_id, **options)
+        The options are those of `ka2l.augmentation.decoder_folder.push`.
+        """
+        return decoder_folder.push(self._parts(), repo_id, **options)
+
+    def _parts(self) -> DecoderParts:
+        return DecoderParts(self.network, self.mean, self.scale, self.card)
 
     def decode(
         self,
@@ -112,53 +114,55 @@ class Decoder:
         max_new_tokens: int,
         batch_rows: int = 64,
     ) -> list[list[Decoded]]:
-        """Questions from each state, [states][samples].
+        """Decode questions from each state, [states][samples].
 
         Args:
-            states: [rows, width], as the language model gives them.
-            names: [rows] ids of the questions the states are of.
-            samples: numbers of the samples of each.
-            noise: standard deviation of the Gaussian noise on the state, in units of the spread of each dimension.
-            temperature: of the question's tokens; 0 is greedy. Without noise too, all samples are then equal.
+            states: [rows, width] float, as the language model computes them (not standardised).
+            names: [rows] ids of the questions the states belong to.
+            samples: numbers of the samples to draw from each state.
+            noise: standard deviation of the Gaussian noise on the standardised state.
+            temperature: of the question's tokens; 0 is greedy. With noise 0 as well, all samples are equal.
             seed: of the run.
-            max_new_tokens: longest question, its end included.
-            batch_rows: how many are decoded together.
+            max_new_tokens: longest question, end token included.
+            batch_rows: questions decoded together.
 
         Raises:
-            ModelError: the states have another width or hold NaN or infinite values; or the network's output does.
+            ModelError: the states have another width or contain NaN or infinite values, or the network's output does.
         """
         states = np.asarray(states)
         if states.shape != (len(names), self.network.width):
             raise ModelError(
-                f"The decoder reads states of shape ({len(names)}, {self.network.width}), one a question, and these "
-                f"have {states.shape}. Read them at the layer of the model that the decoder was trained on."
+                f"The decoder needs states of shape ({len(names)}, {self.network.width}), one for each question, but "
+                f"these have shape {states.shape}. Read them at the layer of the model that the decoder was trained on."
             )
         check_finite(states, names)
         once = noise == 0 and temperature == 0
-        asked = [(row, sample) for row in range(len(names)) for sample in (samples[:1] if once else samples)]
-        said: list[Generated] = []
-        for first in range(0, len(asked), batch_rows):
-            rows, numbers = zip(*asked[first : first + batch_rows], strict=True)
-            of = [names[row] for row in rows]
+        wanted = [(row, sample) for row in range(len(names)) for sample in (samples[:1] if once else samples)]
+        generated: list[Generated] = []
+        for first in range(0, len(wanted), batch_rows):
+            rows, numbers = zip(*wanted[first : first + batch_rows], strict=True)
+            row_names = [names[row] for row in rows]
             inputs = self.standardise(states[list(rows)])
             if noise:
-                inputs += np.float32(noise) * self._noise(seed, of, numbers)
-            drawn = _uniforms(seed, of, numbers, max_new_tokens) if temperature else None
+                inputs += np.float32(noise) * self._noise(seed, row_names, numbers)
+            drawn = _uniforms(seed, row_names, numbers, max_new_tokens) if temperature else None
             try:
-                said += self.network.generate(torch.from_numpy(inputs), temperature, drawn, max_new_tokens)
+                generated += self.network.generate(
+                    torch.from_numpy(inputs), temperature, drawn, max_new_tokens
+                )
             except NotFiniteError as error:
                 raise ModelError(
-                    f"question {of[error.row]}: the decoder's output for its state holds NaN or infinite values. Train "
-                    "the decoder anew with a lower decoder.learning_rate, or load its model in float32 (model.dtype)."
+                    f"question {row_names[error.row]}: the decoder's output for its state holds NaN or infinite values. "
+                    "Train the decoder again with a lower decoder.learning_rate, or load its model in float32 (model.dtype)."
                 ) from None
-        found = dict(zip(asked, said, strict=True))
+        by_sample = dict(zip(wanted, generated, strict=True))
         return [
-            [Decoded(*found[row, samples[0] if once else sample], sample) for sample in samples]
+            [Decoded(*by_sample[row, samples[0] if once else sample], sample) for sample in samples]
             for row in range(len(names))
         ]
 
     def _noise(self, seed: int, names: Sequence[str], samples: Sequence[int]) -> Floats:
-        """[rows, width] standard normal numbers, each row a stream of its own: (seed, question, sample)."""
+        """[rows, width] float32 standard normal numbers; each row has its own stream: (seed, question, sample)."""
         rows = []
         for name, sample in zip(names, samples, strict=True):
             hashed = int.from_bytes(hashlib.sha256(f"noise:{name}".encode()).digest()[:8], "big")
@@ -168,7 +172,7 @@ class Decoder:
 
 
 def _uniforms(seed: int, names: Sequence[str], samples: Sequence[int], steps: int) -> NDArray[np.float64]:
-    """[rows, steps, LEVELS]; not those that drew the answers to the same question."""
+    """[rows, steps, LEVELS] in [0, 1); other streams than those that sampled answers to the same questions."""
     streams = [
         uniforms(seed, f"decode:{name}", [sample], steps) for name, sample in zip(names, samples, strict=True)
     ]
@@ -179,13 +183,14 @@ def _model_of(card: Mapping[str, Any]) -> tuple[Any, Any]:
     """The language model a decoder's card names."""
     if str(card["revision"]).startswith("sha256-"):
         raise ModelError(
-            f"{card['model']}: this decoder is of a model from a folder, which its card does not name. Give model_loader."
+            f"{card['model']}: this decoder was trained with a model from a folder, and its card does not say where the "
+            "folder is. Give model_loader."
         )
     config = ModelConfig(name=card["model"], revision=card["revision"])
     found = resolve(config)
     if found.revision != card["revision"]:
         raise ModelError(
-            f"{card['model']}: the decoder is of its revision {card['revision']}, and here is {found.revision}. Give "
-            "model_loader with the one it was trained on."
+            f"{card['model']}: the decoder was trained with revision {card['revision']}, and revision {found.revision} is "
+            "installed here. Give model_loader with the revision it was trained with."
         )
     return load_causal_lm(config, found)

@@ -1,8 +1,8 @@
-"""The README of a decoder: what it says from which state, how to use it, what comes back, and where not to trust it.
+"""The README of a decoder: what it generates from which state, how to use it, its quality, and its limits.
 
-    readme(card, "me/my-decoder")      # Markdown; what the card lacks is left out, or said to be missing
+    readme(card, "me/my-decoder")      # Markdown; what the card lacks is left out or marked as missing
 
-The keys of the card that are read here: kind, model, revision, layer, position, width, base, settings {epochs,
+Keys of the card that are read here: kind, model, revision, layer, position, width, base, settings {epochs,
 learning_rate, lora_rank, soft_tokens, pseudo_tokens}, trained_on, validation, quality {exact, f1, bleu, n}, history,
 seconds, prompt {instruction, template, shots}, license, ka2l.
 """
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ka2l.augmentation.held_out_looks import best_look
+from ka2l.augmentation.validation_checks import best_check
 from ka2l.common.number_format import MISSING, count, decimal, duration, is_number, percent
 from ka2l.common.readme_parts import code, front_matter, model_of, named, place_of, prompt_section
 
@@ -22,7 +22,7 @@ def readme(card: Mapping[str, Any], name: str = "FOLDER") -> str:
     """The model card, with YAML front matter as the Hub reads it.
 
     Args:
-        card: what stands in decoder.json.
+        card: the content of decoder.json.
         name: the decoder's Hub id or folder, for the examples.
     """
     base = card.get("base") or card.get("model")
@@ -31,7 +31,7 @@ def readme(card: Mapping[str, Any], name: str = "FOLDER") -> str:
         _summary(card),
         _usage(card, name),
         _training(card),
-        _worth(card),
+        _quality(card),
         _limits(card),
         prompt_section(card),
     ]
@@ -46,10 +46,10 @@ def _summary(card: Mapping[str, Any]) -> str:
 From one hidden state of {model}{revision}, this decoder says the question the model has before it. With noise on the \
 state, it says others that the model sees alike: new questions it probably does not know either, where the state is of \
 one it does not know. It reads layer {card["layer"]} {place_of(card)} ({card.get("width", MISSING)} numbers). \
-{_made_of(card)}"""
+{_network_text(card)}"""
 
 
-def _made_of(card: Mapping[str, Any]) -> str:
+def _network_text(card: Mapping[str, Any]) -> str:
     settings = card.get("settings") or {}
     if card["kind"] == "t5":
         read_as = f"{settings.get('pseudo_tokens', MISSING)} pseudo-tokens"
@@ -77,8 +77,8 @@ ka2l augment DIR decoder.pretrained={name} augment.per_question=8
 Or in Python{needs}; `states` are [questions, {card.get("width", "width")}] hidden states, `names` the questions' ids:
 
 ```python
-from ka2l.augmentation.decoder_folder import load
-decoder = load("{name}"{loader})
+from ka2l import Decoder
+decoder = Decoder.from_pretrained("{name}"{loader})
 decoder.decode(states, names, samples=range(8), noise=0.3, temperature=1.0, seed=0, max_new_tokens=48)
 ```"""
 
@@ -92,7 +92,7 @@ def _training(card: Mapping[str, Any]) -> str:
             "others were held out, to stop in time and for the numbers below; wordings of one fact are never on two sides."
         )
     if history:
-        best = best_look(history)
+        best = best_check(history)
         lines.append(f"It was looked at {len(history)} times in {count(history[-1]['step'])} steps, and the best look, after "
                      f"{count(best['step'])}, is kept.")  # fmt: skip
     if is_number(settings.get("learning_rate")):
@@ -102,7 +102,7 @@ def _training(card: Mapping[str, Any]) -> str:
     return "## How it was trained\n\n" + " ".join(lines) if lines else ""
 
 
-def _worth(card: Mapping[str, Any]) -> str:
+def _quality(card: Mapping[str, Any]) -> str:
     quality = card.get("quality") or {}
     if not is_number(quality.get("f1")):
         return "## What comes back\n\nNobody knows: it was not tried on questions that were held out."

@@ -1,10 +1,9 @@
-"""Which decoded questions are new: not asked before, in no wording that means the same, and not in the test.
+"""Which decoded questions are new: in the wording of no known question, and not in the test.
 
     verdicts = copies(candidates, wordings(sources), wordings(held_out), wordings(pool), wordings(probe))
     funnel(verdicts)   # {"source_again": 12, "in_pool": 55, "twice": 31, "kept": 702}
 
-Pure functions over texts; what says the same in other words is found in `near_copies`. Whoever calls them passes on
-what was kept so far.
+Pure functions over texts; paraphrases are found in `near_copies`. The caller passes on the candidates kept so far.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,27 +30,29 @@ REASONS = (
     "known",
     "over_budget",
 )
-"""Why a candidate is dropped, in the order in which it is asked."""
+"""Why a candidate is dropped, in the order of the checks."""
 
 
 class Candidate(NamedTuple):
     """A decoded question."""
 
     id: str
-    source_id: str  # of the question whose state it was decoded from
+    source_id: str
+    """Id of the question whose state it was decoded from."""
     question: str
-    finished: bool  # the decoder ended it by itself
+    finished: bool
+    """The decoder ended it before the token limit."""
 
 
 class Verdict(NamedTuple):
-    """What became of a candidate."""
+    """The result of the checks of one candidate."""
 
     reason: str = ""
-    """One of REASONS; empty: kept so far."""
+    """One of REASONS; empty: not dropped so far."""
     similarity: float | None = None
-    """Cosine with the nearest question it was compared with (of those that count for the reason, if dropped)."""
+    """Cosine with the nearest question it was compared with; if dropped, the nearest of those that the reason names."""
     nearest: str | None = None
-    """Id of that question, or of the one it equals."""
+    """Id of that question, or of the question it equals."""
 
 
 def wordings(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
@@ -60,7 +61,7 @@ def wordings(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
 
 
 def in_style(candidates: Sequence[Candidate], style: QuestionStyle) -> list[Verdict]:
-    """`not_a_question` and `unfinished`."""
+    """Drop what does not read as a question of this style (`not_a_question`), and what was cut off (`unfinished`)."""
     return [
         Verdict("not_a_question")
         if not style.reads_as_question(candidate.question)
@@ -76,38 +77,39 @@ def copies(
     pool: Mapping[str, Sequence[str]],
     elsewhere: Mapping[str, Sequence[str]],
 ) -> list[Verdict]:
-    """Candidates that equal a known wording, up to case, white space and outer punctuation, or an earlier candidate.
+    """Drop candidates equal to a known wording or an earlier candidate, up to case, white space and outer punctuation.
 
     Args:
-        candidates: what was decoded; of equal ones the first is kept.
-        sources: wordings by id of the questions decoded from, of every candidate's; equal to another's: `in_pool`.
-        held_out: of role eval.
-        pool: of role pool.
-        elsewhere: of the other roles the model or the probe has seen: probe, shot.
+        candidates: the decoded questions; of equal ones the first is kept.
+        sources: wordings by id of the questions that were decoded from, at least those of all candidates. Equal to its
+            own source: `source_again`; to another one: `in_pool`.
+        held_out: wordings by id of the questions of role eval.
+        pool: those of role pool.
+        elsewhere: those of the other roles that the model or the probe has seen: probe, shot.
     """
     by_reason = {
         "in_eval": _by_text(held_out),
         "in_pool": {**_by_text(sources), **_by_text(pool)},
         "elsewhere": _by_text(elsewhere),
     }
-    own = {id_: {normalize_question(text) for text in texts} for id_, texts in sources.items()}
-    first: dict[str, str] = {}
+    wordings_of_source = {id_: {normalize_question(text) for text in texts} for id_, texts in sources.items()}
+    first_with_text: dict[str, str] = {}
 
     def verdict(candidate: Candidate) -> Verdict:
         text = normalize_question(candidate.question)
-        if text in own[candidate.source_id]:
+        if text in wordings_of_source[candidate.source_id]:
             return Verdict("source_again", None, candidate.source_id)
         for reason, known in by_reason.items():
             if text in known:
                 return Verdict(reason, None, known[text])
-        earlier = first.setdefault(text, candidate.id)
+        earlier = first_with_text.setdefault(text, candidate.id)
         return Verdict() if earlier == candidate.id else Verdict("twice", None, earlier)
 
     return [verdict(candidate) for candidate in candidates]
 
 
 def check_no_leak(kept: Sequence[Question], held_out: Sequence[Question]) -> None:
-    """The last look before questions are paid for and taught.
+    """Check once more, before questions are paid for and taught, that none of them is in the test.
 
     Raises:
         DataError: a kept question has the group of a question of role eval, or a wording in common with one.
@@ -121,17 +123,17 @@ def check_no_leak(kept: Sequence[Question], held_out: Sequence[Question]) -> Non
         ]
         if shared or question.group in groups:
             twin = shared[0] if shared else groups[question.group]
-            problems.append(f"{question.id} ({question.question!r}) asks what eval question {twin} asks")
+            problems.append(f"{question.id} ({question.question!r}) asks the same as eval question {twin}")
     if problems:
         raise DataError(
-            f"{len(problems)} decoded question(s) stand in the test; teaching them would falsify it:\n  "
+            f"{len(problems)} decoded question(s) are in the test; teaching them would invalidate it:\n  "
             + "\n  ".join(problems[:20])
-            + "\nThis is a fault of the filters, please report it. Until then: augment.per_question=0."
+            + "\nThis is a bug in the filters, please report it. Until it is fixed: augment.per_question=0."
         )
 
 
 def funnel(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    """How many were dropped for each reason, in the order of REASONS, and `kept`; reasons of no candidate are left out."""
+    """Number of candidates dropped for each reason, in the order of REASONS, and `kept`; reasons with 0 are left out."""
     counts = dict.fromkeys((*REASONS, ""), 0)
     for verdict in verdicts:
         counts[verdict.reason] += 1
@@ -140,7 +142,7 @@ def funnel(verdicts: Iterable[Verdict]) -> dict[str, int]:
 
 
 def _by_text(known: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Id by normalised wording; of several with one wording the first."""
+    """Id by normalised wording; the first id if several have the same wording."""
     by_text: dict[str, str] = {}
     for id_, texts in known.items():
         for text in texts:

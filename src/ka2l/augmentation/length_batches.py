@@ -1,13 +1,14 @@
-"""Which questions are learned together: every one once an epoch, in batches of about equal work and little padding.
+"""Batches of questions for the decoder's training: every question once an epoch, about equal work, little padding.
 
-The order depends on the seed and the epoch only, so that training which was interrupted goes on with the same batches.
+The order depends on the seed and the epoch only, so that a training that was interrupted continues with the same batches.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-_WINDOW = 32  # batches among whose rows similar lengths are looked for; more would pad less, and mix less
+# Batches whose rows are sorted by length together: with more there is less padding, and the batches are less random.
+_WINDOW = 32
 
 
 def batches(lengths: Sequence[int], batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
@@ -17,10 +18,10 @@ def batches(lengths: Sequence[int], batch_tokens: int, seed: int, epoch: int) ->
         lengths: [rows], tokens of each target.
         batch_tokens: most tokens of a batch; a longer row is a batch of its own.
         seed: not negative.
-        epoch: from 0; each has another order.
+        epoch: from 0; each has a different order.
 
     Returns:
-        rows of each batch, by length; every row stands in exactly one.
+        rows of each batch, sorted by length; every row is in exactly one batch.
     """
     if not lengths:
         return []
@@ -28,27 +29,27 @@ def batches(lengths: Sequence[int], batch_tokens: int, seed: int, epoch: int) ->
     sizes = np.asarray(lengths)
     order = rng.permutation(len(sizes))
     window = max(1, round(_WINDOW * batch_tokens / float(sizes.mean())))
-    found: list[list[int]] = []
+    in_order: list[list[int]] = []
     for start in range(0, len(order), window):
         rows = order[start : start + window]
         rows = rows[np.argsort(sizes[rows], kind="stable")]
-        found += _filled(rows.tolist(), sizes[rows].tolist(), batch_tokens)
-    return [found[i] for i in rng.permutation(len(found))]
+        in_order += _filled(rows.tolist(), sizes[rows].tolist(), batch_tokens)
+    return [in_order[i] for i in rng.permutation(len(in_order))]
 
 
 def count_steps(lengths: Sequence[int], batch_tokens: int, seed: int, epochs: int) -> int:
-    """How many batches all epochs have together."""
+    """Number of batches of all epochs together."""
     return sum(len(batches(lengths, batch_tokens, seed, epoch)) for epoch in range(epochs))
 
 
 def _filled(rows: list[int], sizes: list[int], most: int) -> list[list[int]]:
-    """Rows in their order, a new batch where the next one would be too much."""
-    found: list[list[int]] = []
+    """Rows in their order, with a new batch wherever the next row would exceed `most` tokens."""
+    filled: list[list[int]] = []
     tokens = 0
     for row, size in zip(rows, sizes, strict=True):
-        if not found or tokens + size > most:
-            found.append([])
+        if not filled or tokens + size > most:
+            filled.append([])
             tokens = 0
-        found[-1].append(row)
+        filled[-1].append(row)
         tokens += size
-    return found
+    return filled

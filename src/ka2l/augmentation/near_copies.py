@@ -1,10 +1,10 @@
-"""Which decoded questions say what another one says in other words: cosines of sentence embeddings.
+"""Which decoded questions are paraphrases of another question: cosines of sentence embeddings.
 
     encoder = SentenceEncoder("minilm")
     near_copies(candidates, encoder.encode(texts), {"eval": [Embedded(ids, encoder.encode(held_out))]}, 0.9)
 
-Questions of one template differ by a name alone, and a small sentence model tells most of them apart by it. Comparing
-the rare words too gained nothing on free questions and little on those.
+Questions of one template differ by a name alone, which is enough for a small sentence model to distinguish most of them.
+Comparing their rare words as well improved nothing on free-form questions, and little on questions of templates.
 """
 
 import math
@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 
 from ka2l.augmentation.filters import Candidate, Verdict
 
-_CHUNK = 4096  # rows of each side in one product: 64 MB of similarities
+# Rows of each side in one matrix product: 64 MB of similarities.
+_CHUNK = 4096
 
 
 class Embedded(NamedTuple):
-    """Embeddings of known questions; a question has a row for each of its wordings."""
+    """Embeddings of known questions, one row for each wording."""
 
     ids: Sequence[str]
-    rows: NDArray[np.float32]  # [wordings, width], unit length
+    """[wordings] ids of the questions."""
+    rows: NDArray[np.float32]
+    """[wordings, width], of unit length."""
 
 
 def near_copies(
@@ -33,32 +36,32 @@ def near_copies(
     threshold: float,
     told_apart: Collection[str] = (),
 ) -> list[Verdict]:
-    """Candidates that say the same in other words, by the cosine of sentence embeddings.
+    """Drop candidates that paraphrase a reference or an earlier candidate, by the cosine of sentence embeddings.
 
-    Measured with all-MiniLM-L6-v2 on 10,861 GeoNames questions: from 0.9 on, 2 % of those for a city and 5 % of those
-    for a capital or currency count as a copy of another one (Samoa and American Samoa); of the other wordings of a
-    question 67 to 100 % are found, by template, but none where "money" stands for "currency".
+    Measured with all-MiniLM-L6-v2 on 10,861 GeoNames questions and threshold 0.9: 2 % of the questions for a city and 5 %
+    of those for a capital or currency count as a copy of another one (Samoa and American Samoa). Of the rewordings of a
+    question 67 to 100 % are found, depending on the template, but none that has "money" instead of "currency".
 
     Args:
-        candidates: what was decoded.
-        rows: their embeddings, [candidates, width], unit length.
-        references: by role, in as many parts as suits the memory. `source`: compared with the candidates of that id
-            only; `eval`, `pool`: with all.
-        threshold: cosine from which two questions are one.
-        told_apart: ids of candidates that are known to ask for something else than any reference or other candidate
-            (the two Congos are 0.95 alike): they are compared, and never dropped.
+        candidates: the decoded questions.
+        rows: their embeddings, [candidates, width], of unit length.
+        references: by role, in as many parts as fit the memory. `source`: each is compared with the candidates decoded
+            from it only; `eval`, `pool`: with all candidates.
+        threshold: cosine from which two questions count as the same.
+        told_apart: ids of candidates that are known to ask for something else than every reference and every other
+            candidate (the two Congos have a cosine of 0.95): they are compared, but never dropped.
 
     Returns:
-        in the order of the candidates. They are taken greedily: one near an earlier one that was kept is dropped.
+        one verdict for each candidate, in order. Greedy: a candidate near an earlier one that was kept is dropped.
 
     Raises:
-        ValueError: rows are not of unit length, or do not belong to the ids; or a role is none of the three.
+        ValueError: rows are not of unit length, or their number is not that of the ids; or a role is none of the three.
     """
     if unknown := references.keys() - {"source", "eval", "pool"}:
-        raise ValueError(f"no such reference: {', '.join(sorted(unknown))}")
+        raise ValueError(f"no such role of references: {', '.join(sorted(unknown))}")
     _check_rows("candidates", len(candidates), rows)
-    apart = set(told_apart)
-    thresholds = [math.inf if candidate.id in apart else threshold for candidate in candidates]
+    never_dropped = set(told_apart)
+    thresholds = [math.inf if candidate.id in never_dropped else threshold for candidate in candidates]
     verdicts = [Verdict() for _ in candidates]
     for role in ("source", "eval", "pool"):
         for reference in references.get(role, ()):
@@ -83,7 +86,7 @@ def _check_rows(what: str, ids: int, rows: NDArray[np.float32]) -> None:
 
 
 def _nearest(rows: NDArray[np.float32], reference: Embedded) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """The highest cosine of each row with a reference, and which reference has it, the first of equals; -2 without any."""
+    """The highest cosine of each row with a reference (-2 if there are none), and the first reference that has it."""
     highest = np.full(len(rows), -2.0, dtype=np.float32)
     which = np.zeros(len(rows), dtype=np.intp)
     for start in range(0, len(rows), _CHUNK):
@@ -101,7 +104,7 @@ def _nearest(rows: NDArray[np.float32], reference: Embedded) -> tuple[NDArray[np
 def _nearest_of_own(
     candidates: Sequence[Candidate], rows: NDArray[np.float32], reference: Embedded
 ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Like `_nearest`, where each candidate is compared with the wordings of its source only."""
+    """Like `_nearest`, but each candidate is compared with the wordings of its source only."""
     wordings_of: dict[str, list[int]] = {}
     for place, id_ in enumerate(reference.ids):
         wordings_of.setdefault(id_, []).append(place)
@@ -120,7 +123,7 @@ def _greedily(
     verdicts: Sequence[Verdict],
     thresholds: Sequence[float],
 ) -> list[Verdict]:
-    """Drops what is near an earlier one that was kept."""
+    """Drop what is near an earlier candidate that was kept."""
     result: list[Verdict] = []
     kept = np.empty((sum(not verdict.reason for verdict in verdicts), rows.shape[1]), dtype=np.float32)
     ids: list[str] = []
@@ -138,8 +141,9 @@ def _greedily(
 
 
 def _nearer(old: Verdict, reason: str, similarity: float, nearest: str, threshold: float) -> Verdict:
-    """The verdict after one more comparison: dropped from the threshold on, else the nearest so far."""
-    similarity = min(similarity, 1.0)  # rounding
+    """The verdict after one more comparison: dropped if the threshold is reached, else the nearest question so far."""
+    # Rounding can give a little more than 1.
+    similarity = min(similarity, 1.0)
     if similarity >= threshold:
         return Verdict(reason, similarity, nearest)
     if old.similarity is not None and old.similarity >= similarity:

@@ -1,4 +1,4 @@
-"""How much of a question comes back out of its hidden state, judged by the generated text and not by a loss."""
+"""How well questions are reconstructed from their hidden states, judged by the generated text and not by a loss."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,23 +8,27 @@ from ka2l.evaluation.answer_metrics import corpus_bleu
 
 
 class Reconstruction(NamedTuple):
-    """Generated questions against the ones their states came from; all but `n` lie between 0 and 1."""
+    """Generated questions against the questions of their states; all but `n` are between 0 and 1."""
 
-    exact: float  # share that is the same question (case, white space and outer punctuation do not matter)
-    f1: float  # mean token F1
-    bleu: float  # of the corpus
+    exact: float
+    """Share that is the same question up to case, white space and outer punctuation."""
+    f1: float
+    """Mean token F1."""
+    bleu: float
+    """Corpus BLEU / 100."""
     n: int
+    """Number of questions."""
 
 
 def reconstruction(texts: Sequence[str], references: Sequence[str]) -> Reconstruction:
-    """Compare generated texts with the questions they should be.
+    """Compare generated texts with the original questions.
 
     Args:
         texts: [n], may be empty strings.
         references: [n], in the same order.
 
     Raises:
-        ValueError: the lengths differ, or there is nothing to compare.
+        ValueError: the lengths differ or are 0.
     """
     if not texts or len(texts) != len(references):
         raise ValueError(f"{len(texts)} texts and {len(references)} references")

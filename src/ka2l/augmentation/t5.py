@@ -1,8 +1,8 @@
-"""The paper's decoder (Section 3.3): two linear layers turn a state into pseudo-tokens, from which a T5 says the question.
+"""The paper's decoder (Section 3.3): two linear layers turn a state into pseudo-tokens; a T5 generates the question.
 
     network = T5Network(*load_t5("google-t5/t5-base"), width=4096, settings=DecoderConfig(learning_rate=2e-4), seed=0)
 
-All of it is trained. Any encoder-decoder of transformers whose encoder takes embeddings will do.
+All of it is trained. Any encoder-decoder of transformers whose encoder accepts embeddings can be used.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,15 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from ka2l.augmentation.network import Generated, padded, say, seeded, summed_nll
+from ka2l.augmentation.network import (
+    Generated,
+    generate_tokens,
+    padded,
+    parameters_of,
+    seeded,
+    summed_nll,
+    text_of,
+)
 from ka2l.augmentation.settings import DecoderConfig
 from ka2l.errors import ModelError
 from ka2l.models.loading import first_line, quiet_transformers
@@ -26,14 +34,14 @@ class T5Network:
     """Implements `ka2l.augmentation.network.Network`: state → linear → GELU → linear → pseudo-tokens → T5.
 
     Args:
-        model: an encoder-decoder, see `load_t5`; it is trained in place, in float32.
+        model: an encoder-decoder, see `load_t5`; trained in place, in float32.
         tokenizer: of the model.
-        width: of the states.
-        settings: how many pseudo-tokens.
+        width: size of a hidden state.
+        settings: number of pseudo-tokens.
         seed: of the two linear layers.
 
     Raises:
-        ModelError: the tokenizer has no EOS token, or the model no token to start with.
+        ModelError: the tokenizer has no EOS token, or the model has no decoder start token.
     """
 
     kind = "t5"
@@ -41,7 +49,8 @@ class T5Network:
     def __init__(self, model: Any, tokenizer: Any, width: int, settings: DecoderConfig, seed: int):
         self.width = width
         self.device: torch.device = model.device
-        self._model, self._tokenizer = model.float().eval(), tokenizer  # no dropout, as in use
+        # eval: no dropout, as in inference.
+        self._model, self._tokenizer = model.float().eval(), tokenizer
         self._end, self._start = tokenizer.eos_token_id, model.config.decoder_start_token_id
         if self._end is None or self._start is None:
             raise ModelError("The T5 needs an EOS token (tokenizer) and a decoder_start_token_id (config).")
@@ -58,22 +67,19 @@ class T5Network:
 
     def text(self, tokens: Sequence[int]) -> str:
         """See `Network.text`."""
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+        return text_of(self._tokenizer, tokens)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """See `Network.parameters`."""
-        named: dict[str, nn.Parameter] = {}
-        for name, module in (("hidden", self._hidden), ("out", self._out), ("t5", self._model)):
-            named |= {f"{name}.{part}": weight for part, weight in module.named_parameters()}
-        return named
+        return parameters_of({"hidden": self._hidden, "out": self._out, "t5": self._model})
 
-    def rate(self, name: str) -> float:  # noqa: ARG002  (the paper's is one rate for all)
-        """See `Network.rate`."""
+    def rate(self, name: str) -> float:  # noqa: ARG002
+        """See `Network.rate`: the paper uses one rate for all parameters."""
         return 1.0
 
     @torch.no_grad()
     def warm_start(self, states: torch.Tensor, targets: Sequence[Sequence[int]]) -> None:  # noqa: ARG002
-        """Stretch the pseudo-tokens to the size of the T5's own embeddings, which differs a hundredfold among T5s."""
+        """Scale the pseudo-tokens to the size of the T5's own embeddings, which differs a hundredfold among T5s."""
         usual = self._model.get_input_embeddings().weight.square().mean().sqrt()
         size = self._read(states).square().mean().sqrt()
         if size > 0:
@@ -84,7 +90,7 @@ class T5Network:
         """See `Network.losses`."""
         tokens, labels = padded(targets, self._end, self.device)
         start = torch.full_like(tokens[:, :1], self._start)
-        # The decoder is causal: nothing looks at padding on the right.
+        # The decoder is causal: no token attends to padding on its right.
         logits = self._model(
             inputs_embeds=self._read(states),
             decoder_input_ids=torch.cat([start, tokens[:, :-1]], dim=1),
@@ -117,19 +123,19 @@ class T5Network:
             logits: torch.Tensor = output.logits[:, -1]
             return logits
 
-        def advance(tokens: list[int], going: list[int] | None) -> torch.Tensor:
+        def advance(tokens: list[int], unfinished: list[int] | None) -> torch.Tensor:
             nonlocal read
-            if going is not None:
-                read = read[going]
-                cache.batch_select_indices(torch.tensor(going))
+            if unfinished is not None:
+                read = read[unfinished]
+                cache.batch_select_indices(torch.tensor(unfinished))
             return step(tokens)
 
         first = step([self._start] * len(states))
-        said, finished = say(first, advance, self._end, temperature, uniforms, max_new_tokens)
-        return [Generated(self.text(row), ended) for row, ended in zip(said, finished, strict=True)]
+        rows, finished = generate_tokens(first, advance, self._end, temperature, uniforms, max_new_tokens)
+        return [Generated(self.text(row), ended) for row, ended in zip(rows, finished, strict=True)]
 
-    def settle(self) -> None:
-        """See `Network.settle`: there is nothing to do."""
+    def prepare_for_inference(self) -> None:
+        """Do nothing: there are no adapters to merge."""
 
     def save_frame(self, folder: Path) -> None:
         """Write what `empty_t5` reads: `config.json` and the tokenizer's files."""
@@ -144,24 +150,24 @@ class T5Network:
 
 
 def load_t5(name: str, revision: str | None = None, device: str = "cpu") -> tuple[Any, Any]:
-    """A pretrained encoder-decoder, in float32, and its tokenizer.
+    """Load a pretrained encoder-decoder in float32, and its tokenizer.
 
     Args:
         name: a folder, else a Hub id.
         revision: branch, tag or commit on the Hub.
-        device: where it goes.
+        device: of the model.
 
     Raises:
-        ModelError: there is none, or it is something else.
+        ModelError: no such model, or it is not an encoder-decoder.
     """
     return _load(name, revision, device, weights=True)
 
 
 def empty_t5(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
-    """The same from `config.json` and tokenizer files alone, with random weights: for those of a saved decoder.
+    """Build the same from `config.json` and tokenizer files alone, with random weights that a decoder's will replace.
 
     Raises:
-        ModelError: the files are missing, or of something else.
+        ModelError: the files are missing, or not those of an encoder-decoder.
     """
     return _load(str(folder), None, device, weights=False)
 

@@ -1,7 +1,7 @@
-"""Where the training of a decoder stands, in one file: tensors, and all else in its header.
+"""The checkpoint of a decoder's training in one file: tensors, and everything else in its header.
 
-One file appears at once, so it cannot be half of one step and half of another. No random state is in it: everything
-random follows from the seed and the step.
+One file is replaced atomically, so it never mixes two steps. It has no random state: everything random follows from the
+seed and the step.
 """
 
 import json
@@ -20,17 +20,22 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass
 class Progress:
-    """What is counted while a decoder trains."""
+    """How far the training is."""
 
     step: int = 0
-    tokens: int = 0  # of questions learned from
+    tokens: int = 0
+    """Of the questions trained on, all epochs together."""
     seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)  # one entry a look
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry a validation check."""
     done: bool = False
 
 
 class Checkpoint(NamedTuple):
-    """Progress, and by parameter: its value now, AdamW's two moments, and its value at the best look."""
+    """Progress, and by parameter: its value now, AdamW's two moments, and its value at the best validation check.
+
+    The names of the fields are part of the names in the file.
+    """
 
     progress: Progress
     now: Tensors
@@ -40,7 +45,7 @@ class Checkpoint(NamedTuple):
 
 
 def write_checkpoint(folder: Path, fingerprint: str, checkpoint: Checkpoint) -> None:
-    """Take the place of the checkpoint before, at once."""
+    """Replace the previous checkpoint atomically."""
     tensors = {
         f"{part}/{name}": tensor.detach().cpu().contiguous().numpy()
         for part, group in zip(checkpoint._fields[1:], checkpoint[1:], strict=True)
@@ -51,7 +56,7 @@ def write_checkpoint(folder: Path, fingerprint: str, checkpoint: Checkpoint) -> 
 
 
 def read_checkpoint(folder: Path, fingerprint: str) -> Checkpoint | None:
-    """The checkpoint of this very training; that of another one, or a broken one, is removed."""
+    """The checkpoint of the training with this fingerprint; one of another training, or a damaged one, is removed."""
     from safetensors import SafetensorError
 
     file = folder / _FILE

@@ -62,18 +62,18 @@ class RunConfig(Section):
 
     @property
     def selection_seed(self) -> int:
-        """Seed of what a strategy draws."""
+        """Seed of what a strategy draws: `select.seed`, or the run's."""
         return self.seed if self.select.seed is None else self.select.seed
 
     @property
-    def teaching_seed(self) -> int:
-        """Seed of the adapter, the order of examples and the draw of replayed questions."""
-        return self.seed if self.finetune.seed is None else self.finetune.seed
+    def augment_budget(self) -> int:
+        """Most new questions to label: `augment.budget`, or as many as are selected."""
+        return self.select.budget if self.augment.budget is None else self.augment.budget
 
     @property
-    def augment_budget(self) -> int:
-        """How many decoded questions are kept at most."""
-        return self.select.budget if self.augment.budget is None else self.augment.budget
+    def teaching_seed(self) -> int:
+        """Seed of fine-tuning and of the draw of replayed questions: `finetune.seed`, or the run's."""
+        return self.seed if self.finetune.seed is None else self.finetune.seed
 
     @model_validator(mode="after")
     def _answers_have_a_source(self) -> "RunConfig":

@@ -1,4 +1,4 @@
-"""Settings of `annotate`, `finetune` and `export`."""
+"""Configuration sections `annotate`, `finetune` and `export`."""
 
 from typing import Annotated, Literal
 
@@ -11,9 +11,9 @@ class AnnotateConfig(Section):
     """Who gives the answers."""
 
     annotator: Literal["gold", "file"] = "gold"
-    """`gold`: the answers that came with the questions; `file`: people, through --export and --import."""
+    """`gold`: the answers in the question source; `file`: people, with --export and --import."""
     cost_per_label: Annotated[float, Field(ge=0)] = 0.0
-    """What one answer costs, in any currency; summed in the report."""
+    """Cost of one answer, in any currency; the report has the sum."""
 
 
 class FinetuneConfig(Section):
@@ -28,25 +28,25 @@ class FinetuneConfig(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     """Peak learning rate (paper, Table 2)."""
     epochs: Positive = 3
-    """Passes over the bought questions."""
+    """Passes over the training questions."""
     batch_size: Positive = 4
     """Examples per step and device."""
     gradient_accumulation: Positive = 2
-    """Steps that are summed before an update."""
+    """Steps whose gradients are summed for one update."""
     warmup_ratio: Fraction = 0.1
     """Share of steps with rising learning rate."""
     max_length: Positive = 512
     """Longest example in tokens."""
     replay: Annotated[float, Field(ge=0)] = 1.0
-    """Known questions of the pool taught beside the bought ones, per label, with the model's own answers: no label."""
+    """Known pool questions per label that are taught too, with the model's own answers; they need no label."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Seed of the adapter, the order of examples and the draw of `replay`; none: the run's."""
     save_steps: Positive = 20
-    """Updates between two checkpoints: what a crash can cost."""
+    """Updates between two checkpoints: the most that a crash can lose."""
 
 
 class ExportConfig(Section):
-    """The same training elsewhere."""
+    """The training files for other programs."""
 
     llama_factory_template: Annotated[str, Field(pattern=r"^\w*$")] = ""
-    """LLaMA-Factory's name of the model's chat template, such as llama3; empty: the tokenizer's own, or plain prompts."""
+    """LLaMA-Factory's name for the model's chat template, such as llama3; empty: the tokenizer's own, or plain prompts."""

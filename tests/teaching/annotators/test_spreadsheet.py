@@ -223,7 +223,7 @@ def test_all_bad_rows_are_named_together(tmp_path: Path) -> None:
             "utf-8",
             "a.csv:1: no column answer; found: question_id, question",
         ),
-        (["question_id,question,answer,answer"], "utf-8", "column answer is there twice"),
+        (["question_id,question,answer,answer"], "utf-8", "column answer occurs twice"),
         (
             ["question_id,question,answer", "a,A?,Köln"],
             "cp1252",

@@ -24,12 +24,13 @@ from ka2l.questions.settings import QuestionsConfig
 from ka2l.teaching.exports.llama_factory import (
     Conversation,
     Ends,
+    TrainingSections,
     alpaca_rows,
     dataset_info,
     sharegpt_rows,
     train_settings,
 )
-from ka2l.teaching.exports.text_formats import Taught, _as_csv
+from ka2l.teaching.exports.text_formats import TrainingQuestion, as_csv
 from ka2l.teaching.finetuning.training_examples import Example, tokenize_examples
 from places import ROOT
 from runs import BUDGET, Ear, copy_of
@@ -40,7 +41,11 @@ GPU = ["model.name=m/m", "model.device=cuda"]
 
 
 def settings(*overrides: str) -> dict[str, Any]:
-    return train_settings(load_config(None, [*GPU, *overrides]), "m/m", "ka2l_train")
+    config = load_config(None, [*GPU, *overrides])
+    sections = TrainingSections(
+        config.model, config.prompt, config.finetune, config.export, config.teaching_seed
+    )
+    return train_settings(sections, "m/m", "ka2l_train")
 
 
 def test_every_setting_of_finetune_is_carried_over() -> None:
@@ -256,8 +261,8 @@ answers = st.lists(
 def test_any_answers_come_back_from_csv(given_answers: list[str]) -> None:
     from ka2l.questions.columns import RowMapper
 
-    taught = [Taught("1", "Who?", tuple(given_answers), "bought")]
-    header, row = csv.reader(io.StringIO(_as_csv(taught, lambda _: ()), newline=""))
+    taught = [TrainingQuestion("1", "Who?", tuple(given_answers), "bought")]
+    header, row = csv.reader(io.StringIO(as_csv(taught, lambda _: ()), newline=""))
     mapper = RowMapper(QuestionsConfig(source="x.csv"))
     assert mapper(dict(zip(header, row, strict=True))).answers == tuple(given_answers)
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from ka2l.errors import DataError, DegenerateError, Ka2lError, ModelError
-from ka2l.teaching.finetuning.lora import Example, FinetuneResult, finetune, tokenize_examples
+from ka2l.teaching.finetuning.lora import FinetuneResult, ModelPlace, finetune
+from ka2l.teaching.finetuning.training_examples import Example, tokenize_examples
 from ka2l.teaching.settings import FinetuneConfig
 from places import HELPERS
 from tiny import TinyWorld, plain_prompt
@@ -36,14 +37,12 @@ def train(
     out, checkpoints = folder / "adapter", folder / "checkpoints"
     examples = options.pop("examples", None) or examples_of(world)
     return finetune(
-        str(world.folder),
+        ModelPlace(str(world.folder), device="cpu"),
         examples,
         config,
         out,
         checkpoints,
         seed=seed,
-        dtype="auto",
-        device="cpu",
         **options,
     )
 
@@ -166,9 +165,10 @@ def test_trainer_sees_exactly_these_labels(tiny_world: TinyWorld, tmp_path: Path
 
     from ka2l.teaching.finetuning import lora as module
 
-    tokenizer, model = module._load(str(tiny_world.folder), None, False, "float32")
+    place = ModelPlace(str(tiny_world.folder), dtype="float32", device="cpu")
+    tokenizer, model = module._load(place)
     data = tokenize_examples(tokenizer, examples_of(tiny_world), 512)
-    arguments = module._arguments(RESUME, len(data.labels), tmp_path, 0, "float32", "cpu")
+    arguments = module._arguments(RESUME, len(data.labels), tmp_path, 0, place)
     trainer = module._trainer(model, tokenizer, data, RESUME, arguments)
     seen = []
     for batch in trainer.get_train_dataloader():
@@ -296,8 +296,8 @@ def test_same_seed_same_adapter(
 
 
 def test_errors_say_what_to_do(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    with pytest.raises(DegenerateError, match="nothing to teach"):
-        finetune("", [], RESUME, tmp_path / "a", tmp_path / "c", seed=0, dtype="auto", device="cpu")
+    with pytest.raises(DegenerateError, match="no labelled examples"):
+        finetune(ModelPlace("", device="cpu"), [], RESUME, tmp_path / "a", tmp_path / "c", seed=0)
     long = Example("Question: " + "why " * 600 + "?\nAnswer:", " so", "long")
     with pytest.raises(DataError, match=r"example 2 \(id long\): \d+ tokens, .*\n.*finetune.max_length=\d+"):
         train(tiny_world, RESUME, tmp_path, examples=[*examples_of(tiny_world)[:1], long])

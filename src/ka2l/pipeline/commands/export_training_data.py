@@ -26,7 +26,7 @@ from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.taught_questions import DECODED, all_questions, read_annotations, replayed
 from ka2l.teaching.exports import llama_factory as factory
-from ka2l.teaching.exports.text_formats import _WRITERS, Messages, Taught
+from ka2l.teaching.exports.text_formats import FORMATS, Messages, TrainingQuestion
 from ka2l.teaching.finetuning.training_examples import Example
 
 LLAMA_FACTORY = "llama-factory"
@@ -46,8 +46,8 @@ def export(target: Path, folder: Path, kind: str, overrides: Sequence[str] = ())
         RunError: nothing is annotated yet, or it is out of date; or the model that answered cannot be taught here.
         DataError: `dataset_info.json` is there and cannot be read.
     """
-    if kind not in (LLAMA_FACTORY, *_WRITERS):
-        raise ConfigError(f"--format {kind}: there are {', '.join((LLAMA_FACTORY, *_WRITERS))}.")
+    if kind not in (LLAMA_FACTORY, *FORMATS):
+        raise ConfigError(f"--format {kind}: there are {', '.join((LLAMA_FACTORY, *FORMATS))}.")
     if not target.is_dir():
         if kind != LLAMA_FACTORY:
             raise ConfigError(
@@ -64,7 +64,7 @@ def export(target: Path, folder: Path, kind: str, overrides: Sequence[str] = ())
         _check_open(run.config, target)
         rows = {arm: _rows(context, examples) for arm, examples in taught.items()}
         return _llama_factory(run.config, context.resolved.path, folder, rows)
-    suffix, write = _WRITERS[kind]
+    suffix, write = FORMATS[kind]
     messages = _messages(context)
     for arm, examples in taught.items():
         atomic_files.write_text(folder / f"{_name(arm)}{suffix}", write(examples, messages))
@@ -82,7 +82,7 @@ def _check_open(config: RunConfig, target: Path) -> None:
         )
 
 
-def _taught(context: Context, arm: str) -> list[Taught]:
+def _taught(context: Context, arm: str) -> list[TrainingQuestion]:
     """What `finetune` teaches in this arm, in its order."""
     if limit(context.config) is None:
         context.require(arm_stage("finetune", arm))
@@ -93,13 +93,14 @@ def _taught(context: Context, arm: str) -> list[Taught]:
     annotations = read_annotations(context, arm)
     questions = all_questions(context, set(annotations))
     found = [
-        Taught(
+        TrainingQuestion(
             i, questions[i].question, tuple(answers), DECODED if questions[i].role == DECODED else "bought"
         )
         for i, answers in annotations.items()
     ]
     return found + [
-        Taught(each.question.id, each.question.question, (each.answer,), "replayed") for each in known
+        TrainingQuestion(each.question.id, each.question.question, (each.answer,), "replayed")
+        for each in known
     ]
 
 
@@ -110,8 +111,8 @@ def _messages(context: Context) -> Messages:
     return PromptBuilder(settings, shots).teaching_messages
 
 
-def _rows(context: Context, taught: Sequence[Taught]) -> list[dict[str, Any]]:
-    if factory.is_conversation(context.config):
+def _rows(context: Context, taught: Sequence[TrainingQuestion]) -> list[dict[str, Any]]:
+    if factory.is_conversation(context.config.prompt, context.config.export):
         messages = _messages(context)
         return factory.sharegpt_rows(
             factory.Conversation(messages(each.question), each.answers[0], each.id) for each in taught
@@ -133,7 +134,12 @@ def _llama_factory(
     names = {arm: f"ka2l_{_name(arm)}" for arm in rows}
     listed = folder / "dataset_info.json"
     info = _read_info(listed)
-    info |= factory.dataset_info(list(names.values()), conversations=factory.is_conversation(config))
+    info |= factory.dataset_info(
+        list(names.values()), conversations=factory.is_conversation(config.prompt, config.export)
+    )
+    sections = factory.TrainingSections(
+        config.model, config.prompt, config.finetune, config.export, config.teaching_seed
+    )
     written: dict[str, Any] = {"written": str(folder)}
     for arm, name in names.items():
         data = rows[arm]
@@ -142,7 +148,7 @@ def _llama_factory(
             written[f"{name}.json"] = len(data)
         page = f"{_name(arm)}.yaml"
         title = f"cd here, then: llamafactory-cli train {page}   (flash_attn: auto, where flash-attn is not installed)"
-        settings = factory.train_settings(config, model, name)
+        settings = factory.train_settings(sections, model, name)
         atomic_files.write_text(folder / page, factory.as_yaml(settings, title))
         written[page] = "settings"
     atomic_files.write_json(listed, info)

@@ -58,7 +58,8 @@ def checked_card(context: Context) -> dict[str, Any]:
         RunError: it decodes another state than the probe judges.
         ModelError: there is none, or this version does not know it.
     """
-    from ka2l.augmentation.decoder_folder import check_fits, load_card
+    from ka2l.augmentation.decoder_card_checks import check_fits
+    from ka2l.augmentation.decoder_folder import load_card
 
     place = decoder_place(context)
     card = load_card(*place)
@@ -73,12 +74,12 @@ def run_decoder(context: Context) -> "Decoder":
     Raises:
         RunError, ModelError: as `checked_card`, or its weights are not what the card says.
     """
-    from ka2l.augmentation.decoder_folder import load
+    from ka2l.augmentation.decoder import Decoder
 
     checked_card(context)
-    return load(
+    return Decoder.from_pretrained(
         *decoder_place(context),
-        lambda: _language_model(context.config),
+        model_loader=lambda: _language_model(context.config),
         device=pick_device(context.config.model),
     )
 

@@ -50,10 +50,10 @@ def decoder_states(context: Context, attempt: Attempt) -> None:
 def train_decoder(context: Context, attempt: Attempt) -> None:
     """Train the decoder on stored states; the language model is only there where it is itself the decoder."""
     from ka2l.augmentation.decoder import Decoder
-    from ka2l.augmentation.decoder_folder import save
     from ka2l.augmentation.decoder_training import train
     from ka2l.augmentation.length_batches import count_steps
     from ka2l.augmentation.state_scaling import check_finite, standardisation
+    from ka2l.augmentation.validation_checks import DecoderExamples
 
     config, run = context.config, context.run
     ids, found = read_signal(run.file(STATES), "state")
@@ -74,10 +74,8 @@ def train_decoder(context: Context, attempt: Attempt) -> None:
         with context.reporter.bar(attempt.stage, steps) as advance:
             trained = train(
                 network,
-                standardised[~held],
-                texts[~held].tolist(),
-                standardised[held],
-                texts[held].tolist(),
+                DecoderExamples(standardised[~held], texts[~held].tolist()),
+                DecoderExamples(standardised[held], texts[held].tolist()),
                 config.decoder,
                 run.file(TRAINING),
                 seed=config.seed,
@@ -93,7 +91,7 @@ def train_decoder(context: Context, attempt: Attempt) -> None:
             # How long it took is in the manifest: the card is the same after an interruption.
             "history": [{k: v for k, v in look.items() if k != "seconds"} for look in trained.history],
         }
-        save(Decoder(network, mean, scale, card), run.file("decoder"))
+        Decoder(network, mean, scale, card).save_pretrained(run.file("decoder"))
         record.counts = {"trained_on": card["trained_on"], "steps": trained.steps, "best": trained.best_step}
         record.tokens = {"trained": trained.tokens}
         record.facts = {"quality": card["quality"], "kind": network.kind}

@@ -17,7 +17,7 @@ from ka2l.teaching.settings import FinetuneConfig
 
 def finetune(context: Context, attempt: Attempt) -> None:
     """Teach the bought questions with LoRA; continues from its checkpoints."""
-    from ka2l.teaching.finetuning.lora import Example
+    from ka2l.teaching.finetuning.lora import Example, ModelPlace
     from ka2l.teaching.finetuning.lora import finetune as train
 
     config, arm = context.config, attempt.arm
@@ -40,16 +40,18 @@ def finetune(context: Context, attempt: Attempt) -> None:
     with attempt.begin() as record:
         with context.reporter.bar(attempt.stage, training_steps(len(examples), config.finetune)) as advance:
             result = train(
-                context.resolved.path,
+                ModelPlace(
+                    context.resolved.path,
+                    context.resolved.revision,
+                    model.dtype,
+                    model.device,
+                    model.trust_remote_code,
+                ),
                 examples,
                 config.finetune,
                 attempt.file("adapter"),
                 attempt.file("checkpoints"),
                 seed=config.teaching_seed,
-                dtype=model.dtype,
-                device=model.device,
-                revision=context.resolved.revision,
-                trust_remote_code=model.trust_remote_code,
                 special_tokens=config.prompt.template == "plain",
                 on_step=by_step(advance),
             )

@@ -1,4 +1,7 @@
-"""The answers people have given to a run, in labels.json."""
+"""The answers that people have given in a run, in its labels.json.
+
+ka2l annotate runs/mine --import todo.csv     # adds to it
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,22 +14,22 @@ from ka2l.teaching.annotators.annotation import Label
 
 
 def read_labels(path: Path, questions: Sequence[Question]) -> dict[str, Label]:
-    """Answers people have given to these questions, by question id; an empty list of answers is a refusal."""
+    """The answers people have given to these questions, by question id; a refusal has no answers."""
     if not path.exists():
         return {}
     kept = atomic_files.read_json(path)
-    found = ((question.id, kept.get(normalize_question(question.question))) for question in questions)
+    rows = ((question.id, kept.get(normalize_question(question.question))) for question in questions)
     return {
-        i: Label(tuple(row["answers"]), row["confidence"], row["annotator"])
-        for i, row in found
+        id_: Label(tuple(row["answers"]), row["confidence"], row["annotator"])
+        for id_, row in rows
         if row is not None
     }
 
 
 def write_labels(path: Path, labels: Mapping[str, Label], questions: Sequence[Question]) -> None:
-    """Add the answers people have given, by question id, to those kept; this file outlives every change of the config.
+    """Add answers, by question id, to those in the file, which is kept whatever changes in the configuration.
 
-    It is keyed by the question's normalised text: ids such as 1, 2, 3 mean something else in another file.
+    The file's keys are the normalised texts of the questions: ids such as 1, 2, 3 mean other questions in another source.
     """
     kept: dict[str, Any] = atomic_files.read_json(path) if path.exists() else {}
     for question in questions:

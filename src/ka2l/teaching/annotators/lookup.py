@@ -1,9 +1,9 @@
-"""Answers to decoded questions from whoever can look a question up, such as `ka2l.questions.geonames.resolver.resolve`.
+"""Answers to decoded questions from a function that looks them up, such as `ka2l.questions.geonames.resolver.resolve`.
 
     labels, refused = annotate_decoded(questions, resolve)
 
-The answer of the question it was decoded from is never carried over: a new question has its own. What cannot be
-looked up goes to people, as every other question does (`annotators`), or is dropped.
+A decoded question never gets the answer of its source question: it asks for something else. Questions that cannot be
+looked up are dropped or, as other questions, answered by people (`spreadsheet`).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,42 +14,42 @@ from ka2l.teaching.annotators.annotation import Label
 
 
 class Answered(Protocol):
-    """What a resolver found."""
+    """The result of a resolver."""
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """All that count as right; the first is the one to teach."""
+        """All answers that count as correct; the first is taught."""
 
 
 Resolver = Callable[[str], Answered | None]
-"""Answers the text of a question, or says None."""
+"""Answers the text of a question; None if it cannot."""
 
 
 class DecodedLabels(NamedTuple):
-    """Every question is in exactly one of the two."""
+    """Every question is in exactly one of the two fields."""
 
     labels: dict[str, Label]
-    """By id."""
+    """By question id."""
     refused: list[str]
-    """Ids of what the resolver does not know, in the order of the questions."""
+    """Ids of the questions that the resolver cannot answer, in their order."""
 
 
 def annotate_decoded(
     questions: Sequence[Question], resolve: Resolver, annotator: str = "geonames"
 ) -> DecodedLabels:
-    """Look every question up.
+    """Look up every question.
 
     Args:
-        questions: decoded ones; their answers, if any, are not looked at.
-        resolve: who knows.
-        annotator: the name that the labels carry.
+        questions: decoded questions; their answers, if any, are not read.
+        resolve: answers a question's text.
+        annotator: name of the annotator in the labels.
     """
     labels: dict[str, Label] = {}
     refused = []
     for question in questions:
-        found = resolve(question.question)
-        if found is None or not found.answers:
+        answered = resolve(question.question)
+        if answered is None or not answered.answers:
             refused.append(question.id)
         else:
-            labels[question.id] = Label(tuple(found.answers), annotator=annotator)
+            labels[question.id] = Label(tuple(answered.answers), annotator=annotator)
     return DecodedLabels(labels, refused)

@@ -1,26 +1,29 @@
-"""The files LLaMA-Factory reads for the same training: data, `dataset_info.json` and the YAML of `llamafactory-cli train`.
+"""The files of the same training for LLaMA-Factory: data, `dataset_info.json` and the YAML of `llamafactory-cli train`.
 
+    ka2l export runs/mine --to FOLDER
     cd FOLDER && llamafactory-cli train train.yaml
 
-LLaMA-Factory pins versions of its own and is never imported here; the formats are those of its documentation
-(data/README.md: alpaca and sharegpt). It puts the model's chat template around a conversation by itself, under a name of
-its own (`llama3`, `qwen`). A plain prompt goes in as it is, with its template `empty`, which adds nothing: not even the
-tokens an example begins and ends with, so they stand in the text.
+LLaMA-Factory requires its own versions of libraries and is never imported here; the formats are those of its
+documentation (data/README.md: alpaca and sharegpt). It applies the model's chat template to a conversation itself, under
+its own name for the template (`llama3`, `qwen`). A plain prompt is exported unchanged, with LLaMA-Factory's template
+`empty`, which adds nothing. That includes the special tokens at the start and end of an example, so they are in the text.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ka2l.config.run_config import RunConfig
 from ka2l.models.prompts import Message
+from ka2l.models.settings import ModelConfig, PromptConfig
 from ka2l.teaching.finetuning.training_examples import Example
+from ka2l.teaching.settings import ExportConfig, FinetuneConfig
 
-EMPTY = "empty"  # LLaMA-Factory's template that adds nothing
+# LLaMA-Factory's template that adds nothing.
+EMPTY = "empty"
 _SPEAKERS = {"user": "human", "assistant": "gpt"}
 
 
 class Conversation(NamedTuple):
-    """What is asked, as turns, and the answer that is taught."""
+    """A question as turns, and the answer that is taught."""
 
     messages: tuple[Message, ...]
     answer: str
@@ -28,19 +31,30 @@ class Conversation(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """The special tokens, as text, that the tokenizer puts before a plain prompt and training puts after the answer."""
+    """The text of the special token before a plain prompt (may be empty) and of the one after the answer."""
 
     first: str
     last: str
 
 
-def is_conversation(config: RunConfig) -> bool:
-    """Whether examples go out as turns for a chat template; else as text that is ready."""
-    return config.prompt.template == "chat" or config.export.llama_factory_template not in ("", EMPTY)
+class TrainingSections(NamedTuple):
+    """The settings of a run that the exported training depends on."""
+
+    model: ModelConfig
+    prompt: PromptConfig
+    finetune: FinetuneConfig
+    export: ExportConfig
+    seed: int
+    """Of the training; `finetune.seed` itself is not read."""
+
+
+def is_conversation(prompt: PromptConfig, export: ExportConfig) -> bool:
+    """Whether examples are exported as turns for a chat template; otherwise as complete text."""
+    return prompt.template == "chat" or export.llama_factory_template not in ("", EMPTY)
 
 
 def sharegpt_rows(conversations: Iterable[Conversation]) -> list[dict[str, Any]]:
-    """Rows of LLaMA-Factory's sharegpt format, whatever the chat template will be."""
+    """Rows of LLaMA-Factory's sharegpt format, which is the same for every chat template."""
     return [
         {
             "id": each.id,
@@ -54,10 +68,10 @@ def sharegpt_rows(conversations: Iterable[Conversation]) -> list[dict[str, Any]]
 
 
 def alpaca_rows(examples: Iterable[Example], ends: Ends) -> list[dict[str, Any]]:
-    """Rows of the alpaca format for template `empty`: the tokens of `ka2l.teaching.finetuning.training_examples`, cut between prompt and answer.
+    """Rows of the alpaca format for template `empty`: the text that `ka2l finetune` trains on, as prompt and answer.
 
-    LLaMA-Factory tokenizes the two parts apart. With byte-level tokenizers, where a word begins with its space, that is
-    the same; one that joins the last letter of a prompt with an answer's first would differ there.
+    LLaMA-Factory tokenizes the two parts separately. With byte-level tokenizers, where a word starts with its space, the
+    tokens are the same; a tokenizer that joins the last letter of a prompt with the first of an answer gives others.
     """
     return [
         {
@@ -73,32 +87,32 @@ def alpaca_rows(examples: Iterable[Example], ends: Ends) -> list[dict[str, Any]]
 def dataset_info(names: Sequence[str], *, conversations: bool) -> dict[str, Any]:
     """The entries of `dataset_info.json` for datasets in `NAME.json` beside it."""
     if conversations:
-        how: dict[str, Any] = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
+        layout: dict[str, Any] = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
     else:
         columns = {"prompt": "instruction", "query": "input", "response": "output"}
-        how = {"formatting": "alpaca", "columns": columns}
-    return {name: {"file_name": f"{name}.json", **how} for name in names}
+        layout = {"formatting": "alpaca", "columns": columns}
+    return {name: {"file_name": f"{name}.json", **layout} for name in names}
 
 
-def train_settings(config: RunConfig, model: str, dataset: str) -> dict[str, Any]:
-    """The arguments of `llamafactory-cli train` that train what `ka2l finetune` trains.
+def train_settings(sections: TrainingSections, model_name: str, dataset: str) -> dict[str, Any]:
+    """The arguments of `llamafactory-cli train` for the training that `ka2l finetune` does.
 
     Args:
-        config: of the run; every setting of `finetune` that exists there is carried over.
-        model: a Hub id or a folder.
+        sections: of the run; every setting of `finetune` that LLaMA-Factory has too is exported.
+        model_name: a Hub id or a folder.
         dataset: its name in `dataset_info.json`.
     """
-    from_hub = {"model_revision": config.model.revision} if config.model.revision else {}
-    trusted = {"trust_remote_code": True} if config.model.trust_remote_code else {}
-    # Earlier answers of a conversation are worked examples: no loss on them.
-    shots = {"mask_history": True} if is_conversation(config) and config.prompt.teaching_shots else {}
-    settings, seed = config.finetune, config.seed if config.finetune.seed is None else config.finetune.seed
+    model, prompt, settings, export, seed = sections
+    from_hub = {"model_revision": model.revision} if model.revision else {}
+    trusted = {"trust_remote_code": True} if model.trust_remote_code else {}
+    # Earlier answers of a conversation are shots: no loss on them.
+    shots = {"mask_history": True} if is_conversation(prompt, export) and prompt.teaching_shots else {}
     return {
-        "model_name_or_path": model,
+        "model_name_or_path": model_name,
         **from_hub,
         **trusted,
         "use_fast_tokenizer": True,
-        **_precision(config),
+        **_precision(model),
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
@@ -108,7 +122,7 @@ def train_settings(config: RunConfig, model: str, dataset: str) -> dict[str, Any
         "lora_dropout": settings.lora_dropout,
         "dataset_dir": ".",
         "dataset": dataset,
-        **_template(config),
+        **_template(prompt, export),
         **shots,
         "cutoff_len": settings.max_length,
         "per_device_train_batch_size": settings.batch_size,
@@ -130,23 +144,23 @@ def train_settings(config: RunConfig, model: str, dataset: str) -> dict[str, Any
 
 
 def as_yaml(settings: Mapping[str, Any], title: str) -> str:
-    """The settings as a file with a line on top that says what it is."""
+    """The settings as the text of a YAML file, with the title as a comment in its first line."""
     import yaml
 
     return f"# {title}\n" + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
 
 
-def _precision(config: RunConfig) -> dict[str, Any]:
-    """As `ka2l finetune` places the weights; FlashAttention-2 (paper, Section 4.3.3) wants a GPU and 16 bits."""
-    on_cpu = config.model.device == "cpu"
-    dtype = {"auto": "bfloat16"}.get(config.model.dtype, config.model.dtype)
+def _precision(model: ModelConfig) -> dict[str, Any]:
+    """The precision of `ka2l finetune`; FlashAttention-2 (paper, Section 4.3.3) needs a GPU and 16 bits."""
+    on_cpu = model.device == "cpu"
+    dtype = {"auto": "bfloat16"}.get(model.dtype, model.dtype)
     half = {"bfloat16": "bf16", "float16": "fp16"}.get(dtype)
     if on_cpu or half is None:
         return {"flash_attn": "auto"}
     return {half: True, "flash_attn": "fa2"}
 
 
-def _template(config: RunConfig) -> dict[str, str]:
-    """A conversation without a name for its template gets none: LLaMA-Factory then reads the tokenizer's own."""
-    name = config.export.llama_factory_template or ("" if is_conversation(config) else EMPTY)
+def _template(prompt: PromptConfig, export: ExportConfig) -> dict[str, str]:
+    """The template's name; none for conversations without one: LLaMA-Factory then uses the tokenizer's own template."""
+    name = export.llama_factory_template or ("" if is_conversation(prompt, export) else EMPTY)
     return {"template": name} if name else {}

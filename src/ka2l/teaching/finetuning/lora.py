@@ -1,12 +1,12 @@
-"""Teach a model with LoRA on all its linear modules (paper, Section 4.3.3). The only file that trains a language model.
+"""Fine-tune a model with LoRA on all its linear modules (paper, Section 4.3.3). Only this file trains a language model.
 
-    result = finetune("smollm2-folder", [Example("Question: …\\nAnswer:", " Lima")], FinetuneConfig(),
-                      out=run / "adapter", checkpoints=run / "checkpoints", seed=0, dtype="auto", device="cpu")
+    result = finetune(ModelPlace("smollm2-folder", device="cpu"), [Example("Question: …\\nAnswer:", " Lima")],
+                      FinetuneConfig(), out=run / "adapter", checkpoints=run / "checkpoints", seed=0)
 
-The loss is taken on the completion and the EOS after it, never on the prompt, and the prompt's tokens are exactly
-those of inference. After `kill -9` at any moment the same call goes on from the last complete checkpoint and ends
-with the same adapter (on CPU: to the bit). The checkpoints are the Trainer's own files; whoever calls removes the
-folder `checkpoints` once the adapter is recorded, not before: until then a repeated call costs seconds.
+The loss is computed on the completion and the EOS after it, never on the prompt, and the prompt's tokens are exactly those
+of inference. After `kill -9` at any moment the same call continues from the last complete checkpoint and ends with the
+same adapter (on a CPU: bit for bit). The checkpoints are the Trainer's own files. The caller removes the folder
+`checkpoints` once the adapter is recorded, not before: until then, calling again takes seconds.
 """
 
 import contextlib
@@ -25,48 +25,61 @@ from ka2l.teaching.finetuning.training_examples import Example, Tokenized, token
 from ka2l.teaching.settings import FinetuneConfig
 
 
+class ModelPlace(NamedTuple):
+    """A language model on disk or on the Hub, and where and in what type it is loaded."""
+
+    path: str
+    """A folder or a Hub id."""
+    revision: str | None = None
+    """Hub revision; not used for a folder."""
+    dtype: str = "auto"
+    """Of the frozen weights: `auto`, `float32`, `bfloat16` or `float16`; on a CPU always float32."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda` (the first GPU that PyTorch sees)."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model."""
+
+
 class FinetuneResult(NamedTuple):
-    """What a fine-tuning did. All but `seconds` and `resumed_from` are the same after an interruption."""
+    """The result of a fine-tuning. All but `seconds` and `resumed_from` are the same after an interruption."""
 
     steps: int
-    seconds: float  # of this call
-    train_loss: float  # nats per completion token, mean over all steps
-    last_loss: float  # of the last step
-    tokens: int  # prompt and completion, over all epochs
+    """Optimizer steps."""
+    seconds: float
+    """Of this call."""
+    train_loss: float
+    """Nats per completion token, mean over all steps."""
+    last_loss: float
+    """Of the last step."""
+    tokens: int
+    """Of prompts and completions, over all epochs."""
     trainable_parameters: int
-    resumed_from: int | None  # the checkpoint's step
+    resumed_from: int | None
+    """The checkpoint's step; None: not resumed."""
 
 
 def finetune(
-    model_path: str,
+    place: ModelPlace,
     examples: Sequence[Example],
     config: FinetuneConfig,
     out: Path,
     checkpoints: Path,
     *,
     seed: int,
-    dtype: str,
-    device: str,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
     special_tokens: bool = True,
     on_step: Callable[[int, int], None] | None = None,
 ) -> FinetuneResult:
     """Train an adapter and save it in PEFT's format.
 
     Args:
-        model_path: a model folder or a Hub id.
-        examples: trained in an order that depends on `seed` only.
-        config: rank, learning rate, epochs, batch sizes.
-        out: the adapter's folder; it appears, or replaces an older one, when it is complete.
+        place: the model.
+        examples: trained on in an order that depends on `seed` only.
+        config: rank, learning rate, epochs, batch sizes; its `seed` is not read.
+        out: the adapter's folder; it is created, or replaces an older one, when it is complete.
         checkpoints: folder of the checkpoints; those of another call (other examples, config, model) are removed.
         seed: of initialisation, order and dropout.
-        dtype: `auto`, `float32`, `bfloat16` or `float16` of the frozen weights; on CPU always float32.
-        device: `auto`, `cpu` or `cuda` (the first GPU that PyTorch sees).
-        revision: Hub revision of the model.
-        trust_remote_code: run code that comes with the model.
-        special_tokens: whether the tokenizer adds its own, as at inference (no for chat prompts).
-        on_step: called with (step, steps) after each update.
+        special_tokens: whether the tokenizer adds its special tokens, as at inference (False for chat prompts).
+        on_step: called with (step, total steps) after each update.
 
     Raises:
         DegenerateError: no examples.
@@ -76,20 +89,22 @@ def finetune(
     """
     if not examples:
         raise DegenerateError(
-            "There is nothing to teach: no annotated examples. Buy more labels (select.budget)."
+            "There are no labelled examples to fine-tune on. Select more questions (select.budget)."
         )
     started = time.monotonic()
-    device, dtype = _place(device, dtype)
-    fingerprint = fingerprint_of(model_path, revision, examples, config, seed, dtype, special_tokens)
-    with _undisturbed(device):
-        tokenizer, model = _load(model_path, revision, trust_remote_code, dtype)
+    place = _resolved(place)
+    fingerprint = fingerprint_of(
+        place.path, place.revision, examples, config, seed, place.dtype, special_tokens
+    )
+    with _undisturbed(place.device):
+        tokenizer, model = _load(place)
         data = tokenize_examples(tokenizer, examples, config.max_length, special_tokens)
         checkpoint = last_checkpoint(checkpoints, fingerprint)
-        arguments = _arguments(config, len(examples), checkpoints, seed, dtype, device)
+        arguments = _arguments(config, len(examples), checkpoints, seed, place)
         trainer = _trainer(model, tokenizer, data, config, arguments)
         trainer.add_callback(_watch(config, fingerprint, on_step))
         _train(trainer, checkpoint, config)
-        _save_adapter(trainer.model, out, model_path, len(examples))
+        _save_adapter(trainer.model, out, place.path, len(examples))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return FinetuneResult(
         steps=trainer.state.global_step,
@@ -102,14 +117,15 @@ def finetune(
     )
 
 
-def _place(device: str, dtype: str) -> tuple[str, str]:
-    """Resolve `auto`, and refuse what the Trainer would silently put elsewhere."""
+def _resolved(place: ModelPlace) -> ModelPlace:
+    """Replace `auto` by a device and a dtype, and refuse a device that the Trainer would silently replace."""
     import torch
 
+    device = place.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
-        return device, "float32"
+        return place._replace(device=device, dtype="float32")
     if not torch.cuda.is_available():
         raise ModelError(f"model.device is {device}, but PyTorch sees no CUDA device here. Use cpu or auto.")
     if device not in ("cuda", "cuda:0"):
@@ -118,31 +134,31 @@ def _place(device: str, dtype: str) -> tuple[str, str]:
             f"model.device is {device}, but fine-tuning runs on the first GPU that PyTorch sees. "
             f"Set CUDA_VISIBLE_DEVICES={number} and model.device=cuda."
         )
-    return device, "bfloat16" if dtype == "auto" else dtype
+    return place._replace(device=device, dtype="bfloat16" if place.dtype == "auto" else place.dtype)
 
 
-def _load(model_path: str, revision: str | None, trust_remote_code: bool, dtype: str) -> tuple[Any, Any]:
+def _load(place: ModelPlace) -> tuple[Any, Any]:
+    """Tokenizer and model."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if revision is not None and not Path(model_path).is_dir():
-        options["revision"] = revision
+    options: dict[str, Any] = {"trust_remote_code": place.trust_remote_code}
+    if place.revision is not None and not Path(place.path).is_dir():
+        options["revision"] = place.revision
+    dtype = getattr(torch, place.dtype)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path, **options)
-        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype), **options)
+        tokenizer = AutoTokenizer.from_pretrained(place.path, **options)
+        model = AutoModelForCausalLM.from_pretrained(place.path, dtype=dtype, **options)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n", 1)[0][:300]
-        raise ModelError(f"{model_path}: cannot load this model: {reason}") from error
+        raise ModelError(f"{place.path}: cannot load this model: {reason}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, model
 
 
-def _arguments(
-    config: FinetuneConfig, examples: int, checkpoints: Path, seed: int, dtype: str, device: str
-) -> Any:
-    """AdamW with warm-up and cosine decay; silent, unpacked, with a checkpoint every `save_steps` updates."""
+def _arguments(config: FinetuneConfig, examples: int, checkpoints: Path, seed: int, place: ModelPlace) -> Any:
+    """AdamW with warm-up and cosine decay; no output, no packing, a checkpoint every `save_steps` updates."""
     from trl import SFTConfig
 
     steps = config.epochs * math.ceil(math.ceil(examples / config.batch_size) / config.gradient_accumulation)
@@ -153,35 +169,36 @@ def _arguments(
         gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=min(
-            int(config.warmup_ratio * steps), steps - 1
-        ),  # rounded down: its first step learns nothing
+        # Rounded down: the first step of a warm-up has learning rate 0 and changes nothing.
+        warmup_steps=min(int(config.warmup_ratio * steps), steps - 1),
         optim="adamw_torch",
         weight_decay=0.0,
         seed=seed,
         data_seed=seed,
-        bf16=dtype == "bfloat16",
-        fp16=dtype == "float16",
-        use_cpu=device == "cpu",
-        dataloader_pin_memory=device != "cpu",
+        bf16=place.dtype == "bfloat16",
+        fp16=place.dtype == "float16",
+        use_cpu=place.device == "cpu",
+        dataloader_pin_memory=place.device != "cpu",
         gradient_checkpointing=False,
         save_strategy="steps",
         save_steps=config.save_steps,
         save_total_limit=2,
         logging_steps=1,
-        logging_nan_inf_filter=False,  # a NaN must be seen, not averaged away
+        # A NaN has to reach `on_log`: the filter would replace it by an average.
+        logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
         packing=False,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs would be an error in TRL; one is enough
+    # Several visible GPUs would be an error in TRL.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
 
 def _trainer(model: Any, tokenizer: Any, data: Tokenized, config: FinetuneConfig, arguments: Any) -> Any:
-    """TRL's trainer on tokens that are ready, so that nothing is truncated, filtered or tokenized another way."""
+    """TRL's trainer on data that is already tokenized, so that TRL does not truncate, filter or tokenize anything."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import PrinterCallback
@@ -203,7 +220,7 @@ def _trainer(model: Any, tokenizer: Any, data: Tokenized, config: FinetuneConfig
 
 
 def _watch(config: FinetuneConfig, fingerprint: str, on_step: Callable[[int, int], None] | None) -> Any:
-    """A callback that reports steps, stops at NaN before it is saved, and marks checkpoints that are complete."""
+    """A callback that reports steps, stops at NaN before a checkpoint is saved, and marks complete checkpoints."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
@@ -212,12 +229,12 @@ def _watch(config: FinetuneConfig, fingerprint: str, on_step: Callable[[int, int
                 on_step(state.global_step, state.max_steps)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
-            # With float16, steps of infinite gradient are skipped until the loss scale fits: no reason to stop.
+            # With float16, steps with an infinite gradient are skipped until the loss scale fits: no reason to stop.
             for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):
                 value = (logs or {}).get(name, 0.0)
                 if not math.isfinite(value):
                     raise Ka2lError(
-                        f"Fine-tuning broke at step {state.global_step} of {state.max_steps}: {name} is {value}. Lower "
+                        f"Fine-tuning failed at step {state.global_step} of {state.max_steps}: {name} is {value}. Lower "
                         f"finetune.learning_rate (now {config.learning_rate:g}), for example to "
                         f"{config.learning_rate / 10:g}; earlier checkpoints are kept in {args.output_dir}."
                     )
@@ -229,6 +246,7 @@ def _watch(config: FinetuneConfig, fingerprint: str, on_step: Callable[[int, int
 
 
 def _train(trainer: Any, checkpoint: Path | None, config: FinetuneConfig) -> None:
+    """Run the trainer, from the checkpoint if there is one."""
     import torch
 
     try:
@@ -241,9 +259,10 @@ def _train(trainer: Any, checkpoint: Path | None, config: FinetuneConfig) -> Non
 
 
 def _save_adapter(model: Any, out: Path, model_path: str, examples: int) -> None:
-    """Write beside `out`, then rename: `out` is whole or not there."""
+    """Write beside `out`, then rename: `out` is complete or does not exist."""
     adapter = model.peft_config["default"]
-    adapter.target_modules = sorted(adapter.target_modules)  # a set's order changes from process to process
+    # Sorted: the order of a set differs between processes.
+    adapter.target_modules = sorted(adapter.target_modules)
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, save_embedding_layers=False)
@@ -258,7 +277,7 @@ def _save_adapter(model: Any, out: Path, model_path: str, examples: int) -> None
 
 @contextlib.contextmanager
 def _undisturbed(device: str) -> Iterator[None]:
-    """No telemetry, bars or advice from the libraries inside; the caller's settings and random state as before after."""
+    """Inside, no telemetry, progress bars or warnings of the libraries; afterwards, settings and random state as before."""
     import random
 
     import numpy as np
@@ -273,7 +292,8 @@ def _undisturbed(device: str) -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         with torch.random.fork_rng(devices=[] if device == "cpu" else [0]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the libraries' advice to each other
+            # The libraries' warnings about each other.
+            warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
         constants.HF_HUB_DISABLE_TELEMETRY = telemetry

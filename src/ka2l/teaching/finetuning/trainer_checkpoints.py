@@ -1,4 +1,4 @@
-"""Which of the Trainer's checkpoints are whole, and whether they belong to this training."""
+"""Which of the Trainer's checkpoints are complete, and whether they belong to this training."""
 
 import json
 import shutil
@@ -10,19 +10,19 @@ _MARK = "ka2l-complete.json"
 
 
 def last_checkpoint(checkpoints: Path, fingerprint: str) -> Path | None:
-    """The newest complete checkpoint of this very call; every other one is removed."""
-    found: list[tuple[int, Path]] = []
+    """The newest complete checkpoint with this fingerprint; incomplete ones and those of other calls are removed."""
+    complete: list[tuple[int, Path]] = []
     for folder in sorted(checkpoints.glob("checkpoint-*")):
         step = folder.name.rpartition("-")[2]
         if step.isdigit() and is_complete(folder, fingerprint):
-            found.append((int(step), folder))
+            complete.append((int(step), folder))
         else:
             shutil.rmtree(folder)
-    return max(found)[1] if found else None
+    return max(complete)[1] if complete else None
 
 
 def is_complete(folder: Path, fingerprint: str) -> bool:
-    """Whether the mark, written last, is there and every file it names has its size (one may be half removed)."""
+    """Whether the mark, written last, exists and every file it lists has its size (a removal may have been cut short)."""
     try:
         mark = json.loads((folder / _MARK).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in mark["files"]}

@@ -1,15 +1,16 @@
-"""Training examples as tokens: the prompt exactly as inference sees it, and loss on the answer alone."""
+"""Training examples as tokens: the prompt exactly as at inference, and loss on the answer alone."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ka2l.errors import ModelError, bad_rows
 
-_IGNORED = -100  # PyTorch's label for "no loss here"
+# PyTorch's label for "no loss here".
+_IGNORED = -100
 
 
 class Example(NamedTuple):
-    """What is asked and what shall be answered; `completion` follows `prompt` without anything between them."""
+    """A prompt and the answer that is taught; `completion` follows `prompt` with nothing between them."""
 
     prompt: str
     completion: str
@@ -17,7 +18,7 @@ class Example(NamedTuple):
 
 
 class Tokenized(NamedTuple):
-    """One list of token ids and one of labels per example."""
+    """One list of token ids and one of labels (-100: no loss) per example."""
 
     input_ids: list[list[int]]
     labels: list[list[int]]
@@ -26,10 +27,11 @@ class Tokenized(NamedTuple):
 def tokenize_examples(
     tokenizer: Any, examples: Sequence[Example], max_length: int, special_tokens: bool = True
 ) -> Tokenized:
-    """Prompt tokens as at inference, then the completion's, then EOS once; prompt tokens carry no loss.
+    """Tokenize to prompt tokens as at inference, then the completion's, then EOS once; no loss on prompt tokens.
 
-    The completion is cut out of prompt and completion tokenized together, so it is split as the model would write it.
-    Where a token would straddle the border, the prompt wins: that is what the model is given at inference.
+    The completion's tokens are taken from prompt and completion tokenized together, so they are those that the model would
+    generate. If one token would span the boundary, prompt and completion are tokenized separately: the prompt's tokens are
+    always those of inference.
 
     Raises:
         DataError: an empty completion, or an example longer than `max_length` tokens.
@@ -38,7 +40,7 @@ def tokenize_examples(
     eos = tokenizer.eos_token_id
     if eos is None:
         raise ModelError(
-            "The model's tokenizer has no EOS token, so it could not learn where an answer ends."
+            "The model's tokenizer has no EOS token, so the model cannot learn where an answer ends."
         )
     data, problems, longest = Tokenized([], []), [], 0
     for index, example in enumerate(examples):
@@ -70,7 +72,7 @@ def _alone(tokenizer: Any, text: str) -> list[int]:
 
 
 def _without(ids: list[int], eos: int) -> list[int]:
-    """The ids without EOS at the end, however often it stands there."""
+    """The ids without any EOS at the end."""
     end = len(ids)
     while end and ids[end - 1] == eos:
         end -= 1
