@@ -17,13 +17,12 @@ from ka2l.common.answer_text import is_correct
 from ka2l.common.intervals import Interval, mean_interval
 from ka2l.evaluation.answer_metrics import AnswerScores, corpus_bleu, score
 from ka2l.evaluation.settings import EvaluateConfig
-from ka2l.questions.question import Question
+from ka2l.questions.question import DECODED, Question
 
 Item = tuple[str, int, str]  # question id, wording (0 = as in the pool, 1… = rewordings), question text
 Questions = Mapping[str, Question]  # by id
 Answers = Mapping[str, Sequence[str]]  # accepted answers by question id, gold and annotated together
 BASE_PROMPTS = ("sensing", "teaching")  # the first wins a tie
-DECODED = "decoded"  # the role of questions made out of hidden states, and the set they are asked in
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 _COLUMNS = ("id", "question", "answers", "role", "group", "meta")
 
 
+# The role of a question that was decoded from a hidden state.
+DECODED = "decoded"
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One question. `answers` are all accepted gold answers, empty where nobody knows yet."""

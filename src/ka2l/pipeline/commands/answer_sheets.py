@@ -9,9 +9,8 @@ from ka2l.pipeline.arms import arm_stage, arms
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import LABELS, RunDirectory
-from ka2l.pipeline.shared.taught_questions import DECODED
 from ka2l.pipeline.stages.annotate import people_answer
-from ka2l.questions.question import Question
+from ka2l.questions.question import DECODED, Question
 from ka2l.teaching.annotators.annotation import Label
 from ka2l.teaching.annotators.kept_labels import read_labels, write_labels
 from ka2l.teaching.annotators.spreadsheet import export_csv, import_csv

@@ -24,10 +24,9 @@ from ka2l.pipeline.arms import MAIN, arm_stage, arms
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
-from ka2l.pipeline.shared.taught_questions import DECODED, all_questions, read_annotations, replayed
+from ka2l.pipeline.shared.taught_questions import training_example, training_questions
 from ka2l.teaching.exports import llama_factory as factory
 from ka2l.teaching.exports.text_formats import FORMATS, Messages, TrainingQuestion
-from ka2l.teaching.finetuning.training_examples import Example
 
 LLAMA_FACTORY = "llama-factory"
 
@@ -59,7 +58,7 @@ def export(target: Path, folder: Path, kind: str, overrides: Sequence[str] = ())
         return _llama_factory(config, model, folder, dict.fromkeys(arms(config)))
     run = RunDirectory.open(target, overrides)
     context = context_of(run, Reporter(quiet=True))
-    taught = {arm: _taught(context, arm) for arm in arms(run.config)}
+    taught = {arm: _training_questions(context, arm) for arm in arms(run.config)}
     if kind == LLAMA_FACTORY:
         _check_open(run.config, target)
         rows = {arm: _rows(context, examples) for arm, examples in taught.items()}
@@ -82,26 +81,16 @@ def _check_open(config: RunConfig, target: Path) -> None:
         )
 
 
-def _taught(context: Context, arm: str) -> list[TrainingQuestion]:
-    """What `finetune` teaches in this arm, in its order."""
+def _training_questions(context: Context, arm: str) -> list[TrainingQuestion]:
+    """What `finetune` teaches in this arm, in its order.
+
+    Where this run does not fine-tune, nothing is replayed: there is nothing to protect from being forgotten.
+    """
     if limit(context.config) is None:
         context.require(arm_stage("finetune", arm))
-        known = replayed(context, arm)
-    else:  # nothing is taught here, so there is nothing to keep from being forgotten
-        context.require_done(arm_stage("annotate", arm))
-        known = []
-    annotations = read_annotations(context, arm)
-    questions = all_questions(context, set(annotations))
-    found = [
-        TrainingQuestion(
-            i, questions[i].question, tuple(answers), DECODED if questions[i].role == DECODED else "bought"
-        )
-        for i, answers in annotations.items()
-    ]
-    return found + [
-        TrainingQuestion(each.question.id, each.question.question, (each.answer,), "replayed")
-        for each in known
-    ]
+        return training_questions(context, arm)
+    context.require_done(arm_stage("annotate", arm))
+    return training_questions(context, arm, replay=False)
 
 
 def _messages(context: Context) -> Messages:
@@ -117,14 +106,10 @@ def _rows(context: Context, taught: Sequence[TrainingQuestion]) -> list[dict[str
         return factory.sharegpt_rows(
             factory.Conversation(messages(each.question), each.answers[0], each.id) for each in taught
         )
-    prompts, tokenizer = context.prompts, context.tokenizer
+    tokenizer = context.tokenizer
     begins = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
     ends = factory.Ends(tokenizer.bos_token if begins else "", tokenizer.eos_token)
-    examples = [
-        Example(prompts.teaching(each.question), prompts.completion(each.answers[0]), each.id)
-        for each in taught
-    ]
-    return factory.alpaca_rows(examples, ends)
+    return factory.alpaca_rows((training_example(context, each) for each in taught), ends)
 
 
 def _llama_factory(

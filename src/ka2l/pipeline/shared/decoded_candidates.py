@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 from ka2l.common import atomic_files
 from ka2l.pipeline.context import Context
-from ka2l.pipeline.shared.taught_questions import DECODED
-from ka2l.questions.question import Question
+from ka2l.questions.question import DECODED, Question
 
 FOLDER = "decoded"
 

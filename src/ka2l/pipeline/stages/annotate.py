@@ -12,13 +12,12 @@ from ka2l.pipeline.context import Context
 from ka2l.pipeline.run_directory import LABELS, Attempt, Written
 from ka2l.pipeline.shared.artifact_tables import as_table
 from ka2l.pipeline.shared.taught_questions import (
-    DECODED,
     decoded_questions,
     read_annotations,
     selected_questions,
 )
 from ka2l.pipeline.stage import Cost, Identities, Stage
-from ka2l.questions.question import Question
+from ka2l.questions.question import DECODED, Question
 from ka2l.teaching.annotators.annotation import AnnotationResult, Label, annotate_from_labels, annotate_gold
 from ka2l.teaching.annotators.kept_labels import read_labels
 

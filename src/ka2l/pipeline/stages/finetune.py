@@ -10,32 +10,22 @@ from ka2l.pipeline.arms import MAIN, arm_stage
 from ka2l.pipeline.content_keys import prompted_model, values
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.run_directory import Attempt, Written
-from ka2l.pipeline.shared.taught_questions import all_questions, read_annotations, replayed
+from ka2l.pipeline.shared.taught_questions import training_example, training_questions
 from ka2l.pipeline.stage import ANSWER_TOKENS, Cost, Identities, Sizes, Stage
 from ka2l.teaching.settings import FinetuneConfig
 
 
 def finetune(context: Context, attempt: Attempt) -> None:
-    """Teach the bought questions with LoRA; continues from its checkpoints."""
-    from ka2l.teaching.finetuning.lora import Example, ModelPlace
+    """Fine-tune with LoRA on the labelled and replayed questions; continues from its checkpoints."""
+    from ka2l.teaching.finetuning.lora import ModelPlace
     from ka2l.teaching.finetuning.lora import finetune as train
 
     config, arm = context.config, attempt.arm
-    annotations = read_annotations(context, arm)
-    questions = all_questions(context, set(annotations))
-    prompts = context.prompts
-    examples = [
-        Example(prompts.teaching(questions[i].question), prompts.completion(answers[0]), i)
-        for i, answers in annotations.items()
-    ]
-    own = replayed(context, arm)
-    examples += [
-        Example(
-            prompts.teaching(known.question.question), prompts.completion(known.answer), known.question.id
-        )
-        for known in own
-    ]
-    context.release()  # the trainer loads its own copy
+    taught = training_questions(context, arm)
+    examples = [training_example(context, question) for question in taught]
+    replayed = sum(question.source == "replayed" for question in taught)
+    # The trainer loads a copy of its own.
+    context.release()
     model: ModelConfig = config.model
     with attempt.begin() as record:
         with context.reporter.bar(attempt.stage, training_steps(len(examples), config.finetune)) as advance:
@@ -56,8 +46,8 @@ def finetune(context: Context, attempt: Attempt) -> None:
                 on_step=by_step(advance),
             )
         record.counts = {"examples": len(examples), "steps": result.steps}
-        if own:
-            record.counts["replayed"] = len(own)
+        if replayed:
+            record.counts["replayed"] = replayed
         record.counts["trainable_parameters"] = result.trainable_parameters
         record.tokens = {"trained": result.tokens}
         record.facts = {"train_loss": result.train_loss, "last_loss": result.last_loss}
