@@ -33,9 +33,9 @@ class Outside(NamedTuple):
 @lru_cache(maxsize=1)
 def given_probe(name: str, revision: str | None) -> "Probe":
     """A probe trained before, from a folder or the Hub; read once."""
-    from ka2l.knowledge.probes.probe_folder import load
+    from ka2l.knowledge.probes.probe import Probe
 
-    return load(name, revision)[0]
+    return Probe.from_pretrained(name, revision)
 
 
 def _fingerprint(file: Path) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ka2l.knowledge.probes.fit_quality import evaluate_fit
-from ka2l.knowledge.probes.probe import ALL_LAYERS, Examples, Probe, ProbeFit
+from ka2l.knowledge.probes.probe import Examples, Probe, ProbeFit
+from ka2l.knowledge.probes.probe_folder import ALL_LAYERS
 
 
 def average(linear: Sequence[ProbeFit], data: Examples) -> ProbeFit:

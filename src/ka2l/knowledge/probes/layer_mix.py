@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ka2l.knowledge.probes.fit_quality import evaluate_fit
-from ka2l.knowledge.probes.probe import ALL_LAYERS, Examples, Probe, ProbeFit, standardization
+from ka2l.knowledge.probes.probe import Examples, Probe, ProbeFit, standardization
+from ka2l.knowledge.probes.probe_folder import ALL_LAYERS
 from ka2l.knowledge.settings import ProbeConfig
 
 _MIX_LR = 10.0  # times mlp_lr, for the few numbers that weigh the layers
