@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -15,7 +14,7 @@ from ka2l.pipeline.identities import Outside
 from ka2l.pipeline.run import run
 from ka2l.pipeline.run_directory import OUTPUTS, WORKING, RunDirectory
 from ka2l.pipeline.stage_graph import all_stages, inputs_of, stages_of, verb_of
-from ka2l.selection.settings import Strategy
+from ka2l.selection.select import STRATEGIES
 from runs import Ear, copy_of, times
 
 
@@ -422,7 +421,7 @@ def test_strategies_that_read_signals_get_them(settings: list[str], computed: li
 
 
 def test_every_strategy_has_the_stages_of_its_signals() -> None:
-    for strategy in get_args(Strategy):
+    for strategy in STRATEGIES:
         for space in ("state", "sentence"):
             config = load_config(None, [f"select.strategy={strategy}", f"select.space={space}"])
             assert set(inputs_of("select", config)) <= {"map", *SIGNALS}
