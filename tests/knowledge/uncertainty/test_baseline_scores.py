@@ -140,9 +140,8 @@ def test_eigenscore_rises_with_the_spread_and_bears_half_precision() -> None:
     rising = [eigenscore((base + spread * noise).astype(np.float16)) for spread in (0.0, 0.1, 0.5, 2.0)]
     assert rising == sorted(rising)
     assert len(set(rising)) == 4
-    assert math.isfinite(
-        eigenscore(np.full((10, 64), 60000, dtype=np.float16))
-    )  # sums overflow in half precision
+    # Sums overflow in half precision.
+    assert math.isfinite(eigenscore(np.full((10, 64), 60000, dtype=np.float16)))
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,7 @@ def test_k_means_finds_blobs_and_stops_when_told() -> None:
 
 def test_a_cluster_that_loses_its_rows_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     points = np.array([[0.0], [0.0], [0.0], [10.0], [11.0], [20.0], [20.0]])
-    monkeypatch.setattr(
-        "ka2l.selection.kernels.k_means.plus_plus_rows", lambda *_: np.array([0, 1, 2])
-    )  # all centers at one place
+    # All centers at one place.
+    monkeypatch.setattr("ka2l.selection.kernels.k_means.plus_plus_rows", lambda *_: np.array([0, 1, 2]))
     found = k_means(points, 3, np.random.default_rng(0))
     assert sorted(found.centers[:, 0].tolist()) == [0.0, 10.5, 20.0]
