@@ -32,7 +32,7 @@ from ka2l.models.prompts import PromptBuilder
 from ka2l.models.settings import ModelConfig, PromptConfig
 from sampling import geonames_prompts
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 from tiny import build_tiny_model
 
 _CHILD = """

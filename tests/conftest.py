@@ -6,6 +6,9 @@ from console import ka2l as ka2l  # a fixture: the command line
 from runs import finished as finished  # a fixture: one finished run for all tests
 from tiny import TinyWorld, build_tiny_model
 
+# Its failures show the values compared, as in a test module.
+pytest.register_assert_rewrite("strategy_suite")
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:

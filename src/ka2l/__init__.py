@@ -65,8 +65,9 @@ if TYPE_CHECKING:
     from ka2l.pipeline.run_directory import RunDirectory
     from ka2l.questions.load import load_questions
     from ka2l.questions.question import Question
+    from ka2l.selection.options import Options
     from ka2l.selection.select import Strategy, select
-    from ka2l.selection.signals import Options, Selection, Signals
+    from ka2l.selection.signals import Selection, Signals
     from ka2l.studies.comparison.policies import parse_policies
     from ka2l.studies.comparison.run_grid import Grid, compare
 
@@ -74,7 +75,7 @@ _HOME = {
     "Decoder": "ka2l.augmentation.decoder",
     "Grid": "ka2l.studies.comparison.run_grid",
     "Ka2lError": "ka2l.errors",
-    "Options": "ka2l.selection.signals",
+    "Options": "ka2l.selection.options",
     "Probe": "ka2l.knowledge.probes.probe",
     "ProbeConfig": "ka2l.knowledge.settings",
     "Question": "ka2l.questions.question",

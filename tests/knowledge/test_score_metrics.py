@@ -264,9 +264,8 @@ def test_the_paired_test_is_not_fooled_by_chance_and_sees_pairs() -> None:
         found += rows[1].difference.p < 0.05
     assert found <= 22  # 10 expected of 200; more than 22 has a probability of 1 in 4,000
     world = World()
-    better = (
-        world.fair + 0.4 * world.event
-    )  # the same errors, less of each: overlapping intervals, yet a clear pair
+    # The same errors, less of each: overlapping intervals, yet a clear pair.
+    better = world.fair + 0.4 * world.event
     scores = {"fair": world.fair, "better": better}
     first, second = evaluate_scores(scores, world.event, world.groups, reference="fair").rows
     assert second.metrics["auroc"].low < first.metrics["auroc"].high

@@ -1,10 +1,10 @@
-"""How well a score (higher = more uncertain) puts events last: AUROC, AUPRC, AURC, accuracy at a coverage.
+"""How well a score (higher = more uncertain) ranks events: AUROC, AUPRC, AURC, accuracy at a coverage.
 
     r = ranked(scores, event, weights)        # one sort for all resamples
     auroc(r), auprc(r), aurc(r), accuracy_at(r, 0.8)
 
-Each column of `weights` says how often each row counts: a bootstrap resample, or ones for the data itself. Each metric
-gives one value per column, the same as on rows repeated so many times.
+Each column of `weights` holds the number of times each row counts: a bootstrap resample, or ones for the data itself.
+Each metric gives one value per column, equal to its value on rows repeated that many times.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from ka2l.knowledge.reliability import Flags, Floats, Rows
 
 
 class Ranked(NamedTuple):
-    """Weights of a score's distinct values in ascending order, and of all that lies below each, [values, resamples]."""
+    """Weights of a score's distinct values, ascending, and of all lower values, each [values, resamples]."""
 
     rows: Floats
     events: Floats
@@ -29,7 +29,7 @@ def ranked(scores: Rows, event: Flags, weights: Floats) -> Ranked:
     Args:
         scores: [rows], without NaN.
         event: [rows].
-        weights: how often each row counts, whole numbers, [rows, resamples].
+        weights: number of times each row counts, whole numbers, [rows, resamples].
     """
     order = np.argsort(scores, kind="stable")
     ascending = scores[order]
@@ -42,7 +42,7 @@ def ranked(scores: Rows, event: Flags, weights: Floats) -> Ranked:
 
 
 def auroc(r: Ranked) -> Floats:
-    """P(score of an event > score of a non-event), ties one half, [resamples]; NaN where there is one class only."""
+    """P(score of an event > score of a non-event), ties one half, [resamples]; NaN for a single class."""
     others = r.rows - r.events
     won = (r.events * (r.rows_below - r.events_below + 0.5 * others)).sum(0)
     with np.errstate(invalid="ignore"):
@@ -50,9 +50,10 @@ def auroc(r: Ranked) -> Floats:
 
 
 def auprc(r: Ranked) -> Floats:
-    """Average precision: precision at each score, weighted by the events there; NaN where there is one class only."""
+    """Average precision, [resamples]: precision at each score, weighted by its events; NaN for a single class."""
     events, rows = r.events.sum(0), r.rows.sum(0)
-    above = rows - r.rows_below  # with the score itself, so that a tie is one step
+    # Including the score itself, so that a tie is one step.
+    above = rows - r.rows_below
     precision = (events - r.events_below) / np.where(above > 0, above, 1.0)
     with np.errstate(invalid="ignore"):
         return np.where(events < rows, (r.events * precision).sum(0) / events, np.nan)
@@ -61,8 +62,8 @@ def auprc(r: Ranked) -> Floats:
 def aurc(r: Ranked) -> Floats:
     """Area under the risk-coverage curve (Geifman & El-Yaniv, arXiv 1705.08500), [resamples]; lower is better.
 
-    The mean, over k = 1 … rows, of the event rate among the k least uncertain; ties in random order, by expectation:
-    a tie of t rows with share s of events, after T rows with E events, adds Σⱼ (E + j·s) / (T + j), j = 1 … t,
+    The mean, over k = 1 … rows, of the event rate among the k least uncertain rows. For ties, the expected value over
+    random orders: a tie of t rows with share s of events, after T rows with E events, adds Σⱼ (E + j·s) / (T + j), j = 1 … t,
     = t·s + (E − T·s)·(H(T + t) − H(T)) with the harmonic numbers H.
     """
     total = r.rows.sum(0)
@@ -76,9 +77,9 @@ def aurc(r: Ranked) -> Floats:
 
 
 def accuracy_at(r: Ranked, coverage: float) -> Floats:
-    """Share without the event among the least uncertain, [resamples], the fewest rows that make up the coverage.
+    """Share without the event among the least uncertain rows, [resamples]: the fewest rows that reach the coverage.
 
-    Where the last of them are tied with others, by expectation.
+    If the last of them are tied with others, the expected share.
     """
     kept = np.ceil(coverage * r.rows.sum(0) - 1e-9)
     taken = np.clip(kept - r.rows_below, 0.0, r.rows)

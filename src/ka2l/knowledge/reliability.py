@@ -1,6 +1,6 @@
-"""Whether a probability means what it says: Brier score, calibration errors and the reliability curve.
+"""Calibration of probabilities: Brier score, calibration errors and the reliability curve.
 
-    reliability_curve(p_unknown, unknown)      # what report/reliability.py draws
+    reliability_curve(p_unknown, unknown)      # drawn by report/reliability_diagram.py
 
 Each error takes a matrix of integer weights, one column per resample, and gives one value per column; a column of
 ones is the data itself. Bins are of equal width, closed below and open above (the last one is closed).
@@ -21,7 +21,7 @@ Flags = NDArray[np.bool_]
 
 
 class ReliabilityBin(NamedTuple):
-    """Rows whose probability lies in [low, high), and how often the event came with its 95 % Wilson interval."""
+    """Rows whose probability lies in [low, high), and their event rate with its 95 % Wilson interval."""
 
     low: float
     high: float
@@ -33,11 +33,11 @@ class ReliabilityBin(NamedTuple):
 
 
 def reliability_curve(p: Rows, event: Flags, bins: int = BINS) -> list[ReliabilityBin]:
-    """Mean probability against event rate, bin by bin; bins without rows are left out.
+    """Mean probability and event rate of each bin; bins without rows are left out.
 
     Args:
         p: probabilities of the event, [rows].
-        event: whether it came, [rows].
+        event: whether it occurred, [rows].
         bins: number of bins of equal width.
     """
     p, event = np.asarray(p, dtype=np.float64), np.asarray(event, dtype=bool)
@@ -53,9 +53,9 @@ def reliability_curve(p: Rows, event: Flags, bins: int = BINS) -> list[Reliabili
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927): inside [0, 1] and of use for few rows, also where none or all hit.
+    """95 % interval of a share (Wilson 1927): inside [0, 1], also for few rows and for shares of 0 and 1.
 
-    It takes rows as independent.
+    Rows are assumed to be independent.
     """
     share = hits / count
     spread = _Z * math.sqrt(share * (1 - share) / count + (_Z / (2 * count)) ** 2)
@@ -70,7 +70,7 @@ def brier(p: Rows, event: Flags, weights: Floats) -> Floats:
     Args:
         p: probabilities in [0, 1], [rows].
         event: [rows].
-        weights: how often each row counts, [rows, resamples].
+        weights: number of times each row counts, [rows, resamples].
     """
     with np.errstate(invalid="ignore"):
         return ((p.astype(np.float64) - event) ** 2) @ weights / weights.sum(0)
@@ -79,8 +79,8 @@ def brier(p: Rows, event: Flags, weights: Floats) -> Floats:
 def ece(p: Rows, event: Flags, weights: Floats, bins: int = BINS) -> Floats:
     """Expected calibration error (Naeini et al. 2015; Guo et al., arXiv 1706.04599), [resamples]; arguments as `brier`.
 
-    Few rows per bin push it up, even for perfect probabilities: 0.06 at 300 rows. Its value in the field is that
-    everybody reports it; `calibration_error` is the one to trust.
+    It is biased upwards by few rows per bin, even for perfect probabilities: 0.06 at 300 rows. It is given because it
+    is commonly reported; `calibration_error` corrects this bias.
     """
     members = _members(p, bins)
     with np.errstate(invalid="ignore"):
@@ -88,14 +88,14 @@ def ece(p: Rows, event: Flags, weights: Floats, bins: int = BINS) -> Floats:
 
 
 def calibration_error(p: Rows, event: Flags, weights: Floats, noise: int = 1, bins: int = BINS) -> Floats:
-    """Root mean square calibration error over bins, less what sampling alone adds to it; arguments as `brier`.
+    """Root mean square calibration error over bins, without sampling noise, [resamples]; arguments as `brier`.
 
     Each bin's squared gap is, in expectation, the true one plus the variance of its event rate, which is estimated and
-    taken off (Bröcker 2012; Kumar et al., arXiv 1909.10155, Section 5). A sum below 0 counts as 0, a bin of one row,
-    whose variance is unknown, as no gap.
+    subtracted (Bröcker 2012; Kumar et al., arXiv 1909.10155, Section 5). A sum below 0 counts as 0; a bin of one row,
+    whose variance is unknown, counts as no gap.
 
     Args:
-        noise: how many times the variance was added: once in the data, twice in a bootstrap resample of the data.
+        noise: how many times the variance is contained: once in the data, twice in a bootstrap resample of the data.
     """
     members = _members(p, bins)
     count = members @ weights
@@ -107,7 +107,7 @@ def calibration_error(p: Rows, event: Flags, weights: Floats, noise: int = 1, bi
 
 
 def _members(p: Rows, bins: int) -> Floats:
-    """1 where a row lies in a bin, [bins, rows]."""
+    """1 where a row lies in a bin, else 0, [bins, rows]."""
     return (_bin_numbers(p, bins) == np.arange(bins)[:, None]).astype(np.float64)
 
 

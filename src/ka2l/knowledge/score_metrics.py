@@ -1,11 +1,11 @@
-"""How well a score (higher = more uncertain) tells an event: an unknown question, or a wrong answer.
+"""How well a score (higher = more uncertain) predicts an event: an unknown question, or a wrong answer.
 
     table = evaluate_scores({"probe": p, "entropy": se}, wrong, groups, probabilities={"probe": p}, reference="entropy")
     table.rows[0].metrics["auroc"]       # Interval(value, low, high, n)
     table.rows[0].difference             # AUROC less the reference's, on the same resamples
 
-A resample of the bootstrap is a column of whole-number weights, how often each row was drawn. The metrics (`ranking`,
-`reliability`) take all columns of a chunk at once, so that a thousand resamples cost some 25 ms a method at 300 rows.
+A bootstrap resample is a column of whole-number weights: how often each row was drawn. The metrics (`ranking_metrics`,
+`reliability`) take all columns of a chunk at once, so that a thousand resamples take about 25 ms per method at 300 rows.
 """
 
 import math
@@ -20,12 +20,12 @@ from ka2l.knowledge.ranking_metrics import accuracy_at, auprc, aurc, auroc, rank
 from ka2l.knowledge.reliability import Flags, Floats, Rows, brier, calibration_error, ece
 
 COVERAGES = (0.5, 0.8)
-_CHUNK = 1 << 16  # weights held at once; the arrays under a metric then stay in the cache
+_CHUNK = 1 << 16  # weights at a time; the arrays of a metric then stay in the cache
 _NONE: Mapping[str, Rows] = {}
 
 
 class Difference(NamedTuple):
-    """AUROC of a method less that of the reference, on the rows both can score."""
+    """AUROC of a method minus that of the reference, on the rows that both can score."""
 
     value: float
     low: float
@@ -41,18 +41,18 @@ class MethodMetrics(NamedTuple):
     name: str
     metrics: dict[str, Interval]
     """`auroc`, `auprc`, `aurc`, `accuracy_at_50`, `accuracy_at_80`; of a probability `brier`, `ece`, `calibration_error`."""
-    difference: Difference | None  # None for the reference, and where there is none
+    difference: Difference | None  # None for the reference itself, or without a reference
 
 
 class ScoreTable(NamedTuple):
     """All methods on the same rows and the same resamples."""
 
     rows: list[MethodMetrics]
-    event_rate: Interval  # what AUPRC and AURC of a score without information come to
+    event_rate: Interval  # AUPRC and AURC of a score without information
     reference: str | None
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """For JSON: method → metric → value, low, high, n, and `difference` where there is one; NaN becomes None."""
+        """For JSON: method → metric → value, low, high, n, and `difference` if there is one; NaN becomes None."""
         result: dict[str, dict[str, Any]] = {}
         for row in self.rows:
             parts: dict[str, Interval | Difference] = {**row.metrics}
@@ -77,18 +77,18 @@ def evaluate_scores(
 ) -> ScoreTable:
     """Every metric of every method with 95 % bootstrap intervals, whole groups drawn with replacement.
 
-    The draws are those of `ka2l.common.intervals.bootstrap_interval` and the same for all methods, so differences are paired.
-    The paired test is the bootstrap's own: DeLong's (1988) would be exact in the limit, but takes rows as independent,
-    and one question in three wordings is not three questions. Intervals are percentiles, but for `ece`, whose
-    resamples lie above the truth by twice its bias: there they are reflected at the value and cut at 0.
+    The draws are those of `ka2l.common.intervals.bootstrap_interval` and the same for all methods, so differences are
+    paired. The paired test uses the bootstrap: DeLong's (1988) is exact in the limit but assumes independent rows, and
+    three wordings of one question are not independent. Intervals are percentiles, except for `ece`, whose resamples lie
+    above the true value by twice its bias: these are reflected at the value and clipped at 0.
 
     Args:
         scores: method → score, [rows]; NaN where the method cannot score a row. It is evaluated on the others.
-        event: what is to be told, [rows].
+        event: the event to predict, [rows].
         groups: one group name per row.
         probabilities: method → calibrated probability of the event, [rows], for methods that have one.
         resamples, seed: of the bootstrap.
-        reference: the method whose AUROC is taken off the others'.
+        reference: the method whose AUROC is subtracted from the others'.
 
     Raises:
         ValueError: lengths differ, a probability lies outside [0, 1], or a name is not among the scores.
@@ -123,41 +123,41 @@ def evaluate_scores(
 
 
 class _Method(NamedTuple):
-    """One method's scores over all rows; it is measured on the rows it has."""
+    """One method's scores over all rows; it is measured on the rows it can score."""
 
     name: str
     scores: Floats
     p: Floats | None
-    rows: Flags
+    rows: Flags  # the rows it can score
 
 
 def _measure(
     methods: Sequence[_Method], base: _Method | None, event: Flags, weights: Floats, noise: int
 ) -> list[dict[str, Floats]]:
-    """Each method's metrics and its difference of AUROC from `base`, each [resamples]."""
-    found = [_metrics(method, event, weights, noise) for method in methods]
+    """Each method's metrics and the difference of its AUROC from that of `base`, each [resamples]."""
+    measured = [_metrics(method, event, weights, noise) for method in methods]
     if base is not None:
-        own = {method.name: metrics["auroc"] for method, metrics in zip(methods, found, strict=True)}
-        for method, metrics in zip(methods, found, strict=True):
+        own = {method.name: metrics["auroc"] for method, metrics in zip(methods, measured, strict=True)}
+        for method, metrics in zip(methods, measured, strict=True):
             common = method.rows & base.rows
             first, second = (
                 own[side.name] if (side.rows == common).all() else _auroc(side, common, event, weights)
                 for side in (method, base)
             )
             metrics["difference"] = first - second
-    return found
+    return measured
 
 
 def _metrics(method: _Method, event: Flags, weights: Floats, noise: int) -> dict[str, Floats]:
     weights, event = weights[method.rows], event[method.rows]
     r = ranked(method.scores[method.rows], event, weights)
-    found = {"auroc": auroc(r), "auprc": auprc(r), "aurc": aurc(r)}
-    found |= {f"accuracy_at_{100 * coverage:.0f}": accuracy_at(r, coverage) for coverage in COVERAGES}
+    metrics = {"auroc": auroc(r), "auprc": auprc(r), "aurc": aurc(r)}
+    metrics |= {f"accuracy_at_{100 * coverage:.0f}": accuracy_at(r, coverage) for coverage in COVERAGES}
     if method.p is not None:
         p = method.p[method.rows]
-        found |= {"brier": brier(p, event, weights), "ece": ece(p, event, weights)}
-        found["calibration_error"] = calibration_error(p, event, weights, noise)
-    return found
+        metrics |= {"brier": brier(p, event, weights), "ece": ece(p, event, weights)}
+        metrics["calibration_error"] = calibration_error(p, event, weights, noise)
+    return metrics
 
 
 def _auroc(method: _Method, rows: Flags, event: Flags, weights: Floats) -> Floats:
@@ -165,7 +165,7 @@ def _auroc(method: _Method, rows: Flags, event: Flags, weights: Floats) -> Float
 
 
 def _draws(groups: Sequence[str], resamples: int, seed: int) -> Iterator[Floats]:
-    """Whole groups with replacement, as weights [rows, up to a chunk of resamples]."""
+    """Draws of whole groups with replacement, as weights [rows, at most a chunk of resamples]."""
     codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
     if codes.size == 0:
         return
@@ -181,7 +181,7 @@ def _draws(groups: Sequence[str], resamples: int, seed: int) -> Iterator[Floats]
 
 
 def _interval(value: float, resampled: Floats, groups: NDArray[np.str_], reflect: bool = False) -> Interval:
-    """Percentile interval, or reflected at the value; none where there are no two groups to draw from."""
+    """Percentile interval, or its reflection at the value; NaN bounds if there are fewer than two groups."""
     low, high = _bounds(resampled, groups)
     if reflect:
         low, high = float(np.clip(2 * value - high, 0, 1)), float(np.clip(2 * value - low, 0, 1))
@@ -194,12 +194,14 @@ def _difference(value: float, resampled: Floats, groups: NDArray[np.str_]) -> Di
     p = math.nan
     if math.isfinite(low):
         beyond = min(int((finite <= 0).sum()), int((finite >= 0).sum()))
-        p = min(1.0, 2 * (beyond + 1) / (finite.size + 1))  # the data are a draw too: never 0
+        # The data count as one more resample, so that p is never 0.
+        p = min(1.0, 2 * (beyond + 1) / (finite.size + 1))
     return Difference(value, low, high, p, groups.size)
 
 
 def _bounds(resampled: Floats, groups: NDArray[np.str_]) -> tuple[float, float]:
-    finite = resampled[np.isfinite(resampled)]  # a resample of one class has no AUROC
+    # A resample with one class only has no AUROC.
+    finite = resampled[np.isfinite(resampled)]
     if finite.size == 0 or np.unique(groups).size < 2:
         return math.nan, math.nan
     low, high = np.percentile(finite, [2.5, 97.5])

@@ -19,6 +19,6 @@ _TITLES = {
 
 
 def score_title(name: str, layer: int | None = None) -> str:
-    """How a contender is called on the page and in tables: `mlp_probe` at 24 → MLP probe (layer 24)."""
+    """The name of a score on the page and in tables: `mlp_probe` at layer 24 → MLP probe (layer 24)."""
     title = _TITLES.get(name, name.replace("_", " "))
     return f"{title} (layer {layer})" if layer is not None and layer >= 0 else title

@@ -1,7 +1,4 @@
-"""The sections of the configuration that say how knowledge is measured: judges, entropy, threshold, probes, the map.
-
-The rest, and the whole, is in `config`.
-"""
+"""The sections of the configuration for measuring knowledge: judges, entropy, threshold, probes, the map."""
 
 from typing import Annotated, Literal
 
@@ -26,29 +23,29 @@ class MeasureConfig(Section):
     equivalence: Equivalence = "strict"
     """For `nli` and `llm`: entailment both ways; no contradiction and not neutral both ways; or no contradiction."""
     clusters: ClusterRule = "first_match"
-    """`first_match`: each answer against one founder per cluster, in order; `components`: whatever the order, all that is linked."""
+    """`first_match`: each answer against the first answer of each cluster, in order; `components`: all answers that are linked, in any order."""
     nli_model: str = "microsoft/deberta-large-mnli"
     """A sequence-classification model with an entailment label, for judge `nli`."""
     embedding_model: str = "minilm"
     """A sentence-transformers model, for judge `embedding`: a folder, a Hub id, or `minilm` (packaged, offline)."""
     embedding_threshold: Annotated[float, Field(ge=-1.0, le=1.0)] | Literal["fit"] = "fit"
-    """Cosine from which two answers mean the same; `fit`: from the gold answers of training questions."""
+    """Cosine from which two answers mean the same; `fit`: fitted on the gold answers of training questions."""
     llm_model: str = ""
-    """For judge `llm`: a folder or Hub id; empty: the run's own model. With judge_server.url set, that server judges."""
+    """For judge `llm`: a folder or Hub id; empty: the run's own model. If judge_server.url is set, that server judges."""
     batch_tokens: Positive = 4096
-    """Tokens (with padding) that the judge reads at once."""
+    """Tokens (with padding) in one batch of the judge."""
     cache: str = ""
     """SQLite file of judgements, to share between runs; empty: judgements.sqlite in the run."""
     scores: list[ModelScore] = Field(default=[])
-    """Scores that ask a model more: p_true, ambiguity, eigenscore, kernel_entropy."""
+    """Additional scores, which take more calls of a model: p_true, ambiguity, eigenscore, kernel_entropy."""
     p_true_shots: Annotated[int, Field(ge=0, le=32)] = 6
-    """Worked examples in the prompt of `p_true` and `ambiguity`: training questions, which then get no such score."""
+    """Worked examples in the prompt of `p_true` and `ambiguity`; they are training questions, which then get no such score."""
     threshold: ThresholdRule | Annotated[float, Field(ge=0.0)] = "two_means"
     """Semantic entropy from which a question is unknown: a rule, or a number in nats."""
     quantile: Fraction = 0.5
     """For threshold `quantile`: the share of questions called known."""
     bootstrap: Annotated[int, Field(ge=100)] = 1000
-    """Resamples of the threshold, to see how stable it is."""
+    """Bootstrap resamples of the threshold, for its stability."""
     correct: Literal["exact_match", "f1"] = "exact_match"
     """When an answer counts as right: exact match, or token F1 of 0.5 and more, against the best alias."""
     split: Annotated[tuple[Fraction, Fraction, Fraction], Field(strict=False)] = (0.6, 0.2, 0.2)
@@ -67,31 +64,31 @@ class ProbeConfig(Section):
     kinds: list[ProbeKind] = Field(default=["linear", "mlp"])
     """`linear`: standardised logistic regression; `mlp`: the paper's SwiGLU network; `mix`: linear on a learned mix of layers; `ensemble`: the mean of the linear probes of the deeper half of the layers."""
     target: Target = "label"
-    """What is learned: `label` (unknown), `value` (semantic entropy), `correct` (a wrong answer), or `both` (label and wrong)."""
+    """The target: `label` (unknown), `value` (semantic entropy), `correct` (a wrong answer), or `both` (label and wrong)."""
     choice: Literal["robust", "best"] = "robust"
-    """Layer and kind: `best` takes the highest validation AUROC, `robust` cross-validates and guards against luck (see docs/probes.md)."""
+    """How layer and kind are chosen: `best` takes the highest validation AUROC, `robust` cross-validates and allows for chance (see docs/probes.md)."""
     calibration: Literal["platt", "isotonic", "none"] = "platt"
     """How scores become probabilities, fitted on validation rows."""
     layers: list[Annotated[int, Field(ge=0)]] | None = None
-    """Train `linear` and `mlp` at these layers only (0: the embedding, L: after the final norm); none: at all of them."""
+    """Train `linear` and `mlp` at these layers only (0: the embedding, L: after the final norm); none: at all layers."""
     position: Literal["tbg", "mean_prompt"] = "tbg"
     """`tbg`: last prompt token (before generation); `mean_prompt`: mean over the question's tokens."""
     standardize: bool = True
-    """Standardise inputs of the MLP by training rows (the others always do)."""
+    """Standardise inputs of the MLP by training rows (the other kinds always do)."""
     mlp_width: Positive = 128
     """Width of gate and up (paper: 14336)."""
     mlp_lr: Annotated[float, Field(gt=0)] = 1e-3
     """Adam's learning rate (paper: 1e-5)."""
     mlp_epochs: Positive = 40
-    """Most epochs; the epoch with the lowest validation loss is kept."""
+    """Maximum number of epochs; the epoch with the lowest validation loss is kept."""
     mlp_patience: Positive = 6
-    """Stop when no layer's validation loss has improved for so many epochs."""
+    """Stop when no layer's validation loss has improved for this many epochs."""
     mlp_batch_size: Positive = 32
     """Rows per step."""
     mlp_weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     """Decoupled weight decay."""
     bootstrap: Annotated[int, Field(ge=100)] = 1000
-    """Resamples of the intervals."""
+    """Bootstrap resamples of the intervals."""
 
     @model_validator(mode="after")
     def _some_kind(self) -> "ProbeConfig":
@@ -107,7 +104,7 @@ class ProbeConfig(Section):
             raise ValueError("layers must name at least one layer, each once; leave it out for all layers")
         if reads_all := [kind for kind in self.kinds if kind in ("mix", "ensemble")]:
             raise ValueError(
-                f"layers={self.layers} does not go with kinds={reads_all}, which read all layers"
+                f"layers={self.layers} cannot be combined with kinds={reads_all}, which read all layers"
             )
         return self
 
@@ -116,8 +113,8 @@ class MapConfig(Section):
     """The probe over the whole pool."""
 
     probe: str = ""
-    """A probe trained before, as a folder or Hub id: the pool is mapped with it, and Stage 1 is not run."""
+    """An existing probe, as a folder or Hub id: the pool is mapped with it, and Stage 1 is not run."""
     probe_revision: str | None = None
-    """Its Hub revision."""
+    """Hub revision of the probe."""
     part_size: Positive = 512
     """Questions in one part file."""

@@ -2,8 +2,8 @@
 
 from ka2l.config.run_config import RunConfig
 from ka2l.config.run_limits import has_stand_in
+from ka2l.selection.options import Options
 from ka2l.selection.select import needs
-from ka2l.selection.signals import Options
 
 MAIN = "main"  # the arm of select.strategy; select.baseline has its own folder under arms/
 
@@ -23,7 +23,13 @@ def strategy_of(config: RunConfig, arm: str) -> str:
 def options_of(config: RunConfig) -> Options:
     """The settings of query strategies; what a strategy does not read changes nothing."""
     chosen = config.select
-    return Options(chosen.draw, chosen.known_fraction, chosen.band, chosen.near_copy, chosen.space)
+    return Options(
+        draw=chosen.draw,
+        known_fraction=chosen.known_fraction,
+        band=chosen.band,
+        near_copy=chosen.near_copy,
+        space=chosen.space,
+    )
 
 
 def signals_of(config: RunConfig, arm: str) -> tuple[str, ...]:

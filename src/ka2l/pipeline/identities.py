@@ -166,9 +166,9 @@ def _hashed(file: Path, _size: int, _modified: int) -> str:
 @lru_cache(maxsize=1)
 def given_probe(name: str, revision: str | None) -> "Probe":
     """A probe trained before, from a folder or the Hub; read once."""
-    from ka2l.knowledge.probes.probe_folder import load
+    from ka2l.knowledge.probes.probe import Probe
 
-    return load(name, revision)[0]
+    return Probe.from_pretrained(name, revision)
 
 
 @lru_cache(maxsize=4)

@@ -1,8 +1,8 @@
-"""Directions of embeddings, and picks that keep apart from each other.
+"""Directions of embeddings, and a filter that passes over near-copies.
 
-All states at the last prompt token share a large mean, so that any two of them have a cosine near 1: rows are taken
-relative to the pool's mean, then scaled to length 1. Sentence embeddings of one template's questions are alike in the
-same way, and are treated the same.
+All states at the last prompt token share a large mean, so that any two of them have a cosine near 1. Rows are therefore
+taken relative to the pool's mean, then scaled to length 1. Sentence embeddings of questions from one template are
+similar in the same way and are treated alike.
 """
 
 import numpy as np
@@ -11,19 +11,22 @@ from numpy.typing import NDArray
 from ka2l.selection.signals import Array, Rows
 
 _CHUNK = 1 << 22  # float32 values at a time
-_BLOCK = 512  # ranked rows looked at together
-_ROUNDING = 1e-6  # of a cosine in float32: two equal rows do not exceed 1
-_NOTHING = 1e-5  # a row this near the mean, against the lengths in the pool, has no direction but rounding
+_BLOCK = 512  # ranked rows compared at a time
+_ROUNDING = 1e-6  # of a cosine in float32, so that two equal rows do not exceed 1
+# Shortest row that has a direction, as a share of the root mean square length: below it there is only rounding.
+_SHORTEST = 1e-5
 
 
 class Directions:
-    """Rows of an embedding relative to the pool's mean, at length 1; computed where asked for, in float32.
+    """Rows of an embedding relative to the pool's mean, scaled to length 1; computed on request, in float32.
 
-    A row that lies at the mean has no direction and stays 0: its cosine with any other is 0.
+    A row at the mean has no direction and stays 0: its cosine with any other row is 0.
+
+    Args:
+        x: [rows, width], any float type, possibly a memory map; read once on construction, in chunks.
     """
 
     def __init__(self, x: Array) -> None:
-        """Args: x: [rows, width], any float type, maybe a memory map; read once here, in chunks."""
         self.x = x
         total = np.zeros(x.shape[1], dtype=np.float64)
         squares = 0.0
@@ -32,24 +35,24 @@ class Directions:
             total += chunk.sum(axis=0, dtype=np.float64)
             squares += float(np.square(chunk).sum(dtype=np.float64))
         self.mean = (total / max(1, len(x))).astype(np.float32)
-        self._shortest = _NOTHING * float(np.sqrt(squares / max(1, len(x))))
+        self._shortest = _SHORTEST * float(np.sqrt(squares / max(1, len(x))))
 
     def of(self, rows: Rows | slice) -> NDArray[np.float32]:
-        """[rows, width]; for as many rows as a caller wants in memory."""
-        found: NDArray[np.float32] = np.asarray(self.x[rows], dtype=np.float32) - self.mean
-        lengths = np.sqrt(np.einsum("ij,ij->i", found, found))
+        """The directions of `rows`, float32 [rows, width]."""
+        moved: NDArray[np.float32] = np.asarray(self.x[rows], dtype=np.float32) - self.mean
+        lengths = np.sqrt(np.einsum("ij,ij->i", moved, moved))
         scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > self._shortest)
-        found *= scale[:, None]
-        return found
+        moved *= scale[:, None]
+        return moved
 
     def matrix(self, rows: Rows | None = None) -> Array:
-        """The directions of `rows` (all: None) in the type of x: as large in memory as those rows are."""
+        """The directions of `rows` (None: all) in the type of x, [rows, width]: as large in memory as those rows."""
         n = len(self.x) if rows is None else len(rows)
-        found = np.empty((n, self.x.shape[1]), dtype=self.x.dtype)
+        matrix = np.empty((n, self.x.shape[1]), dtype=self.x.dtype)
         for start in range(0, n, self._step):
             stop = min(n, start + self._step)
-            found[start:stop] = self.of(slice(start, stop) if rows is None else rows[start:stop])
-        return found
+            matrix[start:stop] = self.of(slice(start, stop) if rows is None else rows[start:stop])
+        return matrix
 
     @property
     def _step(self) -> int:
@@ -59,27 +62,27 @@ class Directions:
         return range(0, len(self.x), self._step)
 
 
-class Apart:
-    """Takes rows in the order they are ranked, and passes over near-copies of what is taken already.
+class NearCopyFilter:
+    """Takes rows in ranked order and passes over near-copies of rows that are taken already.
 
     Args:
-        directions: of the pool; None: nothing is a near-copy, every row is taken.
+        directions: of the pool; None: no row is a near-copy, every row is taken.
         near_copy: the cosine above which two rows are near-copies.
-        labelled: rows bought before: near-copies of them are passed over too.
+        labelled: rows labelled before: near-copies of them are passed over too.
     """
 
     def __init__(self, directions: Directions | None, near_copy: float, labelled: Rows) -> None:
         self._directions = directions
-        self._near_copy = near_copy + _ROUNDING
+        self._limit = near_copy + _ROUNDING
         self._taken: list[NDArray[np.float32]] = []  # blocks of directions
         if directions is not None:
             for start in range(0, len(labelled), _BLOCK):
                 self._taken.append(directions.of(labelled[start : start + _BLOCK]))
 
     def take(self, ranked: Rows, k: int) -> Rows:
-        """At most k of the ranked rows, each no near-copy of one taken before, in this call or an earlier one.
+        """At most k of the ranked rows, none of them a near-copy of a row taken in this call or an earlier one.
 
-        Only cosines with taken rows are computed, a block of ranked rows at a time.
+        Only cosines with taken rows are computed, one block of ranked rows at a time.
         """
         if self._directions is None:
             return ranked[:k]
@@ -89,23 +92,24 @@ class Apart:
                 break
             rows = ranked[start : start + _BLOCK]
             block = self._directions.of(rows)
-            open_ = np.ones(len(rows), dtype=bool)
+            free = np.ones(len(rows), dtype=bool)
             for taken in self._taken:
-                open_ &= (block @ taken.T).max(axis=1) <= self._near_copy
+                free &= (block @ taken.T).max(axis=1) <= self._limit
             kept: list[int] = []
-            for i in np.flatnonzero(open_):  # among themselves, in rank order
+            # Among the rows of the block, in rank order.
+            for i in np.flatnonzero(free):
                 if len(accepted) >= k:
                     break
-                if open_[i]:
+                if free[i]:
                     kept.append(int(i))
                     accepted.append(int(rows[i]))
-                    open_ &= block @ block[i] <= self._near_copy
+                    free &= block @ block[i] <= self._limit
             if kept:
                 self._keep(block[kept])
         return np.array(accepted, dtype=np.intp)
 
     def _keep(self, block: NDArray[np.float32]) -> None:
-        """Small blocks are joined, so that many short calls do not make many short products."""
+        """Store a block, joined with a small last one, so that many short calls do not make many short products."""
         if self._taken and len(self._taken[-1]) + len(block) <= _BLOCK:
             self._taken[-1] = np.concatenate([self._taken[-1], block])
         else:

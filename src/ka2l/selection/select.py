@@ -1,9 +1,9 @@
-"""Query strategies: which questions to buy with a budget. Pure functions over arrays with ids.
+"""Query strategies: which questions to label with a budget. Pure functions over arrays with ids.
 
     select("unknown", Signals(ids, p_unknown=p), budget=100, seed=0)
 
-All pass through one check: unique ids, inside the pool, none bought before, exactly min(budget, unbought) many. Adding
-one: write the function, list it in STRATEGIES with the signals it needs; docs/strategies.md shows how.
+Every selection passes one check: unique ids, inside the pool, none labelled before, exactly min(budget, unlabelled)
+many. To add a strategy, write the function and list it in STRATEGIES with the signals it needs (docs/strategies.md).
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ka2l.errors import ConfigError
-from ka2l.selection.signals import SPACES, Options, Picks, Pool, Selection, Signals, prepared
+from ka2l.selection.options import SPACES, Options
+from ka2l.selection.signals import Picks, Pool, Selection, Signals, prepared
 from ka2l.selection.strategies import diversity, ranking
 
 __all__ = ["STRATEGIES", "Options", "Picks", "Pool", "Selection", "Signals", "Strategy", "needs", "select"]
@@ -22,16 +23,15 @@ __all__ = ["STRATEGIES", "Options", "Picks", "Pool", "Selection", "Signals", "St
 class Strategy:
     """A query strategy: the function, the signals it needs, and the options it reads.
 
-    The function is called with a pool, a number of questions from 1 to those that are free, a source of draws and
-    options; it returns that many different free rows, and changes nothing.
+    The function is called with a pool, a number of questions from 1 to the number of free rows, a random generator and
+    options. It returns that many different free rows and changes nothing.
     """
 
     function: Callable[[Pool, int, np.random.Generator, Options], Picks]
-    signals: tuple[str, ...] = ()  # "embedding" stands for the one that Options.space names
+    signals: tuple[str, ...] = ()  # "embedding" stands for the embedding that Options.space names
     options: tuple[str, ...] = ()  # names of the fields of Options it reads
-    instead: Mapping[str, str] = field(
-        default_factory=dict
-    )  # a signal → another that, where given, takes its place
+    # Signal → a signal that is used in its place if it is given.
+    instead: Mapping[str, str] = field(default_factory=dict)
 
 
 _MIX = ("known_fraction", "band", "near_copy", "space")
@@ -70,41 +70,42 @@ def select(
     options: Options | None = None,
     labelled: Collection[str] = (),
 ) -> Selection:
-    """Choose min(budget, unbought questions) questions.
+    """Select min(budget, unlabelled questions) questions.
 
     Args:
         strategy: a name in STRATEGIES, or a strategy of your own.
-        signals: at least those that `needs` names; the others are not looked at.
-        budget: how many questions to buy, at least 1.
-        seed: of everything that is drawn.
+        signals: at least those that `needs` names; the others are not read.
+        budget: how many questions to select, at least 1.
+        seed: of all random draws.
         options: settings of single strategies.
-        labelled: ids bought before, in the pool or not: never bought again. Strategies that spread over an embedding
+        labelled: ids labelled before, in the pool or not: never selected again. Strategies that spread over an embedding
             start from those that are in it.
 
     Raises:
         ConfigError: no such strategy; a budget below 1.
-        DegenerateError: the pool is empty, or all of it is bought.
-        DataError: an id stands twice in the pool; a signal is missing, has another number of rows, or holds NaN or
+        DegenerateError: the pool is empty, or all of it is labelled.
+        DataError: a duplicate id in the pool; a signal is missing, has another number of rows, or holds NaN or
             infinite values.
     """
-    chosen = _found(strategy)
+    chosen = _strategy_of(strategy)
     name = strategy if isinstance(strategy, str) else chosen.function.__name__
     options = options or Options()
     if budget < 1:
-        raise ConfigError(f"A budget of {budget} buys nothing: give at least 1.")
-    wanted_signals = {
+        raise ConfigError(f"A budget of {budget} selects nothing: give at least 1.")
+    # A signal that can take the place of another is read if it is given.
+    names = {
         chosen.instead[needed]
         if needed in chosen.instead and getattr(signals, chosen.instead[needed]) is not None
         else needed
         for needed in needs(chosen, options)
     }
-    pool = prepared(signals, sorted(wanted_signals), labelled, name)
+    pool = prepared(signals, sorted(names), labelled, name)
     wanted = min(budget, len(pool.free))
     picks = chosen.function(pool, wanted, np.random.default_rng(seed), options)
     ids = [str(pool.ids[row]) for row in picks.rows]
     if len(set(ids)) != wanted or len(ids) != wanted or np.isin(picks.rows, pool.labelled).any():
         raise AssertionError(
-            f"{name} picked {len(set(ids))} different free questions of {len(ids)}, not {wanted}"
+            f"{name} picked {len(ids)} questions, {len(set(ids))} of them different, not {wanted} free ones"
         )
     return Selection(ids, [float(score) for score in picks.scores], list(picks.reason))
 
@@ -115,7 +116,7 @@ def needs(strategy: str | Strategy, options: Options | None = None) -> tuple[str
     Raises:
         ConfigError: no such strategy.
     """
-    chosen, options = _found(strategy), options or Options()
+    chosen, options = _strategy_of(strategy), options or Options()
     names = set(chosen.signals)
     if "near_copy" in chosen.options and options.near_copy is not None:
         names.add("embedding")
@@ -124,7 +125,7 @@ def needs(strategy: str | Strategy, options: Options | None = None) -> tuple[str
     return tuple(sorted(names))
 
 
-def _found(strategy: str | Strategy) -> Strategy:
+def _strategy_of(strategy: str | Strategy) -> Strategy:
     if isinstance(strategy, Strategy):
         return strategy
     if strategy not in STRATEGIES:

@@ -1,9 +1,9 @@
-"""What query strategies read and return: named arrays over a pool, options, and the picks, all with their ids.
+"""Input and output of query strategies: named arrays over a pool, and picks, all with their ids.
 
     signals = Signals(ids, p_unknown=p, embedding=np.load("embedding.npy", mmap_mode="r"))
 
-`prepared` turns what a caller has into what a strategy sees: rows sorted by id, checked, with the rows that are
-bought already.
+`prepared` turns a caller's signals into the pool a strategy reads: rows sorted by id, checked, with the rows that are
+labelled already.
 """
 
 from collections.abc import Collection, Iterable
@@ -14,27 +14,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ka2l.errors import ConfigError, DataError, DegenerateError
+from ka2l.errors import DataError, DegenerateError
+from ka2l.selection.options import SPACES, Options
 
 Rows = NDArray[np.intp]
 Array = NDArray[np.floating]
 
-SPACES = {"state": "embedding", "sentence": "sentence_embedding"}  # Options.space → the signal it names
-DRAWS = ("top", "random")
-BORDER = 0.5  # p_unknown from here on is called unknown
-_CHUNK = 16_384  # rows at a time: a memory-mapped embedding is checked without being loaded
+# Rows checked at a time: a memory-mapped embedding is not loaded as a whole.
+_CHUNK = 16_384
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What is known about each pool question; rows of all arrays follow `ids`. None where not computed.
+    """Signals of each pool question; rows of all arrays are in the order of `ids`. None: not computed.
 
     Any float type; the embeddings may be memory maps. Entropies and likelihoods are in nats.
     """
 
     ids: NDArray[np.str_]
     p_unknown: Array | None = None  # [pool], the probe's probability
-    embedding: Array | None = None  # [pool, width], the judged hidden state
+    embedding: Array | None = None  # [pool, width], the hidden state the probe reads
     next_token_entropy: Array | None = None  # [pool], at the last prompt token
     top_probability: Array | None = None  # [pool], of the likeliest next token
     margin: Array | None = None  # [pool], likeliest minus second next-token probability
@@ -48,62 +47,19 @@ SIGNALS = tuple(f.name for f in fields(Signals) if f.name != "ids")
 
 
 class Selection(NamedTuple):
-    """Bought questions in the order they were picked."""
+    """The selected questions in the order they were picked."""
 
     ids: list[str]
-    scores: list[float]  # higher = more wanted; what it means is in `reason`
+    scores: list[float]  # higher = preferred; `reason` gives the meaning
     reason: list[str]
 
 
 @dataclass(frozen=True)
-class Options:
-    """Settings of single strategies; `docs/strategies.md` says which strategy reads which.
-
-    Raises:
-        ConfigError: a value outside what is allowed.
-    """
-
-    draw: str = "top"  # top: surest first; random: an even draw among those inside the band
-    known_fraction: float | None = None  # share of known questions; None: 0.5 for `combine`, else 0
-    band: tuple[float, float] = (
-        0.0,
-        1.0,
-    )  # p_unknown to buy from; a low edge of 0 stands for the border, 0.5
-    near_copy: float | None = None  # two bought questions are no closer than this cosine; None: not looked at
-    space: str = "state"  # the embedding in which distance is meant: state or sentence
-
-    def __post_init__(self) -> None:
-        low, high = self.band
-        problems = {
-            f"draw={self.draw!r}: one of {', '.join(DRAWS)}": self.draw not in DRAWS,
-            f"space={self.space!r}: one of {', '.join(SPACES)}": self.space not in SPACES,
-            f"known_fraction={self.known_fraction}: from 0 to 1": not 0 <= (self.known_fraction or 0) <= 1,
-            f"band={self.band}: 0 <= low <= high <= 1": not 0 <= low <= high <= 1,
-            f"near_copy={self.near_copy}: a cosine, above -1 and up to 1": self.near_copy is not None
-            and not -1 < self.near_copy <= 1,
-        }
-        wrong = [problem for problem, found in problems.items() if found]
-        if wrong:
-            raise ConfigError(f"Options of a query strategy: {'; '.join(wrong)}.")
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The range of p_unknown to buy from, both ends inside.
-
-        A low edge of 0 is the border between known and unknown: (0, 0.9) is "unknown, but not hopeless". Only a band
-        that lies wholly below the border starts at 0.
-        """
-        low, high = self.band
-        return (BORDER if low == 0 and high > BORDER else low), high
-
-
-@dataclass(frozen=True)
 class Pool(Signals):
-    """Signals as a strategy sees them: sorted by id, finite, at least one row free."""
+    """Signals as a strategy reads them: sorted by id, finite, at least one row free."""
 
-    labelled: Rows = field(
-        default_factory=lambda: np.empty(0, dtype=np.intp)
-    )  # rows bought before, ascending
+    # Rows labelled before, ascending.
+    labelled: Rows = field(default_factory=lambda: np.empty(0, dtype=np.intp))
 
     @cached_property
     def free(self) -> Rows:
@@ -118,50 +74,49 @@ class Pool(Signals):
 
 
 class Picks(NamedTuple):
-    """What a strategy returns: rows of the pool in the order they were picked."""
+    """The output of a strategy: rows of the pool in the order they were picked."""
 
     rows: Rows
-    scores: Array  # higher = more wanted
-    reason: list[str]  # for people: why this one
+    scores: Array  # higher = preferred
+    reason: list[str]  # for people: why this question
 
 
 def prepared(signals: Signals, names: Iterable[str], labelled: Collection[str], strategy: str) -> Pool:
-    """A pool with the signals `names`, sorted by id, so that the order in a file decides nothing.
+    """A pool with the signals `names`, sorted by id, so that the order of rows in a file has no effect.
 
-    Where the ids are sorted already no array is copied, and a memory map stays one.
+    If the ids are sorted already, no array is copied and a memory map stays one.
 
     Raises:
-        DegenerateError: the pool is empty, or all of it is bought.
-        DataError: an id stands twice; a signal is missing, has another number of rows, or holds NaN or infinite values.
+        DegenerateError: the pool is empty, or all of it is labelled.
+        DataError: a duplicate id; a signal is missing, has another number of rows, or holds NaN or infinite values.
     """
     ids = np.asarray(signals.ids)
     if len(ids) == 0:
-        raise DegenerateError(
-            "The pool is empty: there is nothing to select from. Give questions the role pool."
-        )
+        raise DegenerateError("The pool is empty, so nothing can be selected. Give questions the role pool.")
     arrays: dict[str, Any] = {name: getattr(signals, name) for name in names}
     for name, values in arrays.items():
         _check_rows(strategy, name, values, len(ids))
     if not (ids[:-1] <= ids[1:]).all():
         order = np.argsort(ids, kind="stable")
         ids, arrays = ids[order], {name: values[order] for name, values in arrays.items()}
-    twice = np.unique(ids[1:][ids[1:] == ids[:-1]])
-    if len(twice):
-        raise DataError(f"{len(twice)} ids stand more than once in the pool, first: {', '.join(twice[:5])}.")
+    duplicates = np.unique(ids[1:][ids[1:] == ids[:-1]])
+    if len(duplicates):
+        raise DataError(
+            f"{len(duplicates)} ids occur more than once in the pool, first: {', '.join(duplicates[:5])}."
+        )
     for name, values in arrays.items():
         _check_finite(name, values, ids)
-    bought = np.flatnonzero(np.isin(ids, np.array(sorted(labelled), dtype=str)))
-    if len(bought) == len(ids):
+    labelled_rows = np.flatnonzero(np.isin(ids, np.array(sorted(labelled), dtype=str)))
+    if len(labelled_rows) == len(ids):
         raise DegenerateError(
-            f"All {len(ids)} questions of the pool are bought already. Give more questions the role pool."
+            f"All {len(ids)} questions of the pool are labelled already. Give more questions the role pool."
         )
-    pool = Pool(ids, labelled=bought)
-    return replace(pool, **arrays)
+    return replace(Pool(ids, labelled=labelled_rows), **arrays)
 
 
 def given(values: Array | None) -> Array:
-    """A signal that has been checked to be there."""
-    assert values is not None  # `prepared` has refused this with a message
+    """A signal that `prepared` has checked to be present."""
+    assert values is not None
     return values
 
 

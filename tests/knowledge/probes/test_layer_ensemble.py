@@ -1,5 +1,6 @@
 """The ensemble: the mean of the linear probes of the deeper layers, as one linear map of all of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ from numpy.typing import NDArray
 
 from ka2l.common.intervals import auroc
 from ka2l.errors import ModelError
-from ka2l.knowledge.probes import probe_folder
 from ka2l.knowledge.probes.fit import fit_probe, fit_probes
 from ka2l.knowledge.probes.layer_choice import choose
-from ka2l.knowledge.probes.probe import ALL_LAYERS, ProbeFit
+from ka2l.knowledge.probes.probe import Probe, ProbeFit
+from ka2l.knowledge.probes.probe_folder import ALL_LAYERS
 from ka2l.knowledge.settings import ProbeConfig
 
 TRAIN, VALIDATION, TEST = np.arange(0, 200), np.arange(200, 280), np.arange(280, 680)
@@ -96,9 +97,9 @@ def test_saved_and_loaded_it_says_the_same(data: Labelled, tmp_path: Path) -> No
     groups = [str(row) for row in range(len(event))]
     probe = fit_probe(states, event, groups, config=ProbeConfig(kinds=["ensemble"])).probe
     assert probe.calibration == "platt"
-    probe_folder.save(probe, {"n_layers": LAYERS - 1}, tmp_path)
-    again = probe_folder.load(str(tmp_path)).probe
+    replace(probe, card={"n_layers": LAYERS - 1}).save_pretrained(tmp_path)
+    again = Probe.from_pretrained(str(tmp_path))
     assert (again.kind, again.layer) == ("ensemble", ALL_LAYERS)
     np.testing.assert_array_equal(again.predict(states), probe.predict(states))
     with pytest.raises(ModelError, match=r"mean is float32 \[5, 12\], .* float32 \[6, 12\]"):
-        probe_folder.save(probe, {"n_layers": LAYERS}, tmp_path)
+        replace(probe, card={"n_layers": LAYERS}).save_pretrained(tmp_path)

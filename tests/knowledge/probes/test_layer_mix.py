@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from ka2l.common.intervals import auroc
 from ka2l.knowledge.probes.fit import fit_probes
 from ka2l.knowledge.probes.layer_mix import fit_mix
-from ka2l.knowledge.probes.probe import ALL_LAYERS, Examples, ProbeFit
+from ka2l.knowledge.probes.probe import Examples, ProbeFit
+from ka2l.knowledge.probes.probe_folder import ALL_LAYERS
 from ka2l.knowledge.settings import ProbeConfig
 
 TRAIN, VALIDATION, TEST = np.arange(0, 240), np.arange(240, 340), np.arange(340, 640)

@@ -179,9 +179,8 @@ def test_with_folds_strength_and_loss_are_those_of_scikit_learns_cross_validatio
                 total -= np.log(np.where(event[folds == fold], p, 1 - p)).sum()
             losses.append(total / 90)
         assert fit.choice_loss == pytest.approx(min(losses), rel=1e-3)
-        mean, scale = standardization(
-            states[train]
-        )  # what is kept is fitted on training rows, as without folds
+        # The kept probe is fitted on training rows, as without folds.
+        mean, scale = standardization(states[train])
         kept = LogisticRegression(C=STRENGTHS[int(np.argmin(losses))], tol=1e-8, max_iter=20_000)
         kept.fit((states[train] - mean) / scale, event[train])
         np.testing.assert_allclose(fit.probe.weights["weight"], kept.coef_[0], rtol=1e-2, atol=1e-4)

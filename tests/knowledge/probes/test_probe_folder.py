@@ -13,7 +13,6 @@ from hub_client import TOKEN
 from hub_client import hub as hub  # a fixture
 from hub_server import HubServer
 from ka2l.errors import ModelError
-from ka2l.knowledge.probes import probe_folder
 from ka2l.knowledge.probes.probe import Probe
 
 WIDTH, LAYERS, HIDDEN = 6, 4, 5
@@ -49,6 +48,7 @@ def a_probe(kind: str = "linear", calibration: str = "none", seed: int = 0, **ch
             "layer": -1 if kind == "mix" else 2,
             "weights": weights,
             "calibration": calibration,
+            "card": a_card(),
             **changes,
         }
     )
@@ -77,8 +77,9 @@ def edit(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize("kind", list(SHAPES))
 def test_what_is_saved_is_read_again_to_the_bit(kind: str, calibration: str, tmp_path: Path) -> None:
     probe = a_probe(kind, calibration, target="correct")
-    probe_folder.save(probe, a_card(), tmp_path / "probe")
-    read, card = probe_folder.load(str(tmp_path / "probe"))
+    probe.save_pretrained(tmp_path / "probe")
+    read = Probe.from_pretrained(str(tmp_path / "probe"))
+    card = read.card
     np.testing.assert_array_equal(read.predict(states(kind)), probe.predict(states(kind)))
     assert read.weights.keys() == probe.weights.keys()
     assert (read.kind, read.layer, read.target, read.calibration) == (
@@ -89,7 +90,6 @@ def test_what_is_saved_is_read_again_to_the_bit(kind: str, calibration: str, tmp
     )
     assert a_card().items() <= card.items()
     assert card["width"] == WIDTH
-    assert read.card == card
     assert sorted(path.name for path in (tmp_path / "probe").iterdir()) == [
         "README.md", "probe.json", "probe.safetensors",
     ]  # fmt: skip
@@ -98,7 +98,7 @@ def test_what_is_saved_is_read_again_to_the_bit(kind: str, calibration: str, tmp
 def test_weights_that_are_views_are_written_as_they_read(tmp_path: Path) -> None:
     probe = a_probe("mlp")
     turned = {name: np.asfortranarray(array) for name, array in probe.weights.items()}
-    probe_folder.save(a_probe("mlp", weights=turned), a_card(), tmp_path)
+    a_probe("mlp", weights=turned).save_pretrained(tmp_path)
     assert {name: array.tolist() for name, array in load_file(tmp_path / "probe.safetensors").items()} == {
         name: array.tolist() for name, array in probe.weights.items()
     }
@@ -107,16 +107,16 @@ def test_weights_that_are_views_are_written_as_they_read(tmp_path: Path) -> None
 def test_a_save_that_is_cut_short_leaves_no_probe_rather_than_a_mixed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe_folder.save(a_probe(), a_card(), tmp_path)
+    a_probe().save_pretrained(tmp_path)
 
     def killed(*_: object) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ka2l.knowledge.probes.probe_folder.readme", killed)
     with pytest.raises(KeyboardInterrupt):
-        probe_folder.save(a_probe(seed=1), a_card(), tmp_path)
+        a_probe(seed=1).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"holds no probe \(probe.json missing\)"):
-        probe_folder.load(str(tmp_path))
+        Probe.from_pretrained(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,10 @@ def test_a_save_that_is_cut_short_leaves_no_probe_rather_than_a_mixed_one(
     ],
 )
 def test_a_card_that_does_not_fit_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    probe_folder.save(a_probe(), a_card(), tmp_path)
+    a_probe().save_pretrained(tmp_path)
     edit(tmp_path, **changes)
     with pytest.raises(ModelError, match=message) as error:
-        probe_folder.load(str(tmp_path))
+        Probe.from_pretrained(str(tmp_path))
     assert str(tmp_path) in str(error.value)
 
 
@@ -162,64 +162,64 @@ def test_weights_that_do_not_fit_are_refused(
     name: str, array: np.ndarray, message: str, tmp_path: Path
 ) -> None:
     probe = a_probe("mlp")
-    probe_folder.save(probe, a_card(), tmp_path / "whole")
+    probe.save_pretrained(tmp_path / "whole")
     weights = load_file(tmp_path / "whole" / "probe.safetensors") | {name: array}
     save_file(weights, tmp_path / "whole" / "probe.safetensors")
     with pytest.raises(ModelError, match=message):
-        probe_folder.load(str(tmp_path / "whole"))
+        Probe.from_pretrained(str(tmp_path / "whole"))
     with pytest.raises(ModelError, match=message):  # nor are they written
-        probe_folder.save(a_probe("mlp", weights=weights), a_card(), tmp_path / "new")
+        a_probe("mlp", weights=weights).save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_a_mix_of_other_layers_than_the_model_has_is_refused(tmp_path: Path) -> None:
-    probe_folder.save(a_probe("mix"), a_card(), tmp_path)
+    a_probe("mix").save_pretrained(tmp_path)
     edit(tmp_path, n_layers=LAYERS + 1)
     with pytest.raises(ModelError, match=r"mean is float32 \[5, 6\], .* float32 \[6, 6\] \(layers, width\)"):
-        probe_folder.load(str(tmp_path))
+        Probe.from_pretrained(str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("probe.json", b"{", r"probe.json: this is not JSON"),
+        ("probe.json", b"{", r"probe.json: not valid JSON"),
         ("probe.json", b"[1]", r"probe.json: a probe's card is a JSON object, not list"),
-        ("probe.safetensors", b"\x80\x04K\x01.", r"probe.safetensors: these are no weights"),  # a pickle
+        ("probe.safetensors", b"\x80\x04K\x01.", r"probe.safetensors: not a safetensors file"),  # a pickle
     ],
 )
 def test_a_broken_file_is_named(file: str, content: bytes, message: str, tmp_path: Path) -> None:
-    probe_folder.save(a_probe(), a_card(), tmp_path)
+    a_probe().save_pretrained(tmp_path)
     (tmp_path / file).write_bytes(content)
     with pytest.raises(ModelError, match=message):
-        probe_folder.load(str(tmp_path))
+        Probe.from_pretrained(str(tmp_path))
 
 
 def test_a_folder_that_is_no_probe_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"holds no probe \(probe.json and probe.safetensors missing\). `ka2l probe`"
     ):
-        probe_folder.load(str(tmp_path))
-    probe_folder.save(a_probe(), a_card(), tmp_path / "probe")
+        Probe.from_pretrained(str(tmp_path))
+    a_probe().save_pretrained(tmp_path / "probe")
     with pytest.raises(ModelError, match=rf"Give {tmp_path}/probe"):  # a run's folder
-        probe_folder.load(str(tmp_path))
+        Probe.from_pretrained(str(tmp_path))
     with pytest.raises(ModelError, match="no such folder"):
-        probe_folder.load(str(tmp_path / "elsewhere"))
+        Probe.from_pretrained(str(tmp_path / "elsewhere"))
     with pytest.raises(ModelError, match="is a folder, and revision v1 is of the Hub"):
-        probe_folder.load(str(tmp_path / "probe"), "v1")
+        Probe.from_pretrained(str(tmp_path / "probe"), "v1")
 
 
 def test_pushed_and_fetched_it_predicts_the_same(hub: HubServer) -> None:
     probe = a_probe("mlp", "platt")
-    address = probe_folder.push(probe, a_card(), "me/probe", token=TOKEN, private=True, endpoint=hub.url)
+    address = probe.push_to_hub("me/probe", token=TOKEN, private=True, endpoint=hub.url)
     assert address == f"{hub.url}/me/probe"
     assert hub.repositories["me/probe"].private
     _initial, pushed = hub.repositories["me/probe"].branches["main"]  # one commit: nobody meets half a probe
     assert sorted(pushed.files) == ["README.md", "probe.json", "probe.safetensors"]
     assert b"ka2l map DIR --probe me/probe" in pushed.files["README.md"]
     assert TOKEN.encode() not in b"".join(pushed.files.values())
-    read, card = probe_folder.load("me/probe", endpoint=hub.url)
+    read = Probe.from_pretrained("me/probe", endpoint=hub.url)
     np.testing.assert_array_equal(read.predict(states()), probe.predict(states()))
-    assert card["model"] == "acme/tiny"
+    assert read.card["model"] == "acme/tiny"
     assert not any("README" in request for request in hub.requests if request.startswith("GET"))
 
 
@@ -231,7 +231,7 @@ def test_the_methods_of_a_probe_do_the_same(
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    probe = a_probe(card=a_card())
+    probe = a_probe()
     probe.push_to_hub("probe", token=TOKEN)  # a name alone is under the account of the token
     assert list(hub.repositories) == ["me/probe"]
     Probe.from_pretrained("me/probe").save_pretrained(tmp_path / "copy")
@@ -243,24 +243,24 @@ def test_the_methods_of_a_probe_do_the_same(
 def test_revisions_are_kept_apart(hub: HubServer) -> None:
     old, new = a_probe(seed=1), a_probe(seed=2)
     options: dict[str, Any] = {"token": TOKEN, "endpoint": hub.url}
-    address = probe_folder.push(old, a_card(), "me/probe", revision="v1", **options)
+    address = old.push_to_hub("me/probe", revision="v1", **options)
     assert address.endswith("/me/probe/tree/v1")
-    probe_folder.push(new, a_card(), "me/probe", commit_message="Better", **options)
+    new.push_to_hub("me/probe", commit_message="Better", **options)
     assert hub.repositories["me/probe"].branches["main"][-1].message == "Better"
     commit = hub.repositories["me/probe"].branches["v1"][-1].sha
     for revision, probe in (("v1", old), (commit, old), ("main", new), (None, new)):
-        read, _ = probe_folder.load("me/probe", revision, endpoint=hub.url)
+        read = Probe.from_pretrained("me/probe", revision, endpoint=hub.url)
         np.testing.assert_array_equal(read.predict(states()), probe.predict(states()))
     with pytest.raises(ModelError, match=r"me/probe at revision v9: .*no such revision"):
-        probe_folder.load("me/probe", "v9", endpoint=hub.url)
+        Probe.from_pretrained("me/probe", "v9", endpoint=hub.url)
 
 
 def test_a_push_while_it_is_fetched_does_not_mix_two_probes(hub: HubServer) -> None:
     options: dict[str, Any] = {"token": TOKEN, "endpoint": hub.url}
     old = a_probe("linear", seed=1)
-    probe_folder.push(old, a_card(), "me/probe", **options)
+    old.push_to_hub("me/probe", **options)
     sha = hub.repositories["me/probe"].branches["main"][-1].sha
-    probe_folder.load("me/probe", endpoint=hub.url)
+    Probe.from_pretrained("me/probe", endpoint=hub.url)
     weights = [r for r in hub.requests if r.endswith("probe.safetensors") and r.startswith("GET")]
     assert weights == [f"GET /me/probe/resolve/{sha}/probe.safetensors"]  # the card's commit, not the branch
 
@@ -269,16 +269,16 @@ def test_without_the_hub_the_cache_serves(hub: HubServer, monkeypatch: pytest.Mo
     from huggingface_hub import constants
 
     probe = a_probe()
-    probe_folder.push(probe, a_card(), "me/probe", token=TOKEN, endpoint=hub.url)
-    probe_folder.load("me/probe", endpoint=hub.url)
+    probe.push_to_hub("me/probe", token=TOKEN, endpoint=hub.url)
+    Probe.from_pretrained("me/probe", endpoint=hub.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     seen = len(hub.requests)
-    read, _ = probe_folder.load("me/probe", endpoint=hub.url)
+    read = Probe.from_pretrained("me/probe", endpoint=hub.url)
     np.testing.assert_array_equal(read.predict(states()), probe.predict(states()))
     with pytest.raises(ModelError, match=r"me/other: .*cannot be reached, and it is not in the cache"):
-        probe_folder.load("me/other", endpoint=hub.url)
+        Probe.from_pretrained("me/other", endpoint=hub.url)
     with pytest.raises(ModelError, match=r"me/probe: cannot push .*cannot be reached"):
-        probe_folder.push(probe, a_card(), "me/probe", token=TOKEN, endpoint=hub.url)
+        probe.push_to_hub("me/probe", token=TOKEN, endpoint=hub.url)
     assert len(hub.requests) == seen
 
 
@@ -286,21 +286,21 @@ def test_a_hub_that_does_not_answer_is_said_so(hub: HubServer) -> None:
     with HubServer() as gone:
         pass
     with pytest.raises(ModelError, match=r"me/probe: .*cannot be reached"):
-        probe_folder.load("me/probe", endpoint=gone.url)
+        Probe.from_pretrained("me/probe", endpoint=gone.url)
     with pytest.raises(ModelError, match=r"me/probe: .*cannot be reached"):
-        probe_folder.push(a_probe(), a_card(), "me/probe", token=TOKEN, endpoint=gone.url)
+        a_probe().push_to_hub("me/probe", token=TOKEN, endpoint=gone.url)
     assert hub.requests == []
 
 
 def test_what_is_not_there_is_said_so(hub: HubServer) -> None:
     with pytest.raises(ModelError, match=r"me/nothing: .*no such repository on the Hub, or it is private"):
-        probe_folder.load("me/nothing", endpoint=hub.url)
+        Probe.from_pretrained("me/nothing", endpoint=hub.url)
     with pytest.raises(ModelError, match=r"not a Hub id"):
-        probe_folder.load("me/no thing", endpoint=hub.url)
-    probe_folder.push(a_probe(), a_card(), "me/model", token=TOKEN, endpoint=hub.url)
+        Probe.from_pretrained("me/no thing", endpoint=hub.url)
+    a_probe().push_to_hub("me/model", token=TOKEN, endpoint=hub.url)
     del hub.repositories["me/model"].branches["main"][-1].files["probe.json"]
     with pytest.raises(ModelError, match=r"me/model: cannot load probe.json, .* does not have this file"):
-        probe_folder.load("me/model", endpoint=hub.url)
+        Probe.from_pretrained("me/model", endpoint=hub.url)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_a_refused_token_is_not_shown(hub: HubServer, status: int, message: str,
     hub.token = token = "hf_wrong"  # let it come as far as the path that refuses it
     hub.faults[path] = (status, message)
     with pytest.raises(ModelError, match=r"me/probe: cannot push .*hf auth login") as error:
-        probe_folder.push(a_probe(), a_card(), "me/probe", token=token, endpoint=hub.url)
+        a_probe().push_to_hub("me/probe", token=token, endpoint=hub.url)
     assert token not in "".join(traceback.format_exception(error.value))
     assert str(status) in str(error.value)
     assert "me/probe" not in hub.repositories or len(hub.repositories["me/probe"].branches["main"]) == 1
@@ -321,16 +321,16 @@ def test_the_login_of_the_client_is_used_and_not_shown(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    probe_folder.push(a_probe(), a_card(), "me/probe", endpoint=hub.url)
+    a_probe().push_to_hub("me/probe", endpoint=hub.url)
     assert "me/probe" in hub.repositories
     hub.faults["/commit/"] = (500, f"no disk for {TOKEN}")
     with pytest.raises(ModelError, match=r"no disk for \*\*\*"):
-        probe_folder.push(a_probe(seed=3), a_card(), "me/probe", endpoint=hub.url)
+        a_probe(seed=3).push_to_hub("me/probe", endpoint=hub.url)
 
 
 def test_a_wrong_token_is_refused(hub: HubServer) -> None:
     with pytest.raises(ModelError, match=r"wants a token that may do this"):
-        probe_folder.push(a_probe(), a_card(), "me/probe", token="hf_other", endpoint=hub.url)
+        a_probe().push_to_hub("me/probe", token="hf_other", endpoint=hub.url)
     assert hub.repositories == {}
 
 
@@ -342,4 +342,4 @@ def test_what_the_hub_answers_is_said_and_not_that_it_is_away(
 ) -> None:
     hub.faults["/resolve/"] = (status, "closed for repairs")
     with pytest.raises(ModelError, match=rf"me/probe: .*{words}.*closed for repairs"):
-        probe_folder.load("me/probe", endpoint=hub.url)
+        Probe.from_pretrained("me/probe", endpoint=hub.url)

@@ -52,7 +52,7 @@ def test_entropies_of_more_samples_than_said() -> None:
 
 
 def test_no_such_target() -> None:
-    with pytest.raises(ValueError, match="'entropy'; there are label, value, correct and both"):
+    with pytest.raises(ValueError, match="'entropy'; use label, value, correct or both"):
         target("entropy")
 
 

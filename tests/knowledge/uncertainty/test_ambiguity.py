@@ -86,7 +86,7 @@ def test_order_does_not_matter() -> None:
     ("p_true", "sizes", "message"),
     [
         ([0.5], [1, 2], r"1 values of P\(True\), but 2 sizes"),
-        ([0.5, 1.2], [1, 2], "between 0 and 1, not between 0.5 and 1.2"),
+        ([0.5, 1.2], [1, 2], "between 0 and 1, but goes from 0.5 to 1.2"),
         ([0.5, 0.5], [1, 0], "at least one answer"),
     ],
 )

@@ -140,9 +140,8 @@ def test_eigenscore_rises_with_the_spread_and_bears_half_precision() -> None:
     rising = [eigenscore((base + spread * noise).astype(np.float16)) for spread in (0.0, 0.1, 0.5, 2.0)]
     assert rising == sorted(rising)
     assert len(set(rising)) == 4
-    assert math.isfinite(
-        eigenscore(np.full((10, 64), 60000, dtype=np.float16))
-    )  # sums overflow in half precision
+    # Sums overflow in half precision.
+    assert math.isfinite(eigenscore(np.full((10, 64), 60000, dtype=np.float16)))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +150,7 @@ def test_eigenscore_rises_with_the_spread_and_bears_half_precision() -> None:
         (np.zeros(3), 1e-3, r"\[answers, width\].*not \[3\]"),
         (np.zeros((0, 3)), 1e-3, r"not \[0, 3\]"),
         (np.array([[0.0, np.nan]]), 1e-3, "not finite"),
-        (np.zeros((2, 3)), 0.0, "alpha is above 0"),
+        (np.zeros((2, 3)), 0.0, "alpha must be above 0"),
     ],
 )
 def test_eigenscore_of_impossible_input(states: NDArray[np.float64], alpha: float, message: str) -> None:
@@ -248,10 +247,10 @@ def test_a_relation_that_is_missing_or_unheard_of() -> None:
     ("similarity", "time", "message"),
     [
         (np.zeros((2, 3)), 1.0, r"not \[2, 3\]"),
-        (np.array([[1, 0.5], [0.4, 1]]), 1.0, "the same both ways"),
+        (np.array([[1, 0.5], [0.4, 1]]), 1.0, "symmetric"),
         (np.array([[1, -0.5], [-0.5, 1]]), 1.0, "not negative"),
         (np.array([[1, np.nan], [np.nan, 1]]), 1.0, "finite"),
-        (np.eye(2), -1.0, "time of 0 or more, not -1"),
+        (np.eye(2), -1.0, "time must be 0 or more, not -1"),
     ],
 )
 def test_impossible_similarities(similarity: NDArray[np.float64], time: float, message: str) -> None:

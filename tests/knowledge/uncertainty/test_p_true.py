@@ -82,9 +82,8 @@ def test_shots_differ_by_seed_and_are_mixed() -> None:
     first_is_right = sum(rows[0] < 30 for rows in picked)
     assert 8 < first_is_right < 32  # neither kind always leads
     assert all(sum(row < 30 for row in rows) == 3 for rows in picked)
-    assert (
-        sum(row < 30 for row in choose_shots(correct, range(60), 5, 0)) == 3
-    )  # of an odd number one more is right
+    # Of an odd number one more is right.
+    assert sum(row < 30 for row in choose_shots(correct, range(60), 5, 0)) == 3
 
 
 def test_shots_of_impossible_input() -> None:

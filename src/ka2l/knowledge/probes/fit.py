@@ -1,4 +1,8 @@
-"""Fit probes of every kind and layer; `probe.py` holds what is fitted."""
+"""Fit probes of every kind and layer.
+
+fits = fit_probes(states, unknown, train, validation, config, seed)      # all of them
+fitted = fit_probe(states, unknown, groups)                              # split, fit, choose, calibrate
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +16,8 @@ from ka2l.knowledge.group_splits import TRAIN, VALIDATION, assign_folds, assign_
 from ka2l.knowledge.probes.probe import Examples, Probe, ProbeFit
 from ka2l.knowledge.settings import ProbeConfig
 
-_CLASSES = {  # of a target's event: where it is false, where it is true
+# Target → the names of its two classes: event false, event true.
+_CLASSES = {
     "label": ("known", "unknown"),
     "value": ("known", "unknown"),
     "correct": ("answered right", "answered wrong"),
@@ -31,30 +36,32 @@ def fit_probes(
     event: NDArray[np.bool_] | None = None,
     groups: Sequence[str] | None = None,
 ) -> list[ProbeFit]:
-    """Fit every kind at every layer, or at those `config.layers` names.
+    """Fit every kind at every layer, or at the layers in `config.layers`.
 
     With choice `robust` the linear probes' strengths and `choice_loss` come from five-fold cross-validation over
-    training and validation rows; all else, and everything with `best`, from validation rows.
+    training and validation rows; everything else, and everything with `best`, from validation rows.
 
     Args:
         states: [questions, layers + 1, width].
-        target: labels, or values in [0, 1] (see `ka2l.knowledge.probes.targets`), [questions]; rows that are NaN are left out.
+        target: labels, or values in [0, 1] (see `ka2l.knowledge.probes.targets`), [questions]; rows that are NaN are
+            left out.
         train, validation: row numbers; rows in neither are not read.
         config: kinds and hyper-parameters.
         seed: of initial weights, batch order and folds.
-        on_fitted: told how many probes have been fitted since the last call; a mix and an ensemble count as one.
-        event: what the score should rank high, [questions]; by default target >= 0.5.
-        groups: rows of one group (wordings of one question) lie in one fold, [questions]; by default each row alone.
+        on_fitted: called with the number of probes fitted since the last call; a mix and an ensemble count as one.
+        event: what the score should rank high, [questions]; None: target >= 0.5.
+        groups: rows of one group (wordings of one question) lie in one fold, [questions]; None: each row alone.
 
     Returns:
-        linear by layer, mlp by layer, mix, ensemble: the kinds that are asked for.
+        linear by layer, mlp by layer, mix, ensemble: the requested kinds.
 
     Raises:
         DegenerateError: the training rows are all of one class, or a split is empty.
         DataError: a state that is read is not a finite number.
         ConfigError: the model has no such layer.
+        ValueError: a target outside [0, 1].
     """
-    layers = None if config.layers is None else _layers_there(config.layers, states.shape[1])
+    layers = None if config.layers is None else _existing_layers(config.layers, states.shape[1])
     if layers is not None:
         states = states[:, layers]
     values = np.asarray(target, dtype=np.float64)
@@ -66,14 +73,26 @@ def fit_probes(
     if config.choice == "robust":
         rows = np.concatenate([train, validation]).tolist()
         folds = assign_folds([str(row) if groups is None else groups[row] for row in rows], seed)
-        data = data._replace(folds=folds if folds.any() else None)  # all of one group: there is one fold
+        # If all rows are of one group there is one fold, and no cross-validation.
+        data = data._replace(folds=folds if folds.any() else None)
+    fits = _fit_kinds(data, config, seed, on_fitted)
+    if layers is None:
+        return fits
+    # Fitted as if there were no other layers; the probes get the model's own layer numbers.
+    return [fit._replace(probe=replace(fit.probe, layer=layers[fit.probe.layer])) for fit in fits]
+
+
+def _fit_kinds(
+    data: Examples, config: ProbeConfig, seed: int, on_fitted: Callable[[int], None]
+) -> list[ProbeFit]:
+    """The requested kinds at all layers of the data."""
     fits: list[ProbeFit] = []
     if "linear" in config.kinds or "ensemble" in config.kinds:
         from ka2l.knowledge.probes.linear import fit_linear
 
-        asked = "linear" in config.kinds
-        linear = fit_linear(data, on_fitted if asked else lambda _count: None)
-        fits += linear if asked else []
+        requested = "linear" in config.kinds
+        linear = fit_linear(data, on_fitted if requested else lambda _count: None)
+        fits += linear if requested else []
     if "mlp" in config.kinds:
         from ka2l.knowledge.probes.mlp import fit_mlps
 
@@ -88,28 +107,25 @@ def fit_probes(
 
         fits.append(average(linear, data))
         on_fitted(1)
-    if layers is None:
-        return fits
-    # Fitted as if there were no other layers; the probes know theirs by the model's own numbers.
-    return [fit._replace(probe=replace(fit.probe, layer=layers[fit.probe.layer])) for fit in fits]
+    return fits
 
 
-def _layers_there(asked: Sequence[int], n_states: int) -> list[int]:
-    """The layers to train at, in order; refuses those the model does not have."""
-    layers = sorted(asked)
+def _existing_layers(requested: Sequence[int], n_states: int) -> list[int]:
+    """The layers to train at, ascending; refuses layers that the model does not have."""
+    layers = sorted(requested)
     if layers[-1] >= n_states:
         raise ConfigError(
-            f"probe.layers={layers}: this model has layers 0 (the embedding) to {n_states - 1}. Name some of these."
+            f"probe.layers={layers}: this model has layers 0 (the embedding) to {n_states - 1}. Choose among these."
         )
     return layers
 
 
 class FittedProbe(NamedTuple):
-    """What `fit_probe` gives."""
+    """The result of `fit_probe`."""
 
     probe: Probe  # chosen and calibrated
     fits: list[ProbeFit]  # of every layer and kind, not calibrated
-    split: list[str]  # train, validation or test, of each row
+    split: list[str]  # train, validation or test, for each row
 
 
 def fit_probe(
@@ -127,10 +143,13 @@ def fit_probe(
     Args:
         states: [questions, layers + 1, width].
         target, event: as in `fit_probes`: usually just which questions are unknown.
-        groups: rows of one group (wordings of one question) stay on one side of the split and in one fold.
+        groups: rows of one group (wordings of one question) lie on one side of the split and in one fold.
         config: kinds, choice and calibration.
         shares: of train, validation and test rows; test rows are not read.
         seed: of the split and the training.
+
+    Raises:
+        DegenerateError, DataError, ConfigError, ValueError: as `fit_probes`.
     """
     from ka2l.knowledge.probes.calibration import calibrate
     from ka2l.knowledge.probes.layer_choice import choose
@@ -150,17 +169,17 @@ def _check(data: Examples) -> None:
     train, validation = data.train, data.validation
     if train.size == 0 or validation.size == 0:
         raise DegenerateError(
-            f"The probe has {train.size} training and {validation.size} validation questions; it needs both. "
+            f"The probe has {train.size} training and {validation.size} validation questions, but needs both. "
             "Give more questions the role probe."
         )
     if (data.values[train] < 0).any() or (data.values[train] > 1).any():
         raise ValueError("targets of probes must lie in [0, 1]")
     positive = int(data.event[train].sum())
     if positive in (0, train.size):
-        called = _CLASSES[data.target]
+        classes = _CLASSES[data.target]
         raise DegenerateError(
-            f"All {train.size} training questions are {called[bool(positive)]} at this threshold, so there is nothing "
-            "to separate. Use more or other questions, or another measure.threshold."
+            f"All {train.size} training questions are {classes[bool(positive)]} at this threshold, so there are no two "
+            "classes to separate. Use more or other questions, or another measure.threshold."
         )
     rows = np.concatenate([train, validation])
     for layer in range(data.states.shape[1]):

@@ -1,4 +1,4 @@
-"""How a probe does on rows it was not trained on: its AUROC with a standard error, and its cross-entropy."""
+"""Quality of a probe on rows it was not trained on: AUROC with a standard error, and cross-entropy."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,15 @@ def evaluate_fit(
     event: NDArray[np.bool_] | None = None,
     epochs: int = 0,
 ) -> ProbeFit:
-    """A probe with its AUROC for `event` (values >= 0.5) and its cross-entropy on rows it was not trained on."""
+    """A probe with its AUROC for `event` and its cross-entropy on rows it was not trained on.
+
+    Args:
+        probe: not calibrated.
+        states: the probe's input (see `Probe.predict`).
+        values: targets in [0, 1], [rows].
+        event: what the score should rank high, [rows]; None: values >= 0.5.
+        epochs: of the training, stored with the result.
+    """
     logits = probe.logits(states).astype(np.float64)
     values = np.asarray(values, dtype=np.float64)
     loss = float(np.mean(np.logaddexp(0.0, logits) - values * logits))
@@ -25,8 +33,8 @@ def evaluate_fit(
 def auroc_error(scores: NDArray[np.floating], event: NDArray[np.bool_]) -> float:
     """Standard error of an AUROC (DeLong, DeLong & Clarke-Pearson 1988); NaN for one class.
 
-    The variance of placements, a row's share of rows of the other class on the right side of it; of a single row, the
-    largest it could be.
+    It is the variance of placements, a row's share of rows of the other class on the correct side of it. For a class
+    of one row, the largest possible variance is taken.
     """
     from scipy.stats import rankdata
 

@@ -1,13 +1,13 @@
-"""Which layer and which kind of probe to keep, from training and validation rows.
+"""Choice of layer and kind of probe, from training and validation rows.
 
     choose(fits, "robust")
 
-The highest of 62 validation AUROCs is a lottery where rows are few: each has a standard error of several points, and
-the maximum finds the luckiest. `robust` takes three precautions. A linear probe's layer is judged by cross-validation,
-so by all rows that are not test rows. Within a kind it takes the layer with the least such loss on average with its
-neighbours, which read nearly the same. Among the kinds it takes the steadiest that comes within one standard error of
-the best validation AUROC (Breiman, Friedman, Olshen & Stone 1984). What both policies gave on real questions, and what
-else was tried, is in docs/decisions.md.
+With few rows the highest of 62 validation AUROCs is mostly chance: each has a standard error of several points, and the
+maximum selects the largest error. `robust` takes three precautions. A linear probe's layer is judged by
+cross-validation, which uses all rows except test rows. Within a kind it takes the layer with the lowest loss averaged
+over its neighbours, which have nearly the same states. Among the kinds it takes the most stable one within one standard
+error of the best validation AUROC (Breiman, Friedman, Olshen & Stone 1984). Results of both policies on real questions,
+and alternatives that were tried, are in docs/decisions.md.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ import numpy as np
 from ka2l.knowledge.probes.probe import ProbeFit
 
 STEADIEST_FIRST = ("ensemble", "linear", "mix", "mlp")
-_LAYERS_PER_NEIGHBOUR = 12  # 31 layers: two on either side; 12 and more: one; fewer: none
+_LAYERS_PER_NEIGHBOUR = 12  # 24 to 35 layers: two neighbours on either side; 12 to 23: one; fewer: none
 
 
 def choose(fits: Sequence[ProbeFit], policy: str = "robust") -> ProbeFit:
@@ -26,30 +26,32 @@ def choose(fits: Sequence[ProbeFit], policy: str = "robust") -> ProbeFit:
 
     Args:
         fits: of any kinds and layers, at least one.
-        policy: `best`, the highest validation AUROC, or `robust`. Where validation rows are of one class, so that there
-            is no AUROC, `best` goes by the validation loss and `robust` keeps the steadiest kind.
+        policy: `best`, the highest validation AUROC, or `robust`. If all validation rows are of one class, so that there
+            is no AUROC, `best` takes the lowest validation loss and `robust` the most stable kind.
     """
-    judged = all(np.isfinite(fit.validation_auroc) for fit in fits)
+    have_auroc = all(np.isfinite(fit.validation_auroc) for fit in fits)
     if policy == "best":
-        return max(fits, key=lambda fit: (fit.validation_auroc if judged else 0.0, -fit.validation_loss))
-    found = [
+        return max(fits, key=lambda fit: (fit.validation_auroc if have_auroc else 0.0, -fit.validation_loss))
+    candidates = [
         _best_layer(own) for kind in STEADIEST_FIRST if (own := [f for f in fits if f.probe.kind == kind])
     ]
-    if not judged:
-        return found[0].fit
-    top = max(found, key=lambda candidate: candidate.auroc)
-    return next(each.fit for each in found if each.auroc >= top.auroc - top.fit.validation_se)
+    if not have_auroc:
+        return candidates[0].fit
+    top = max(candidates, key=lambda candidate: candidate.auroc)
+    return next(each.fit for each in candidates if each.auroc >= top.auroc - top.fit.validation_se)
 
 
 class _Candidate(NamedTuple):
+    """The best layer of one kind."""
+
     fit: ProbeFit
-    auroc: float  # on validation rows, on average with the neighbours
+    auroc: float  # on validation rows, averaged over the neighbours
 
 
 def _best_layer(fits: Sequence[ProbeFit]) -> _Candidate:
-    """The layer of one kind with the least loss around it; at the ends there are fewer neighbours."""
+    """The layer of one kind with the lowest loss averaged over its neighbours; the outer layers have fewer."""
     fits = sorted(fits, key=lambda fit: fit.probe.layer)
-    reach = len(fits) // _LAYERS_PER_NEIGHBOUR
-    around = [fits[max(0, i - reach) : i + reach + 1] for i in range(len(fits))]
-    best = int(np.argmin([np.mean([fit.choice_loss for fit in near]) for near in around]))
-    return _Candidate(fits[best], float(np.mean([fit.validation_auroc for fit in around[best]])))
+    width = len(fits) // _LAYERS_PER_NEIGHBOUR
+    windows = [fits[max(0, i - width) : i + width + 1] for i in range(len(fits))]
+    best = int(np.argmin([np.mean([fit.choice_loss for fit in window]) for window in windows]))
+    return _Candidate(fits[best], float(np.mean([fit.validation_auroc for fit in windows[best]])))

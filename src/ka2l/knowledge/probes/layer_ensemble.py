@@ -1,7 +1,7 @@
-"""The mean of the linear probes of the deeper half of the layers: no layer is chosen, and nothing more is fitted.
+"""The mean of the linear probes of the deeper half of the layers: no layer is chosen, and nothing else is fitted.
 
-The mean of their log-odds is one linear map of all layers. Layers read nearly the same, each with errors of its own,
-which the mean takes out; shallow layers know less and stay outside.
+The mean of their log-odds is one linear map of all layers. The layers predict nearly the same with partly independent
+errors, which averaging reduces; shallow layers are less informative and are left out.
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from ka2l.knowledge.probes.fit_quality import evaluate_fit
-from ka2l.knowledge.probes.probe import ALL_LAYERS, Examples, Probe, ProbeFit
+from ka2l.knowledge.probes.probe import Examples, Probe, ProbeFit
+from ka2l.knowledge.probes.probe_folder import ALL_LAYERS
 
 
 def average(linear: Sequence[ProbeFit], data: Examples) -> ProbeFit:
     """The probe whose log-odds are the mean of those of the linear probes of layers L/2 … L.
 
     Args:
-        linear: of layers 0 … L, in this order, as `fit_linear` gives them; of a single layer, that is the mean.
-        data: what they were fitted on; the mean is judged on its validation rows.
+        linear: of layers 0 … L, in this order, as `fit_linear` returns them; with a single layer, it is the mean.
+        data: the data they were fitted on; the mean is evaluated on its validation rows.
     """
-    first = len(linear) // 2  # L/2, rounded up
+    # L/2, rounded up.
+    first = len(linear) // 2
     own = [fit.probe.weights for fit in linear]
     weights = {name: np.stack([each[name] for each in own]) for name in ("mean", "scale", "weight", "bias")}
     weights["weight"][:first] = 0.0

@@ -1,4 +1,4 @@
-"""A linear probe on a learned mix of layers: no layer is chosen, all are read.
+"""A linear probe on a learned mix of layers: no layer is chosen, all are inputs.
 
 The input is Σ_l s_l · x_l with s = softmax(a) over the layers' standardised states, the scalar mix of ELMo (Peters et
 al., arXiv 1802.05365); a, the weight and the bias are trained together. Its factor γ is part of the weight.
@@ -10,19 +10,20 @@ import numpy as np
 import torch
 
 from ka2l.knowledge.probes.fit_quality import evaluate_fit
-from ka2l.knowledge.probes.probe import ALL_LAYERS, Examples, Probe, ProbeFit, standardization
+from ka2l.knowledge.probes.probe import Examples, Probe, ProbeFit, standardization
+from ka2l.knowledge.probes.probe_folder import ALL_LAYERS
 from ka2l.knowledge.settings import ProbeConfig
 
-_MIX_LR = 10.0  # times mlp_lr, for the few numbers that weigh the layers
+_MIX_LR = 10.0  # times mlp_lr, for the weights of the layers
 
 
 def fit_mix(data: Examples, config: ProbeConfig, seed: int) -> ProbeFit:
-    """The probe at the epoch with the least validation loss.
+    """The probe at the epoch with the lowest validation loss.
 
     Args:
         data: states, targets and rows, as in `ka2l.knowledge.probes.fit.fit_probes`.
         config: learning rate, epochs, patience, batch size and weight decay are those of the MLP.
-        seed: of the batch order; weights start from zero, and all layers alike.
+        seed: of the batch order; weights start from zero, with equal shares of all layers.
     """
     layers, width = data.states.shape[1:]
     scaling = [standardization(data.states[data.train, layer]) for layer in range(layers)]

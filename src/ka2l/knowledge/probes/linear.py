@@ -5,11 +5,11 @@
 
 The objective is scikit-learn's, strength · Σ loss + ½|weight|² with a free intercept; y may be anything in [0, 1].
 
-Newton's method with steps by conjugate gradients, so that one pass over the rows serves all strengths. XᵀX = V S Vᵀ is
-found once per layer; V (c·S + 1/strength)⁻¹ Vᵀ is then a preconditioner for any strength and any mean curvature c,
-and Newton's first step, where all rows have the same curvature, is solved outright. With fewer rows than features the
-work is done in the axes the rows span, which is exact: the L2 penalty keeps the weight in their span. Products for
-conjugate gradients are float32, gradients float64.
+The solver is Newton's method with conjugate-gradient steps, so that one pass over the rows serves all strengths.
+XᵀX = V S Vᵀ is computed once per layer; V (c·S + 1/strength)⁻¹ Vᵀ is then a preconditioner for any strength and any mean
+curvature c, and it solves Newton's first step, where all rows have the same curvature, exactly. With fewer rows than
+features the problem is solved in the axes the rows span, which is exact: the L2 penalty keeps the weight in their span.
+Products for conjugate gradients are float32, gradients float64.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from ka2l.knowledge.probes.parallel_layers import chunks_of, scaled_inputs, side
 from ka2l.knowledge.probes.probe import Examples, Floats, Probe, ProbeFit, standardization
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse penalties that are tried
-TOLERANCE = 1e-4  # of the weight's relative error
+TOLERANCE = 1e-4  # bound on the weight's relative error
 _CHUNK_BYTES = 16 << 20  # of a chunk's rows
 _NEWTON_STEPS = 200
 _CG_STEPS = 100
@@ -36,19 +36,19 @@ class Logistic(NamedTuple):
 
     weight: NDArray[np.float64]  # [layers, strengths, width]
     bias: NDArray[np.float64]  # [layers, strengths]
-    passes: int  # over the rows, there and back: what the solution cost
+    passes: int  # over the rows, forward and backward: the cost of the solution
 
 
 def fit_linear(data: Examples, on_fitted: Callable[[int], None] = lambda _count: None) -> list[ProbeFit]:
     """The standardised logistic regression of each layer, fitted on training rows.
 
-    The strength is the one with the least loss: with folds that of rows left out in cross-validation over training and
-    validation rows, else that of validation rows. Of few rows the loss says more than their order does: by AUROC the
-    strength is a draw among near equals.
+    The strength is the one with the lowest loss: with folds, that of the rows left out in cross-validation over training
+    and validation rows; else that of validation rows. With few rows the loss is more reliable than the AUROC, by which
+    several strengths are nearly equal.
 
     Args:
         data: states, targets, rows and folds, as in `ka2l.knowledge.probes.fit.fit_probes`.
-        on_fitted: told how many layers have been fitted since the last call.
+        on_fitted: called with the number of layers fitted since the last call.
     """
     layers, width = data.states.shape[1:]
     rows = len(data.train) + len(data.validation)
@@ -82,7 +82,7 @@ def _fit_chunk(data: Examples, layers: range) -> list[ProbeFit]:
 
 
 def _choice_losses(data: Examples, layers: range, models: "_Models") -> NDArray[np.float64]:
-    """What each strength is worth, [layers, strengths]: the loss of left-out rows, or of validation rows by `models`."""
+    """The loss of each strength, [layers, strengths]: on left-out rows, or on validation rows by `models`."""
     if data.folds is None:
         return _losses(data, layers, data.validation, models)
     rows = np.concatenate([data.train, data.validation])
@@ -95,6 +95,8 @@ def _choice_losses(data: Examples, layers: range, models: "_Models") -> NDArray[
 
 
 class _Models(NamedTuple):
+    """Logistic regressions of some layers, at all strengths."""
+
     scaling: list[tuple[Floats, Floats]]  # of each layer
     solution: Logistic
 
@@ -117,30 +119,36 @@ def _losses(data: Examples, layers: range, rows: NDArray[np.intp], models: _Mode
 def logistic(x: torch.Tensor, y: torch.Tensor, strengths: Sequence[float] = STRENGTHS) -> Logistic:
     """Minimise strength · Σ loss + ½|weight|² for each layer and strength.
 
-    The objective is strongly convex in the weight, so the norm of its gradient bounds the distance to the optimum: it
-    is brought below TOLERANCE · |weight|.
+    The objective is strongly convex in the weight, so the norm of its gradient bounds the distance to the optimum:
+    iteration stops when it is below TOLERANCE · |weight|.
 
     Args:
         x: float32 [layers, rows, width]; centred columns converge fastest.
         y: targets in [0, 1], [rows].
         strengths: inverse penalties, scikit-learn's C.
+
+    Raises:
+        ArithmeticError: Newton's method did not converge.
     """
     y = y.double()
     penalty = 1.0 / torch.tensor(strengths, dtype=torch.float64)
     if x.shape[1] >= x.shape[2]:
-        spectrum, axes = torch.linalg.eigh(x.mT @ x)  # they only steer the search: float32 will do
-        found = _newton(x.double(), y, penalty, spectrum.double(), axes)
-        weight = found.weight[:, :-1]
+        # Used for preconditioning only, so float32 is enough.
+        spectrum, axes = torch.linalg.eigh(x.mT @ x)
+        solution = _newton(x.double(), y, penalty, spectrum.double(), axes)
+        weight = solution.weight[:, :-1]
     else:
         wide = x.double()
         spectrum, axes = torch.linalg.eigh(wide @ wide.mT)
-        found = _newton(axes * spectrum.clamp_min(0.0).sqrt()[:, None], y, penalty, spectrum, None)
-        # Where the gradient vanishes the weight is a sum of rows: no division by axes of no length is needed.
-        weight = -(wide.mT @ (found.residual / penalty))
-    return Logistic(weight.mT.numpy(), found.weight[:, -1].numpy(), found.passes)
+        solution = _newton(axes * spectrum.clamp_min(0.0).sqrt()[:, None], y, penalty, spectrum, None)
+        # At the optimum the weight is a sum of rows, so no division by axes of length 0 is needed.
+        weight = -(wide.mT @ (solution.residual / penalty))
+    return Logistic(weight.mT.numpy(), solution.weight[:, -1].numpy(), solution.passes)
 
 
 class _Solution(NamedTuple):
+    """The end of Newton's method."""
+
     weight: torch.Tensor  # [layers, axes + 1, strengths], the bias last
     residual: torch.Tensor  # p − y, [layers, rows, strengths]
     passes: int
@@ -149,9 +157,9 @@ class _Solution(NamedTuple):
 def _newton(
     z: torch.Tensor, y: torch.Tensor, penalty: torch.Tensor, spectrum: torch.Tensor, axes: torch.Tensor | None
 ) -> _Solution:
-    """Minimise Σ loss + ½ penalty |weight|², where zᵀz has this spectrum in these axes (None: in its own)."""
+    """Minimise Σ loss + ½ penalty |weight|², where zᵀz has this spectrum in these axes (None: zᵀz is diagonal)."""
     layers, rows, width = z.shape
-    # The bias is the weight of a constant that is not penalised.
+    # The bias is the weight of a constant feature, which is not penalised.
     z = torch.cat([z, z.new_ones(layers, rows, 1)], dim=2)
     spectrum = torch.cat([spectrum.clamp_min(0.0), spectrum.new_full((layers, 1), rows)], dim=1)
     penalties = penalty.repeat(width + 1, 1)
@@ -190,7 +198,7 @@ class _System(NamedTuple):
     z: torch.Tensor  # float32
     curvature: torch.Tensor  # float32 [layers, rows, strengths]
     penalties: torch.Tensor
-    scale: torch.Tensor  # inverse Hessian in the axes, were all rows of the same curvature
+    scale: torch.Tensor  # inverse Hessian in the axes if all rows had the same curvature
     axes: torch.Tensor | None
 
     def times(self, vector: torch.Tensor) -> torch.Tensor:
@@ -207,7 +215,7 @@ class _System(NamedTuple):
 def _conjugate_gradients(
     system: _System, right: torch.Tensor, going: torch.Tensor, first: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Solve system · step = right, the more exactly the nearer the optimum (so that Newton converges superlinearly).
+    """Solve system · step = right, more exactly nearer the optimum, so that Newton's method converges superlinearly.
 
     Returns:
         the step, the squared size of `right` in the preconditioner's norm, [layers, strengths], and the passes.
@@ -243,7 +251,7 @@ def _line_search(
     slope: torch.Tensor,
     going: torch.Tensor,
 ) -> torch.Tensor:
-    """The first of 1, ½, ¼ … by which the objective falls enough (Armijo), [layers, strengths]; 0 where done."""
+    """The first step length of 1, ½, ¼ … that lowers the objective enough (Armijo), [layers, strengths]; 0 if done."""
 
     def objective(length: torch.Tensor) -> torch.Tensor:
         at, here = logits + length[:, None] * change, weight + length[:, None] * step
@@ -253,7 +261,7 @@ def _line_search(
     length = going.double()
     before = objective(torch.zeros_like(length))
     for _ in range(_HALVINGS):
-        # Near the optimum the fall drowns in rounding.
+        # Near the optimum the decrease is smaller than the rounding.
         short = objective(length) > before + 1e-4 * length * slope + 1e-12 * before.abs()
         if not short.any():
             break
@@ -262,5 +270,5 @@ def _line_search(
 
 
 def _back(z: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """zᵀ residual, in the order that reads z row by row: several times faster on a CPU."""
+    """zᵀ residual, computed so that z is read row by row: several times faster on a CPU."""
     return (residual.mT.contiguous() @ z).mT

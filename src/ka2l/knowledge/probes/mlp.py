@@ -1,10 +1,9 @@
 """The paper's SwiGLU probes, trained a few layers at a time: batched products that fit the processor's cache.
 
-The layers share nothing but the order of the rows: the loss is a sum over layers, so each layer's gradient, and
-Adam's state, are what training it alone would give. Gradients are written out by hand. `score` follows `down` with
-nothing between, so down·score is formed first ([hidden, 2]), and the gradient of `down` has rank 2: the third of the
-network that is `down` costs next to nothing. What remains is the two products of gate and up, and AdamW's pass over
-weights and moments.
+The layers share only the order of the rows: the loss is a sum over layers, so each layer's gradient and Adam state are
+those of training it alone. Gradients are computed explicitly. `score` follows `down` without a nonlinearity, so
+down·score ([hidden, 2]) is computed first, and the gradient of `down` has rank 2: `down`, a third of the network, costs
+almost nothing. The remaining cost is the two products of gate and up, and AdamW's pass over weights and moments.
 """
 
 from collections.abc import Callable
@@ -19,9 +18,10 @@ from ka2l.knowledge.probes.probe import Examples, Probe, ProbeFit, standardizati
 from ka2l.knowledge.settings import ProbeConfig
 
 _CHUNK_BYTES = 16 << 20  # parameters, gradients and Adam's two moments of the layers trained together
-_ALONE_BYTES = 1 << 30  # layers this large are trained one after another, each by all threads
+_ALONE_BYTES = 1 << 30  # layers of this size are trained one after another, each by all threads
 
-Weights = dict[str, torch.Tensor]  # gate_up [layers, width, 2 hidden], down, score, bias [layers, 1, 2]
+# gate_up [layers, width, 2 hidden], down [layers, hidden, width], score [layers, width, 2], bias [layers, 1, 2].
+Weights = dict[str, torch.Tensor]
 
 
 def fit_mlps(
@@ -33,7 +33,7 @@ def fit_mlps(
         data: states, targets and rows, as in `ka2l.knowledge.probes.fit.fit_probes`.
         config: width, learning rate, epochs, patience, batch size, weight decay, and whether to standardise.
         seed: of initial weights and batch order.
-        on_fitted: told how many layers have been fitted since the last call.
+        on_fitted: called with the number of layers fitted since the last call.
     """
     per_layer = 3 * data.states.shape[2] * config.mlp_width * 4 * 4
     chunks = chunks_of(data.states.shape[1], _CHUNK_BYTES // per_layer)
@@ -71,11 +71,13 @@ def _fit_chunk(data: Examples, layers: range, config: ProbeConfig, seed: int) ->
                 tensor.grad = gradients[name]
             optimizer.step()
         loss = _losses(_logits(weights, x_val), y_val)
-        better = (loss < best_loss) & going  # a layer that ran out of patience is done, whoever trains on
+        # A layer that ran out of patience keeps its best epoch while others are still trained.
+        better = (loss < best_loss) & going
         best_loss = torch.where(better, loss, best_loss)
         best_epoch[better] = epoch
         for index in better.nonzero().flatten().tolist():
-            for name, tensor in weights.items():  # a copy: a reference would follow the training
+            # Copied: a reference would follow the training.
+            for name, tensor in weights.items():
                 best[name][index] = tensor[index]
         going &= epoch - best_epoch < config.mlp_patience
         if not going.any():
@@ -93,7 +95,7 @@ def _fit_chunk(data: Examples, layers: range, config: ProbeConfig, seed: int) ->
 
 
 def _initial_weights(layers: range, width: int, hidden: int, seed: int) -> Weights:
-    """PyTorch's default uniform initialisation of a linear layer, from a stream per layer."""
+    """PyTorch's default uniform initialisation of a linear layer, from one random stream per layer."""
     shapes = {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width), "score": (width, 2)}
     drawn: dict[str, list[torch.Tensor]] = {name: [] for name in shapes}
     for layer in layers:
@@ -119,7 +121,7 @@ def _losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def _gradients(w: Weights, x: torch.Tensor, targets: torch.Tensor) -> Weights:
-    """Of the sum of `_losses(_logits(w, x), targets)` over layers."""
+    """Gradients of the sum of `_losses(_logits(w, x), targets)` over layers."""
     gate, up = (x @ w["gate_up"]).chunk(2, dim=2)
     sigmoid = torch.sigmoid(gate)
     silu = gate * sigmoid
@@ -142,10 +144,11 @@ def _gradients(w: Weights, x: torch.Tensor, targets: torch.Tensor) -> Weights:
 def _scaling(
     rows: NDArray[np.floating], standardize: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and scale, each [width], that are applied to the inputs."""
     mean, scale = standardization(rows)
     if standardize:
         return mean, scale
-    # A constant feature becomes 0 all the same: rows that are equal must not differ by a product's rounding.
+    # A constant feature becomes 0 in any case: equal rows must not differ by the rounding of a product.
     constant = np.ptp(rows, axis=0) == 0
     return np.where(constant, mean, np.float32(0)), np.ones_like(scale)
 

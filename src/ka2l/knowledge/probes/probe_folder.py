@@ -1,11 +1,11 @@
-"""A probe as a folder or on the Hub: weights (safetensors), card (JSON) and a README written from the card.
+"""Probe files, in a folder or on the Hub: weights (safetensors), card (JSON) and a README generated from the card.
 
     probe.save_pretrained("my-probe")
     probe.push_to_hub("me/my-probe")
     Probe.from_pretrained("me/my-probe", revision="v1").predict(states)
 
-What is read is checked before it is used: a probe with other shapes than its card says, of a kind this version does not
-know, or of another format is refused. Nothing is ever unpickled.
+Files are checked before they are used: shapes that differ from the card, an unknown kind or another format are refused.
+Nothing is unpickled.
 """
 
 import tempfile
@@ -19,14 +19,15 @@ from ka2l.common import atomic_files
 from ka2l.common.hub import check_format, download, local_folder, upload
 from ka2l.common.version import __version__
 from ka2l.errors import ModelError
-from ka2l.knowledge.probes.probe import ALL_LAYERS, Floats, Probe
+from ka2l.knowledge.probes.calibration_curves import Floats
 from ka2l.knowledge.probes.probe_readme import readme
 
-FORMAT = 1  # of the folder; raised when an older program could misread a newer one
+ALL_LAYERS = -1  # `layer` of a probe that reads all layers
+FORMAT = 1  # of the folder; increased when an older version could misread a newer folder
 WEIGHTS, CARD, README = "probe.safetensors", "probe.json", "README.md"
 
 TARGETS = ("label", "value", "correct", "both")
-_Shape = tuple[str | int, ...]  # a name stands for one number wherever it occurs
+_Shape = tuple[str | int, ...]  # a name stands for the same number wherever it occurs
 _SCALING: dict[str, _Shape] = {"mean": ("width",), "scale": ("width",)}
 SHAPES: dict[str, dict[str, _Shape]] = {
     "linear": {**_SCALING, "weight": ("width",), "bias": (1,)},
@@ -60,40 +61,44 @@ CALIBRATIONS: dict[str, dict[str, _Shape]] = {
 }
 
 
-class LoadedProbe(NamedTuple):
-    """A probe and its card, which is also the probe's own `card`."""
+class ProbeFields(NamedTuple):
+    """The fields of `ka2l.knowledge.probes.probe.Probe`, in its order."""
 
-    probe: Probe
-    card: dict[str, Any]
+    kind: str
+    layer: int
+    weights: dict[str, Floats]
+    target: str
+    calibration: str
+    card: Mapping[str, Any]
 
 
-def save(probe: Probe, card: Mapping[str, Any], folder: Path) -> None:
-    """Write `probe.safetensors`, `README.md` and, last, `probe.json`: a folder that has it is whole.
+def save(probe: ProbeFields, folder: Path) -> None:
+    """Write `probe.safetensors`, `README.md` and, last, `probe.json`, so that a folder with it is complete.
 
     Args:
-        probe: its kind, layer, target, calibration and width are added to the card.
-        card: JSON values; what the README makes of them stands in `ka2l.knowledge.probes.probe_readme`.
-        folder: made where it is missing; other files in it stay.
+        probe: its kind, layer, target, calibration and width are added to its card. The README is generated from the
+            card by `ka2l.knowledge.probes.probe_readme`.
+        folder: created if missing; other files in it stay.
 
     Raises:
         ModelError: the probe's arrays do not fit together.
     """
-    _write(probe, card, folder)
+    _write(probe, folder)
 
 
 def load(
     name: str, revision: str | None = None, *, token: str | None = None, endpoint: str | None = None
-) -> LoadedProbe:
-    """Read a probe from a folder, or from the Hub (through its cache, offline too).
+) -> ProbeFields:
+    """Read a probe from a folder, or from the Hub (through its cache, also offline).
 
     Args:
         name: a folder, else a Hub id.
         revision: branch, tag or commit on the Hub.
-        token: of the Hub; the one the Hub's client is logged in with where there is none.
-        endpoint: of the Hub, where it is not the public one.
+        token: of the Hub; None: the login of the Hub's client.
+        endpoint: of the Hub; None: the public one.
 
     Raises:
-        ModelError: there is none, it cannot be fetched, or it is not what its card says.
+        ModelError: no such probe, it cannot be downloaded, or its files differ from its card.
     """
     folder = local_folder(name, revision, "probe")
     if folder is not None:
@@ -110,8 +115,7 @@ def load(
 
 
 def push(
-    probe: Probe,
-    card: Mapping[str, Any],
+    probe: ProbeFields,
     repo_id: str,
     *,
     token: str | None = None,
@@ -120,22 +124,22 @@ def push(
     commit_message: str = "Upload a KA2L probe",
     endpoint: str | None = None,
 ) -> str:
-    """Upload what `save` writes, in one commit, to a repository that is made where it is missing; returns its address.
+    """Upload what `save` writes, in one commit, and return the repository's address; it is created if missing.
 
     Args:
-        probe, card: as for `save`.
+        probe: as for `save`.
         repo_id: owner/name, or a name under the account of the token.
-        token: one that may write; the one the Hub's client is logged in with where there is none. It is not kept.
-        private: of a new repository; the account's default where None.
-        revision: a branch, made where it is missing.
-        commit_message: first line of the commit.
-        endpoint: of the Hub, where it is not the public one.
+        token: with write access; None: the login of the Hub's client. It is not stored.
+        private: of a new repository; None: the account's default.
+        revision: a branch, created if missing.
+        commit_message: first line of the commit message.
+        endpoint: of the Hub; None: the public one.
 
     Raises:
         ModelError: the Hub refuses or cannot be reached, or the probe's arrays do not fit together.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        _write(probe, card, Path(temporary), repo_id)
+        _write(probe, Path(temporary), repo_id)
         paths = [Path(temporary) / part for part in (WEIGHTS, README, CARD)]
         return upload(
             paths,
@@ -151,11 +155,11 @@ def push(
 _MAKE_ONE = "`ka2l probe` makes one (the run's folder probe/), and so does Probe.save_pretrained."
 
 
-def _write(probe: Probe, card: Mapping[str, Any], folder: Path, called: str = "FOLDER") -> None:
-    """`save`, with a README whose examples call the probe by this name."""
+def _write(probe: ProbeFields, folder: Path, name: str = "FOLDER") -> None:
+    """Write the three files; the README's examples use this name."""
     whole = {
         "ka2l": __version__,
-        **card,
+        **probe.card,
         "format_version": FORMAT,
         "kind": probe.kind,
         "layer": probe.layer,
@@ -166,39 +170,30 @@ def _write(probe: Probe, card: Mapping[str, Any], folder: Path, called: str = "F
         whole["width"] = int(probe.weights["mean"].shape[-1])
     _check_card(whole, "this probe")
     _check_weights(probe.weights, whole, "this probe")
-    atomic_files.remove(folder / CARD)  # never an old card beside new weights
+    # The old card goes first: it must never stand beside new weights.
+    atomic_files.remove(folder / CARD)
     weights = {name: np.ascontiguousarray(array) for name, array in probe.weights.items()}
     atomic_files.write_tensors(folder / WEIGHTS, weights, {"kind": probe.kind})
-    atomic_files.write_text(folder / README, readme(whole, called))
+    atomic_files.write_text(folder / README, readme(whole, name))
     atomic_files.write_json(folder / CARD, whole)
 
 
-def _read(card_file: Path, weights_file: Path) -> LoadedProbe:
+def _read(card_file: Path, weights_file: Path) -> ProbeFields:
     from safetensors import SafetensorError
 
     try:
         card = atomic_files.read_json(card_file)
     except ValueError as error:
-        raise ModelError(
-            f"{card_file}: this is not JSON ({error}). Fetch or save the probe again."
-        ) from error
+        raise ModelError(f"{card_file}: not valid JSON ({error}). Fetch or save the probe again.") from error
     _check_card(card, str(card_file))
     try:
         weights, _ = atomic_files.read_tensors(weights_file)
     except SafetensorError as error:
         raise ModelError(
-            f"{weights_file}: these are no weights ({error}). Fetch or save the probe again."
+            f"{weights_file}: not a safetensors file ({error}). Fetch or save the probe again."
         ) from error
     _check_weights(weights, card, str(weights_file))
-    probe = Probe(
-        kind=card["kind"],
-        layer=card["layer"],
-        weights=weights,
-        target=card["target"],
-        calibration=card["calibration"],
-        card=card,
-    )
-    return LoadedProbe(probe, card)
+    return ProbeFields(card["kind"], card["layer"], weights, card["target"], card["calibration"], card)
 
 
 def _check_card(card: Any, where: str) -> None:

@@ -1,6 +1,6 @@
-"""The README of a probe: what it is, how to use it, how it was trained, what it is worth and where it is not.
+"""The README of a probe: what it is, how to use it, how it was trained, its quality and its limits.
 
-    readme(card, "me/my-probe")      # Markdown; what the card lacks is left out, or said to be missing
+    readme(card, "me/my-probe")      # Markdown; what the card lacks is left out, or reported as missing
 
 The keys of the card that are read here: model, revision, answered_by, stand_in, kind, layer, n_layers, width, position,
 target, calibration, prompt {instruction, template, shots}, samples, threshold {value, rule, judge, share_unknown},
@@ -50,10 +50,10 @@ _CALIBRATIONS = {
 
 
 def readme(card: Mapping[str, Any], name: str = "FOLDER") -> str:
-    """The model card, with YAML front matter as the Hub reads it.
+    """The model card, with YAML front matter for the Hub.
 
     Args:
-        card: what stands in probe.json.
+        card: the content of probe.json.
         name: the probe's Hub id or folder, for the examples.
     """
     parts = [
@@ -61,7 +61,7 @@ def readme(card: Mapping[str, Any], name: str = "FOLDER") -> str:
         _summary(card),
         _usage(card, name),
         _training(card),
-        _worth(card),
+        _quality(card),
         _limits(card),
     ]
     return "\n\n".join(part for part in [*parts, prompt_section(card)] if part) + "\n"
@@ -89,16 +89,14 @@ def _summary(card: Mapping[str, Any]) -> str:
 
 
 def _usage(card: Mapping[str, Any], name: str) -> str:
-    layer, token = (
-        card["layer"],
-        ":, -1" if card.get("position") != "mean_prompt" else ":, first:last].mean(1",
-    )
+    layer = card["layer"]
+    token = ":, -1" if card.get("position") != "mean_prompt" else ":, first:last].mean(1"
     close = ")" if "mean" in token else "]"
     read = f"states[{layer}][{token}{close}"
     if layer < 0:
         read = f"torch.stack([state[{token}{close} for state in states], 1)"
     imports = "import torch\n" if layer < 0 else ""
-    # The text of a chat template has its special tokens already.
+    # The text of a chat template already contains its special tokens.
     special = ", add_special_tokens=False" if (card.get("prompt") or {}).get("template") == "chat" else ""
     note = "  # first:last are the question's tokens" if "mean" in token else ""
     return f"""## Use
@@ -147,7 +145,7 @@ def _training(card: Mapping[str, Any]) -> str:
     return "## How it was trained\n\n" + " ".join(lines) if lines else ""
 
 
-def _worth(card: Mapping[str, Any]) -> str:
+def _quality(card: Mapping[str, Any]) -> str:
     scores = card.get("scores") or {}
     tables = []
     for target, title in _TARGETS.items():

@@ -1,9 +1,9 @@
-"""What a probe learns: from labels, semantic entropies and wrong answers to targets in [0, 1].
+"""Targets of probes: from labels, semantic entropies and wrong answers to values in [0, 1].
 
     values, event = probe_target("value", unknown, entropies, wrong, n_samples=10)
 
-Every probe is trained with cross-entropy against `values`, which may be soft. For `value` that is fractional logistic
-regression (Papke & Wooldridge 1996): the same loss, and predictions that keep the bounds of the entropy.
+Every probe is trained with cross-entropy against `values`, which need not be 0 or 1. For `value` this is fractional
+logistic regression (Papke & Wooldridge 1996): the same loss, and predictions within the bounds of the entropy.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 class TargetValues(NamedTuple):
     """A target of each row."""
 
-    values: NDArray[np.float64]  # in [0, 1]; NaN where the row says nothing about this target
-    event: NDArray[np.bool_]  # what the score should rank high, for AUROC; False where values is NaN
+    values: NDArray[np.float64]  # [rows] in [0, 1]; NaN where the target of a row is undefined
+    event: NDArray[np.bool_]  # [rows], what the score should rank high, for AUROC; False where values is NaN
 
 
 def probe_target(
@@ -36,13 +36,13 @@ def probe_target(
         unknown: known/unknown labels, [rows].
         entropies: semantic entropy in nats, [rows], 0 … ln n_samples.
         wrong: 1 wrong, 0 right, NaN not judged, [rows].
-        n_samples: N, the answers behind each entropy; at least 2.
+        n_samples: N, the number of answers per question; at least 2.
 
     Raises:
         ValueError: no such target, or an entropy outside 0 … ln N.
     """
     unknown = np.asarray(unknown, dtype=bool)
-    judged: NDArray[np.float64] = np.asarray(wrong, dtype=np.float64)
+    is_wrong: NDArray[np.float64] = np.asarray(wrong, dtype=np.float64)
     if name == "label":
         return TargetValues(unknown.astype(np.float64), unknown)
     if name == "value":
@@ -54,11 +54,11 @@ def probe_target(
             )
         return TargetValues(np.clip(share, 0.0, 1.0), unknown)
     if name == "correct":
-        return TargetValues(judged, judged >= 0.5)
+        return TargetValues(is_wrong, is_wrong >= 0.5)
     if name == "both":
-        mean = (unknown + judged) / 2
+        mean = (unknown + is_wrong) / 2
         return TargetValues(mean, mean >= 0.5)
-    raise ValueError(f"no such target: {name!r}; there are label, value, correct and both")
+    raise ValueError(f"no such target: {name!r}; use label, value, correct or both")
 
 
 def predicted_nats(score: NDArray[np.floating], n_samples: int) -> NDArray[np.float32]:

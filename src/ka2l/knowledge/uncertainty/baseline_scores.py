@@ -1,4 +1,4 @@
-"""Baseline scores of uncertainty, from the answers of one question. Higher = more uncertain, everywhere.
+"""Baseline scores of uncertainty, from the answers to one question. Higher = more uncertain for all of them.
 
     negative_log_likelihood([-0.1, -0.3])                     # 0.2, of one answer's tokens
     predictive_entropy([-0.5, -0.5, -3.0])                    # 1.333, of the sampled answers
@@ -6,7 +6,7 @@
     eigenscore(states)                                        # [K, width], one row per sampled answer
 
 Logarithms are natural. A score is NaN where it is undefined: an answer without log-probabilities has no likelihood.
-`kernel` has the one score that needs relations between answers.
+The score that needs relations between answers is in `kernel_entropy`.
 """
 
 import math
@@ -22,19 +22,19 @@ from ka2l.common.answer_text import normalize_answer
 
 
 def negative_log_likelihood(token_logprobs: Sequence[float]) -> float:
-    """−(1/L) Σ ln p(token), nats per token: the log of the answer's perplexity. NaN for an answer of no tokens."""
+    """−(1/L) Σ ln p(token), nats per token: the log of the answer's perplexity. NaN for an answer without tokens."""
     return (0.0 - math.fsum(token_logprobs)) / len(token_logprobs) if len(token_logprobs) else math.nan
 
 
 def predictive_entropy(log_likelihoods: Sequence[float]) -> float:
     """Regular entropy of the answer, in nats, by Monte Carlo: −(1/N) Σ ln p(s) over N samples s (Kuhn et al., 2023).
 
-    Here repeated samples do count: that is how the expectation is estimated, and −ln p(s) does not weight s again.
+    Repeated samples count, since they estimate the expectation; −ln p(s) does not weight s again.
 
     Args:
         log_likelihoods: the sum of each sampled answer's token log-probabilities, at least one.
     """
-    _some(log_likelihoods)
+    _check_any(log_likelihoods)
     return (0.0 - math.fsum(log_likelihoods)) / len(log_likelihoods)
 
 
@@ -44,31 +44,31 @@ def normalized_entropy(token_logprobs: Sequence[Sequence[float]]) -> float:
     Args:
         token_logprobs: the log-probabilities of each sampled answer's tokens, at least one answer.
     """
-    _some(token_logprobs)
+    _check_any(token_logprobs)
     return math.fsum(map(negative_log_likelihood, token_logprobs)) / len(token_logprobs)
 
 
 def lexical_dissimilarity(answers: Sequence[str]) -> float:
     """1 − mean ROUGE-L F over all pairs of sampled answers, 0 to 1 (lexical similarity of Kuhn et al., 2302.09664).
 
-    One answer has no pair that could differ: 0, like its semantic entropy.
+    0 for one answer, like its semantic entropy.
     """
-    _some(answers)
+    _check_any(answers)
     counts = Counter(map(normalize_answer, answers))
     pairs = math.comb(len(answers), 2)
     if pairs == 0 or len(counts) == 1:
         return 0.0
-    # Each pair of different wordings is compared once and counts as often as it occurs; equal ones are 1.
+    # Each pair of different wordings is compared once and counts as often as it occurs; equal ones count as 1.
     weights = np.array(list(counts.values()), dtype=np.float64)
-    alike = (weights @ _rouge(tuple(counts)) @ weights - len(answers)) / 2
-    return min(max(0.0, 1 - float(alike) / pairs), 1.0)
+    total = (weights @ _rouge(tuple(counts)) @ weights - len(answers)) / 2
+    return min(max(0.0, 1 - float(total) / pairs), 1.0)
 
 
 def rouge_matrix(answers: Sequence[str]) -> NDArray[np.float64]:
     """ROUGE-L F of each pair of answers (Lin, 2004), [N, N], symmetric, 0 to 1.
 
-    Compared word by word after `normalize_answer`, in any script. Equal after normalisation is 1, also for two
-    answers without a word.
+    Answers are compared word by word after `normalize_answer`, in any script. Answers that are equal after normalisation
+    have 1, also two empty ones.
     """
     keys = [normalize_answer(answer) for answer in answers]
     distinct = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -80,13 +80,13 @@ def eigenscore(embeddings: NDArray[np.floating], alpha: float = 1e-3) -> float:
     """EigenScore of INSIDE (Chen et al., arXiv 2402.03744): (1/K) ln det(Σ + αI), the spread of K answers' states.
 
     Σ is the K × K covariance between answers: each row is centred over its own `width` numbers, as in the paper, not
-    over the answers. Like the authors' code we divide by width − 1, which the printed formula leaves out: α then
-    means the same at any width, and is above the rounding of 16-bit states. The printed variant differs by a constant
-    from ours with α / (width − 1). Answers that repeat leave Σ with zeros among its eigenvalues, each ln α here.
+    over the answers. As in the authors' code, it is divided by width − 1, which the printed formula leaves out: α then
+    has the same meaning at any width and is above the rounding of 16-bit states. The printed variant differs by a
+    constant from this one with α / (width − 1). Repeated answers give Σ eigenvalues of 0, each of which adds ln α.
 
     Args:
         embeddings: a state of the model per sampled answer (the paper's: middle layer, last token), [K, width], any
-            float type. Only one K should be compared: the score changes with it.
+            float type. Compare scores at the same K only.
         alpha: regularisation, above 0.
 
     Raises:
@@ -94,30 +94,33 @@ def eigenscore(embeddings: NDArray[np.floating], alpha: float = 1e-3) -> float:
     """
     states = np.asarray(embeddings, dtype=np.float64)
     if states.ndim != 2 or 0 in states.shape:
-        raise ValueError(f"embeddings are [answers, width], at least 1 × 1, not {list(states.shape)}")
+        raise ValueError(f"embeddings must be [answers, width], at least 1 × 1, not {list(states.shape)}")
     if not np.isfinite(states).all():
-        raise ValueError("the embeddings hold numbers that are not finite")
+        raise ValueError("the embeddings contain numbers that are not finite")
     if not alpha > 0:
-        raise ValueError(f"alpha is above 0, not {alpha}: without it, two equal answers have no finite score")
+        raise ValueError(
+            f"alpha must be above 0, not {alpha}: otherwise two equal answers have no finite score"
+        )
     centred = states - states.mean(axis=1, keepdims=True)
     covariance = centred @ centred.T / max(states.shape[1] - 1, 1)
-    spread = np.maximum(np.linalg.eigvalsh(covariance), 0.0)  # rounding may go below zero
+    # Rounding may give eigenvalues below zero.
+    spread = np.maximum(np.linalg.eigvalsh(covariance), 0.0)
     return float(np.log(spread + alpha).mean())
 
 
 def answer_length(answers: Sequence[str]) -> float:
-    """Mean number of words (parted by white space): the plainest baseline, which any other should beat."""
-    _some(answers)
+    """Mean number of words (separated by white space): the simplest baseline."""
+    _check_any(answers)
     return sum(len(answer.split()) for answer in answers) / len(answers)
 
 
-def _some(answers: Sequence[object]) -> None:
+def _check_any(answers: Sequence[object]) -> None:
     if len(answers) == 0:
         raise ValueError("a score needs at least one answer")
 
 
 def _rouge(distinct: tuple[str, ...]) -> NDArray[np.float64]:
-    """ROUGE-L F of texts that are normalised and differ, [texts, texts]."""
+    """ROUGE-L F of distinct, normalised texts, [texts, texts]."""
     scorer, matrix = _rouge_scorer(), np.eye(len(distinct))
     for i, one in enumerate(distinct):
         for j in range(i):
@@ -125,8 +128,8 @@ def _rouge(distinct: tuple[str, ...]) -> NDArray[np.float64]:
     return matrix
 
 
-class _Words:
-    """rouge-score's own tokenizer keeps a-z and 0-9 only: all other scripts would be empty."""
+class _Tokenizer:
+    """Splits at white space; rouge-score's own tokenizer keeps a-z and 0-9 only, so other scripts would be empty."""
 
     def tokenize(self, text: str) -> list[str]:
         return text.split()
@@ -136,4 +139,4 @@ class _Words:
 def _rouge_scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=False, tokenizer=_Words())
+    return RougeScorer(["rougeL"], use_stemmer=False, tokenizer=_Tokenizer())

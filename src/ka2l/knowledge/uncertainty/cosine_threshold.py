@@ -1,4 +1,4 @@
-"""From which cosine on two answers mean the same: the cut that best tells answers known to be alike from others."""
+"""The cosine from which two answers mean the same, fitted on pairs of answers whose meaning is known."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,11 @@ from ka2l.errors import DegenerateError
 
 
 class CosineThreshold(NamedTuple):
-    """A cut between cosines: from `value` on two answers count as one."""
+    """Answers whose cosine is at least `value` count as one."""
 
     value: float
-    balanced_accuracy: (
-        float  # mean of the shares of same and of different pairs on their side, on the fitted pairs
-    )
+    # On the fitted pairs: mean of the shares of same and of different pairs that are on their side.
+    balanced_accuracy: float
     n_same: int
     n_different: int
 
@@ -22,14 +21,14 @@ class CosineThreshold(NamedTuple):
 def fit_cosine_threshold(cosines: ArrayLike, same: ArrayLike) -> CosineThreshold:
     """The threshold of the highest balanced accuracy, exact: every cut between two neighbouring values is tried.
 
-    It lies midway between the two; of equally good cuts the one with the widest gap is taken, then the highest.
+    It lies midway between the two values; of equally good cuts the one with the widest gap is taken, then the highest.
 
     Args:
         cosines: of pairs of answers, [pairs].
         same: whether each pair means the same, [pairs].
 
     Raises:
-        DegenerateError: there are not both kinds of pairs, a cosine is not finite, or no cut is better than chance.
+        DegenerateError: one kind of pairs is missing, a cosine is not finite, or no cut is better than chance.
     """
     values, alike = np.asarray(cosines, dtype=np.float64), np.asarray(same, dtype=bool)
     n_same = int(alike.sum())
@@ -50,12 +49,13 @@ def fit_cosine_threshold(cosines: ArrayLike, same: ArrayLike) -> CosineThreshold
     accuracy = ((n_same - same_below) / n_same + (below + 1 - same_below) / n_different) / 2
     if not len(below) or accuracy.max() <= 0.5:
         raise DegenerateError(
-            "measure.embedding_threshold=fit: no cosine tells answers that mean the same from others "
+            "measure.embedding_threshold=fit: no cosine separates answers that mean the same from others "
             f"({n_same} and {n_different} pairs). Use another measure.embedding_model, or give a number."
         )
     best = below[accuracy >= accuracy.max() - 1e-12]
     low, high = values[best], values[best + 1]
     pick = np.lexsort((high, high - low))[-1]
     middle = low[pick] + (high[pick] - low[pick]) / 2
-    value = middle if middle > low[pick] else high[pick]  # nothing lies between neighbouring floats
+    # Between neighbouring floats there is no middle.
+    value = middle if middle > low[pick] else high[pick]
     return CosineThreshold(float(value), float(accuracy.max()), n_same, n_different)

@@ -1,11 +1,11 @@
-"""Kernel language entropy: semantic entropy without a border between same and different (arXiv 2405.20003).
+"""Kernel language entropy: semantic entropy from graded similarities instead of clusters (arXiv 2405.20003).
 
     similarity = similarity_from_relations(answers, relations)   # from a judge's pairwise relations
     kernel_language_entropy(similarity)                          # nats, 0 to ln N; higher = more uncertain
 
-The answers are the nodes of a graph, weighted by similarity. Heat that spreads over it for a while makes a kernel,
-and the kernel's von Neumann entropy takes the place of the clusters' entropy. For a kernel of blocks of ones, one
-block per cluster, it is the semantic entropy of Eq. 2.
+The answers are the nodes of a graph whose edges are weighted by similarity. The heat kernel of this graph has a von
+Neumann entropy, which replaces the entropy of the clusters. For a kernel of blocks of ones, one block per cluster, it
+equals the semantic entropy of Eq. 2.
 """
 
 import math
@@ -18,18 +18,21 @@ _WEIGHTS = {"entailment": 1.0, "neutral": 0.5, "contradiction": 0.0}
 _ROUNDING = 1e-9
 
 HEAT_TIME = 0.6
-"""0.3 of the paper's: its edges add up the two directions (0 to 2), ours are their mean (0 to 1)."""
+"""The paper's 0.3, doubled: its edges are the sum of the two directions (0 to 2), here they are the mean (0 to 1)."""
 
 
 def kernel_language_entropy(similarity: NDArray[np.floating], time: float = HEAT_TIME) -> float:
     """Von Neumann entropy of the heat kernel over the answers, in nats (Nikitin et al., KLE-heat without clusters).
 
-    Compare it at one N only. Neutral is half a link, and more links carry more heat: of answers that are all neutral to
-    each other 5 have 1.35 nats, 10 have 1.30 and 20 have 0.32, as if they were nearly one.
+    Compare values at the same N only. A neutral relation has half the weight of an entailment, and more edges merge
+    answers faster: of answers that are all neutral to each other, 5 have 1.35 nats, 10 have 1.30 and 20 have 0.32.
 
     Args:
-        similarity: weights between the N answers, [N, N], symmetric, not negative; the diagonal does not matter.
-        time: how long the heat spreads: 0 tells all answers apart (ln N), infinity merges all that are linked.
+        similarity: weights between the N answers, [N, N], symmetric, not negative; the diagonal is ignored.
+        time: of the diffusion: at 0 all answers are distinct (ln N), at infinity all linked answers are one.
+
+    Raises:
+        ValueError: as `heat_kernel`.
     """
     return von_neumann_entropy(heat_kernel(similarity, time))
 
@@ -42,11 +45,11 @@ def heat_kernel(similarity: NDArray[np.floating], time: float = HEAT_TIME) -> ND
     """
     weights = np.array(similarity, dtype=np.float64)
     if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or weights.size == 0:
-        raise ValueError(f"similarity is [answers, answers], not {list(weights.shape)}")
+        raise ValueError(f"similarity must be [answers, answers], not {list(weights.shape)}")
     if not np.isfinite(weights).all() or (weights < 0).any() or not np.allclose(weights, weights.T):
-        raise ValueError("similarities are finite, not negative, and the same both ways")
+        raise ValueError("similarities must be finite, not negative, and symmetric")
     if not time >= 0:
-        raise ValueError(f"heat spreads for a time of 0 or more, not {time}")
+        raise ValueError(f"time must be 0 or more, not {time}")
     laplacian = np.diag(weights.sum(axis=1)) - weights
     levels, modes = np.linalg.eigh(laplacian)
     kernel: NDArray[np.float64] = (modes * np.exp(-time * np.maximum(levels, 0.0))) @ modes.T
@@ -60,7 +63,7 @@ def von_neumann_entropy(kernel: NDArray[np.floating]) -> float:
         kernel: symmetric, positive semi-definite, with a positive diagonal, [N, N].
 
     Raises:
-        ValueError: it is not.
+        ValueError: the kernel is not positive semi-definite, or its diagonal is not positive.
     """
     matrix = np.asarray(kernel, dtype=np.float64)
     if not (np.diag(matrix) > 0).all():
@@ -69,7 +72,8 @@ def von_neumann_entropy(kernel: NDArray[np.floating]) -> float:
     levels = np.linalg.eigvalsh(matrix / np.outer(scale, scale)) / len(matrix)
     if levels[0] < -_ROUNDING:
         raise ValueError(f"the kernel is not positive semi-definite: an eigenvalue is {levels[0]:g}")
-    levels = levels[levels > 0]  # 0 ln 0 = 0; below zero is rounding
+    # 0 ln 0 = 0, and values below zero are rounding.
+    levels = levels[levels > 0]
     entropy = -float((levels * np.log(levels)).sum())
     return min(max(0.0, entropy), math.log(len(matrix)))
 
@@ -80,8 +84,8 @@ def similarity_from_relations(
     """Edge weights between answers: entailment 1, neutral 0.5, contradiction 0, the mean of both directions.
 
     Args:
-        answers: the N answers of one question; those equal but for surrounding white space have similarity 1.
-        relations: how each ordered pair (premise, hypothesis) of distinct answers stands.
+        answers: the N answers to one question; those that differ in surrounding white space only have similarity 1.
+        relations: the relation of each ordered pair (premise, hypothesis) of distinct answers.
 
     Returns:
         [N, N], symmetric, 0 to 1.

@@ -1,4 +1,4 @@
-"""What a model knows, from strings and arrays alone: clusters, semantic entropy, baseline scores, known or unknown.
+"""What a model knows, from its answers alone: clusters, semantic entropy, baseline scores, known or unknown.
 
 >>> questions = ["Capital of France?", "Capital of Peru?", "Capital of Chad?"]
 >>> answers = [["Paris", "paris."], ["Lima", "Lima"], ["Abéché", "Moundou"]]
@@ -6,7 +6,7 @@
 >>> found.scores["semantic_entropy"].round(3).tolist(), found.unknown.tolist()
 ([0.0, 0.0, 0.693], [False, False, True])
 
-No files, no model: whoever sampled the answers, in whatever way, can measure them.
+No files and no model: the answers may come from any source.
 """
 
 import math
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ka2l.knowledge.uncertainty import baseline_scores
 from ka2l.knowledge.uncertainty.semantic_clusters import (
+    Clusters,
     Equivalence,
     Judge,
     Rule,
@@ -27,17 +28,17 @@ from ka2l.knowledge.uncertainty.semantic_clusters import (
 from ka2l.knowledge.uncertainty.semantic_entropy import likelihood_semantic_entropy, semantic_entropy
 from ka2l.knowledge.uncertainty.threshold import Threshold, fit_threshold
 
-Logprobs = Sequence[float] | None  # of one answer's tokens; None, or empty, where they are not known
+Logprobs = Sequence[float] | None  # of one answer's tokens; None or empty if not available
 
 
 class Measurement(NamedTuple):
-    """What was found, in the order of the questions."""
+    """Clusters, scores and labels, in the order of the questions."""
 
     clusters: list[list[int]]  # the cluster of each answer, numbered by first appearance
     scores: dict[str, NDArray[np.float64]]  # name → [questions]; higher = more uncertain; NaN where undefined
-    threshold: Threshold | None  # None where none was asked for
+    threshold: Threshold | None  # None if not requested
     unknown: NDArray[np.bool_] | None  # [questions], semantic entropy >= threshold
-    pairs: int  # pairs of answers the judge was asked about
+    pairs: int  # pairs of answers that were judged
 
 
 def measure(
@@ -53,39 +54,39 @@ def measure(
     quantile: float = 0.5,
     train: Sequence[int] | NDArray[np.integer] | NDArray[np.bool_] | None = None,
 ) -> Measurement:
-    """Measure what a model knows about each question, from the answers it gave (paper, Section 3.2.2).
+    """Measure what a model knows about each question, from its answers (paper, Section 3.2.2).
 
     The scores: `semantic_entropy` (Eq. 2), `semantic_entropy_rao` and `semantic_entropy_length_normalized`
     (weighted by likelihood), `predictive_entropy`, `normalized_entropy`, `negative_log_likelihood`,
-    `lexical_dissimilarity`, `n_clusters`, `answer_length`. All are there always; those that need
-    log-probabilities are NaN for a question of which one answer came without, or without any token.
+    `lexical_dissimilarity`, `n_clusters`, `answer_length`. All are always present; those that need log-probabilities
+    are NaN for a question if one of its answers has no log-probabilities or no tokens.
 
     Args:
         questions: one text per question.
         answers: its sampled answers (the paper: 10 at temperature 1), at least one per question.
-        judge: says how two answers to one question stand; None: the same where equal after normalisation.
+        judge: gives the relation of two answers to one question; None: the same if equal after normalisation.
         equivalence, rule: with a judge, as for `cluster_by_meaning`.
         token_logprobs: natural logs of each sampled answer's tokens' probabilities, shaped like `answers`.
         low_token_logprobs: those of one more answer per question, at low temperature, for
             `negative_log_likelihood`.
-        threshold: as for `fit_threshold`; None where only the scores are wanted.
+        threshold: as for `fit_threshold`; None: only the scores.
         quantile: for threshold `quantile`, the share of questions to call known.
-        train: rows (or a mask) the threshold is fitted on; None: all.
+        train: rows (or a mask) that the threshold is fitted on; None: all.
 
     Raises:
-        DegenerateError: no threshold separates known from unknown; threshold=None gives the scores nevertheless.
+        DegenerateError: no threshold separates known from unknown; threshold=None still gives the scores.
         ValueError: lengths that differ, or a question without answers.
     """
     _validate(questions, answers, token_logprobs, low_token_logprobs)
     clusters, pairs = clustered(questions, answers, judge, equivalence, rule)
-    found = _scores(answers, clusters, token_logprobs, low_token_logprobs)
+    scores = _scores(answers, clusters, token_logprobs, low_token_logprobs)
     if threshold is None:
-        return Measurement(clusters, found, None, None, pairs)
-    entropies = found["semantic_entropy"]
+        return Measurement(clusters, scores, None, None, pairs)
+    entropies = scores["semantic_entropy"]
     training = entropies if train is None else entropies[_rows(train, len(questions))]
     whose = f"{training.size} training questions of {len(questions)}" if train is not None else ""
     fitted = fit_threshold(training, threshold, quantile=quantile, whose=whose)
-    return Measurement(clusters, found, fitted, entropies >= fitted.value, pairs)
+    return Measurement(clusters, scores, fitted, entropies >= fitted.value, pairs)
 
 
 def clustered(
@@ -94,10 +95,10 @@ def clustered(
     judge: Judge | None,
     equivalence: Equivalence = "strict",
     rule: Rule = "first_match",
-) -> tuple[list[list[int]], int]:
-    """The semantic cluster of each answer, and how many pairs the judge was asked about; arguments as for `measure`."""
+) -> Clusters:
+    """The semantic cluster of each answer, and the number of pairs that were judged; arguments as for `measure`."""
     if judge is None:
-        return [cluster_lexical(group) for group in answers], 0
+        return Clusters([cluster_lexical(group) for group in answers], 0)
     return cluster_by_meaning(questions, answers, judge, equivalence=equivalence, rule=rule)
 
 
@@ -107,7 +108,7 @@ def _scores(
     token_logprobs: Sequence[Sequence[Logprobs]] | None,
     low_token_logprobs: Sequence[Logprobs] | None,
 ) -> dict[str, NDArray[np.float64]]:
-    # An answer without log-probabilities has NaN for its sum and its mean, and so has every score they enter.
+    # Sum and mean of an answer without log-probabilities are NaN, and so is every score computed from them.
     tokens = [[_tokens(None)] * len(group) for group in answers]
     if token_logprobs is not None:
         tokens = [[_tokens(given) for given in group] for group in token_logprobs]
@@ -167,5 +168,5 @@ def _rows(
         if rows.shape != (questions,):
             raise ValueError(f"train is a mask of {rows.size} questions, but there are {questions}")
     elif not np.issubdtype(rows.dtype, np.integer) or ((rows < 0) | (rows >= questions)).any():
-        raise ValueError(f"train holds row numbers from 0 to {questions - 1}, or one bool per question")
+        raise ValueError(f"train must hold row numbers from 0 to {questions - 1}, or one bool per question")
     return rows

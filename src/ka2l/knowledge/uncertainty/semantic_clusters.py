@@ -1,8 +1,8 @@
-"""Semantic clusters: which of a question's answers mean the same.
+"""Semantic clusters: which answers to a question have the same meaning.
 
-`lexical` puts answers together that are equal after SQuAD normalisation. Everything else asks a judge for the relation
-of one answer to another in the question's context, as seldom as possible: all questions advance together, so that
-each call of the judge is one large batch, and no pair is asked about twice.
+`cluster_lexical` groups answers that are equal after SQuAD normalisation. `cluster_by_meaning` uses a judge for the
+relation of one answer to another in the question's context, with as few judgements as possible: all questions advance
+together, so that each call of the judge is one large batch, and no pair is judged twice.
 """
 
 from collections.abc import Generator, Sequence
@@ -25,21 +25,21 @@ class Pair(NamedTuple):
 
 
 class Judge(Protocol):
-    """Who says how answers relate."""
+    """Gives the relation between answers."""
 
     symmetric: bool
-    """Whether the relation of a to b is that of b to a: the reverse is then never asked."""
+    """Whether the relation of a to b equals that of b to a; the reverse direction is then never judged."""
 
     def relations(self, pairs: Sequence[Pair]) -> Sequence[Relation]:
-        """The relation of each pair, in order; never called without pairs, nor with one pair twice."""
+        """The relation of each pair, in order; called with at least one pair and never with the same pair twice."""
         ...
 
 
 class Clusters(NamedTuple):
-    """Cluster number of each answer, per question, numbered by first appearance; and what that took."""
+    """Cluster number of each answer, per question, numbered by first appearance; and the cost."""
 
     ids: list[list[int]]
-    pairs: int  # that the judge was asked about
+    pairs: int  # pairs that were judged
 
 
 def cluster_lexical(answers: Sequence[str]) -> list[int]:
@@ -55,48 +55,51 @@ def cluster_by_meaning(
     equivalence: Equivalence = "strict",
     rule: Rule = "first_match",
 ) -> Clusters:
-    """Clusters of many questions at once, from what a judge says of pairs of answers.
+    """Clusters of many questions at once, from a judge's relations between answers.
 
     Two answers are equivalent, with `strict`, when each entails the other (Kuhn et al., arXiv 2302.09664); with
     `lenient`, when neither direction is a contradiction and at least one is not neutral (Farquhar et al., Nature 2024);
-    with `no_contradiction`, when neither direction is a contradiction. The reverse direction is asked only where the
-    forward one leaves this open. Answers that are equal but for surrounding space are never asked about.
+    with `no_contradiction`, when neither direction is a contradiction. The reverse direction is judged only if the
+    forward one does not decide. Answers that differ in surrounding white space only are equal and not judged.
 
-    With `first_match` an answer joins the first cluster whose founder it is equivalent to. Only founders are compared,
-    so where A and B both match C but not each other, the order decides: C first gives {A, B, C}, A first gives {A, C}
-    and {B}. With `components` all that is linked is one cluster: {A, B, C} in every order.
+    With `first_match` an answer joins the first cluster whose first answer it is equivalent to. Only first answers are
+    compared, so if A and B both match C but not each other, the order matters: C first gives {A, B, C}, A first gives
+    {A, C} and {B}. With `components` all linked answers are one cluster: {A, B, C} in every order.
 
     Args:
         questions: one text per question.
         answers: the answers of each.
-        judge: who is asked.
-        equivalence: what makes two answers mean the same.
+        judge: gives the relations.
+        equivalence: when two answers mean the same.
         rule: how pairs make clusters.
     """
     distinct = [list(dict.fromkeys(answer.strip() for answer in group)) for group in answers]
-    asked = _Asked(judge)
+    judgements = _Judgements(judge)
     texts = [question.strip() for question in questions]
     by_rule = {"first_match": _first_match, "components": _components}[rule]
-    homes = _together(texts, [by_rule(group, equivalence) for group in distinct], asked)
-    ids = [_numbered([home[a.strip()] for a in group]) for home, group in zip(homes, answers, strict=True)]
-    return Clusters(ids, len(asked.known))
+    founders = _run_together(texts, [by_rule(group, equivalence) for group in distinct], judgements)
+    ids = [
+        _numbered([founder_of[answer.strip()] for answer in group])
+        for founder_of, group in zip(founders, answers, strict=True)
+    ]
+    return Clusters(ids, len(judgements.known))
 
 
 def pairwise_relations(
     questions: Sequence[str], answers: Sequence[Sequence[str]], judge: Judge
 ) -> list[dict[tuple[str, str], Relation]]:
-    """The relation of every ordered pair of distinct (stripped) answers, per question, asked in one batch."""
-    asked = _Asked(judge)
+    """The relation of every ordered pair of distinct (stripped) answers, per question, judged in one batch."""
+    judgements = _Judgements(judge)
     wanted = [
         [Pair(question.strip(), *pair) for pair in permutations(dict.fromkeys(a.strip() for a in group), 2)]
         for question, group in zip(questions, answers, strict=True)
     ]
-    said = iter(asked.relations([pair for pairs in wanted for pair in pairs]))
-    return [{(pair.premise, pair.hypothesis): next(said) for pair in pairs} for pairs in wanted]
+    relations = iter(judgements.relations([pair for pairs in wanted for pair in pairs]))
+    return [{(pair.premise, pair.hypothesis): next(relations) for pair in pairs} for pairs in wanted]
 
 
-class _Asked:
-    """A judge and what it has said: a pair that stands in several questions of one text is asked about once."""
+class _Judgements:
+    """A judge and its judgements so far: a pair in several questions of the same text is judged once."""
 
     def __init__(self, judge: Judge):
         self._judge = judge
@@ -110,26 +113,27 @@ class _Asked:
         return [self.known[key] for key in keys]
 
     def _key(self, pair: Pair) -> Pair:
-        turned = self._judge.symmetric and pair.premise > pair.hypothesis
-        return Pair(pair.question, pair.hypothesis, pair.premise) if turned else pair
+        swapped = self._judge.symmetric and pair.premise > pair.hypothesis
+        return Pair(pair.question, pair.hypothesis, pair.premise) if swapped else pair
 
 
 Two = tuple[str, str]
 T = TypeVar("T")
-# What one question asks step by step, as pairs of its distinct answers; it is told their relations, and ends in a T.
+# The clustering of one question, step by step: it yields pairs of distinct answers, is sent their relations and returns
+# a T.
 _Steps = Generator[list[Two], list[Relation], T]
 
 
 def _equivalent(pairs: list[Two], equivalence: Equivalence) -> _Steps[list[bool]]:
-    """Whether the two answers of each pair mean the same: two steps, or one where that settles all."""
+    """Whether the two answers of each pair mean the same: in two steps, or one if that decides all pairs."""
     forward = yield pairs
     strict = equivalence == "strict"
-    is_open = [said == "entailment" if strict else said != "contradiction" for said in forward]
-    reverse = [(b, a) for (a, b), left in zip(pairs, is_open, strict=True) if left]
+    is_open = [relation == "entailment" if strict else relation != "contradiction" for relation in forward]
+    reverse = [(b, a) for (a, b), undecided in zip(pairs, is_open, strict=True) if undecided]
     backward = iter((yield reverse) if reverse else [])
     return [
-        left and _both_ways(equivalence, there, next(backward))
-        for left, there in zip(is_open, forward, strict=True)
+        undecided and _both_ways(equivalence, relation, next(backward))
+        for undecided, relation in zip(is_open, forward, strict=True)
     ]
 
 
@@ -142,70 +146,72 @@ def _both_ways(equivalence: Equivalence, forward: Relation, backward: Relation) 
 
 
 def _first_match(answers: Sequence[str], equivalence: Equivalence) -> _Steps[dict[str, str]]:
-    """Each answer's founder: one founder after the other is compared with all answers that have none yet."""
-    home: dict[str, str] = {}
+    """The founder (first answer) of each answer's cluster; each founder is compared with all answers without one."""
+    founder_of: dict[str, str] = {}
     waiting = list(answers)
     while waiting:
         founder, *others = waiting
-        home[founder] = founder
+        founder_of[founder] = founder
         if others:
-            held = yield from _equivalent([(founder, other) for other in others], equivalence)
-            home |= {answer: founder for answer, same in zip(others, held, strict=True) if same}
-        waiting = [answer for answer in others if answer not in home]
-    return home
+            same = yield from _equivalent([(founder, other) for other in others], equivalence)
+            founder_of |= {answer: founder for answer, is_same in zip(others, same, strict=True) if is_same}
+        waiting = [answer for answer in others if answer not in founder_of]
+    return founder_of
 
 
 def _components(answers: Sequence[str], equivalence: Equivalence) -> _Steps[dict[str, str]]:
-    """An answer that stands for each answer's component.
+    """One representative answer for each answer's connected component.
 
-    Asked together are pairs none of which could link what another one of them links, or what is linked already.
+    The pairs of one step are a forest over the current components: none of them can be decided by the others.
     """
-    home = {answer: answer for answer in answers}
+    parent = {answer: answer for answer in answers}
     left = list(combinations(answers, 2))
-    while left := [pair for pair in left if _find(home, pair[0]) != _find(home, pair[1])]:
-        perhaps = dict(home)
-        now = [pair for pair in left if _link(perhaps, *pair)]
-        held = yield from _equivalent(now, equivalence)
-        for pair, same in zip(now, held, strict=True):
-            if same:
-                _link(home, *pair)
-        asked = set(now)
-        left = [pair for pair in left if pair not in asked]
-    return {answer: _find(home, answer) for answer in answers}
+    while left := [pair for pair in left if _root(parent, pair[0]) != _root(parent, pair[1])]:
+        trial = dict(parent)
+        step = [pair for pair in left if _link(trial, *pair)]
+        same = yield from _equivalent(step, equivalence)
+        for pair, is_same in zip(step, same, strict=True):
+            if is_same:
+                _link(parent, *pair)
+        judged = set(step)
+        left = [pair for pair in left if pair not in judged]
+    return {answer: _root(parent, answer) for answer in answers}
 
 
-def _find(home: dict[str, str], answer: str) -> str:
-    while home[answer] != answer:
-        home[answer] = answer = home[home[answer]]
+def _root(parent: dict[str, str], answer: str) -> str:
+    """The representative of an answer's component (union-find with path halving)."""
+    while parent[answer] != answer:
+        parent[answer] = answer = parent[parent[answer]]
     return answer
 
 
-def _link(home: dict[str, str], one: str, other: str) -> bool:
-    """Put two answers together; whether they were apart."""
-    first, second = _find(home, one), _find(home, other)
-    home[second] = first
+def _link(parent: dict[str, str], one: str, other: str) -> bool:
+    """Join the components of two answers; returns whether they were different ones."""
+    first, second = _root(parent, one), _root(parent, other)
+    parent[second] = first
     return first != second
 
 
-def _together(questions: Sequence[str], steps: Sequence[_Steps[T]], asked: _Asked) -> list[T]:
-    """Take all questions' steps side by side: whatever they ask next is asked at once."""
-    ends: dict[int, T] = {}
-    told: dict[int, list[Relation] | None] = dict.fromkeys(range(len(steps)))
-    while told:
+def _run_together(questions: Sequence[str], steps: Sequence[_Steps[T]], judgements: _Judgements) -> list[T]:
+    """Run the clusterings of all questions in parallel: their next pairs are judged in one batch."""
+    results: dict[int, T] = {}
+    # Relations to send to each unfinished question; None starts it.
+    answers: dict[int, list[Relation] | None] = dict.fromkeys(range(len(steps)))
+    while answers:
         wanted: dict[int, list[Pair]] = {}
-        for index, relations in told.items():
+        for index, relations in answers.items():
             try:
-                pairs = steps[index].send(relations)  # type: ignore[arg-type]  # None begins it
+                pairs = steps[index].send(relations)  # type: ignore[arg-type]
             except StopIteration as end:
-                ends[index] = end.value
+                results[index] = end.value
             else:
                 wanted[index] = [Pair(questions[index], *pair) for pair in pairs]
-        said = iter(asked.relations([pair for pairs in wanted.values() for pair in pairs]))
-        told = {index: [next(said) for _ in pairs] for index, pairs in wanted.items()}
-    return [ends[index] for index in range(len(steps))]
+        batch = iter(judgements.relations([pair for pairs in wanted.values() for pair in pairs]))
+        answers = {index: [next(batch) for _ in pairs] for index, pairs in wanted.items()}
+    return [results[index] for index in range(len(steps))]
 
 
 def _numbered(names: Sequence[str]) -> list[int]:
-    """Each name as a number, by first appearance."""
+    """The number of each name, by first appearance."""
     seen: dict[str, int] = {}
     return [seen.setdefault(name, len(seen)) for name in names]

@@ -1,11 +1,11 @@
-"""The rules that turn semantic entropy into known and unknown (paper, Section 3.2.2), and how stable they are.
+"""Rules that separate known from unknown questions by semantic entropy (paper, Section 3.2.2), and their stability.
 
     threshold = fit_threshold(entropies[train], "two_means")
     unknown = entropies >= threshold.value
     threshold_stability(entropies[train], "two_means", groups)     # 95 % interval, share of labels that would flip
 
-All rules look at the different values that occur and how often each does. A threshold is always such a value, the
-smallest that is unknown, so equal entropies get equal labels.
+All rules use the distinct values and their counts. A threshold is always one of these values, the smallest that is
+unknown, so equal entropies get equal labels.
 """
 
 import math
@@ -18,43 +18,42 @@ from numpy.typing import NDArray
 from ka2l.errors import DegenerateError
 
 RULES = ("two_means", "eq3", "median", "quantile")
-_TIE = 1e-9  # of a question: distances to a wanted count that differ by less are equal
+_TIE = 1e-9  # in questions: distances to a wanted count that differ by less are equal
 
 
 class Threshold(NamedTuple):
-    """A question is unknown where semantic entropy >= value (Eq. 5)."""
+    """A question is unknown if its semantic entropy >= value (Eq. 5)."""
 
     value: float  # nats
     rule: str
-    objective: float  # what the rule minimised; NaN for a given number
+    objective: float  # the minimum of the rule's objective; NaN for a given number
 
 
 class ThresholdStability(NamedTuple):
-    """What resampling the questions does to a threshold; NaN where there are no two groups or no two resamples with one."""
+    """A threshold under resampling of the questions; NaN with fewer than two groups or fewer than two thresholds."""
 
     value: float  # the threshold fitted on all questions, nats
     low: float  # 2.5th percentile of the resampled thresholds
     high: float  # 97.5th percentile
     flips: float  # mean share of the questions that get another label under a resampled threshold
-    left_out: int  # resamples in which all entropies were equal, so that there was no threshold
+    left_out: int  # resamples without a threshold, because all entropies were equal
 
 
 def fit_threshold(
     entropies: NDArray[np.floating], rule: str | float, *, quantile: float = 0.5, whose: str = ""
 ) -> Threshold:
-    """Fit the known/unknown threshold; give it training rows only.
+    """Fit the threshold between known and unknown, on training rows only.
 
     Args:
         entropies: semantic entropies in nats, [questions].
         rule: `two_means` (least squares around two means, arXiv 2406.15927), `eq3` (the paper's, as printed),
-            `quantile` (a given share known), `median` (half of them), or a number that is taken as it is.
+            `quantile` (a given share known), `median` (half of them), or a number, used as given.
         quantile: for rule `quantile`, the share of questions to call known.
-        whose: whose entropies they are, for messages: "70 training questions of 100".
+        whose: description of the questions for messages: "70 training questions of 100".
 
     Raises:
-        DegenerateError: all entropies are equal, so nothing separates known from unknown; or a given number
-            leaves one side empty.
-        ValueError: a rule that does not exist, a quantile outside [0, 1], entropies that are not finite.
+        DegenerateError: all entropies are equal, or a given number leaves one side empty.
+        ValueError: an unknown rule, a quantile outside [0, 1], entropies that are not finite.
     """
     entropies = _checked(entropies, rule, quantile)
     whose = whose or f"{entropies.size} questions"
@@ -72,7 +71,7 @@ def fit_threshold(
         raise DegenerateError(
             f"measure.threshold={rule:g} calls all {whose} "
             f"{'unknown' if rule <= values[0] else 'known'}: entropies lie between {values[0]:.3f} and "
-            f"{values[-1]:.3f} nats. Choose a number between, or one of {', '.join(RULES)}."
+            f"{values[-1]:.3f} nats. Choose a number between these, or one of {', '.join(RULES)}."
         )
     return Threshold(float(rule), "given", math.nan)
 
@@ -90,7 +89,7 @@ def threshold_stability(
 
     Args:
         entropies: the ones the threshold is fitted on, in nats, [questions].
-        rule, quantile: as for `fit_threshold`. A given number has nothing to resample: it is its own interval.
+        rule, quantile: as for `fit_threshold`. A given number does not vary: both ends of its interval are the number.
         groups: one group name per question; wordings of one fact are drawn together.
         resamples: number of draws.
         seed: seed of the draws.
@@ -109,15 +108,15 @@ def threshold_stability(
     rng = np.random.default_rng(seed)
     cuts = []
     for _ in range(resamples):
-        # How often each group was drawn is the weight of its questions: nothing is copied or sorted again.
+        # The number of draws of a group is the weight of its questions, so that nothing is copied or sorted again.
         drawn = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
         weights = np.bincount(number, weights=drawn[group], minlength=len(values))
-        seen = weights > 0
-        if seen.sum() > 1:
-            cuts.append(_fit(values[seen], weights[seen], rule, quantile).value)
+        present = weights > 0
+        if present.sum() > 1:
+            cuts.append(_fit(values[present], weights[present], rule, quantile).value)
     if len(names) < 2 or len(cuts) < 2:
         return ThresholdStability(fitted, math.nan, math.nan, math.nan, resamples - len(cuts))
-    # Labels under two thresholds differ between them, so two counts below tell how many do.
+    # Labels under two thresholds differ for the questions between them: the difference of the counts below each.
     below = np.searchsorted(np.sort(entropies), [fitted, *cuts], side="left")
     flips = float(np.abs(below[1:] - below[0]).mean()) / entropies.size
     low, high = np.percentile(cuts, [2.5, 97.5])
@@ -129,7 +128,7 @@ def _checked(entropies: NDArray[np.floating], rule: str | float, quantile: float
     if isinstance(rule, str) and rule not in RULES:
         raise ValueError(f"there is no threshold rule {rule!r}; use a number or one of {', '.join(RULES)}")
     if not 0 <= quantile <= 1:
-        raise ValueError(f"quantile is a share between 0 and 1, not {quantile}")
+        raise ValueError(f"quantile must lie between 0 and 1, not {quantile}")
     wrong = np.flatnonzero(~np.isfinite(values))
     if wrong.size:
         raise ValueError(f"{wrong.size} entropies are not finite, the first in row {wrong[0]}")
@@ -142,9 +141,9 @@ def _fit(
     rule: str,
     quantile: float,
 ) -> Threshold:
-    """The rule's best cut. `values` are the different entropies, rising, at least two; `counts` how often each occurs.
+    """The rule's best cut. `values` are the distinct entropies, ascending, at least two; `counts` their counts.
 
-    The cut numbered i lies between values i and i + 1.
+    Cut i lies between values i and i + 1.
     """
     counts = counts.astype(np.float64)
     if rule == "two_means":
@@ -158,14 +157,15 @@ def _fit(
 
 
 def _two_means(values: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean squared distance to the mean of one's own side, for each cut: exact by prefix sums.
+    """Mean squared distance to the mean of the own side, for each cut; exact, by prefix sums.
 
     Kossen et al. (arXiv 2406.15927), Section 4.
     """
     n = counts.sum()
-    centred = values - (counts * values).sum() / n  # the squares of sums then cancel little
+    # Centred, so that the squares of sums lose little precision by cancellation.
+    centred = values - (counts * values).sum() / n
     sizes, sums = np.cumsum(counts)[:-1], np.cumsum(counts * centred)[:-1]
-    # The sums around a mean of 0 are equal and opposite, so the squares between the sides are these.
+    # Around a mean of 0 the sums of the two sides are equal and opposite, which gives the squares between the sides.
     between = sums**2 / sizes + sums**2 / (n - sizes)
     return np.maximum((counts * centred**2).sum() - between, 0.0) / n
 
@@ -173,7 +173,7 @@ def _two_means(values: NDArray[np.float64], counts: NDArray[np.float64]) -> NDAr
 def _eq3(values: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Eq. 3–4 as printed, for each cut τ: mean (SE − 1[SE ≥ τ])².
 
-    Each item is better off at 1 exactly when SE > 0.5, so this is about 0.5 whatever the data (see docs/paper-map.md).
+    An item is nearer to 1 exactly if SE > 0.5, so the best τ is about 0.5 for any data (see docs/paper-map.md).
     """
     below = np.cumsum(counts * values**2)[:-1]
     above = np.cumsum((counts * (values - 1) ** 2)[::-1])[::-1][1:]
@@ -183,10 +183,10 @@ def _eq3(values: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np
 def _nearest_share(
     values: NDArray[np.float64], counts: NDArray[np.float64], rule: str, quantile: float
 ) -> Threshold:
-    """The cut with the share of known questions nearest to the wanted one; of two as near, fewer are unknown.
+    """The cut whose share of known questions is nearest to the wanted one; of two equal cuts, the one with fewer unknown.
 
-    A quantile of the entropies would not do: among ten answers many questions share one value, often 0, and where
-    more than half have it the median calls every question unknown.
+    A quantile of the entropies would not work: with ten answers many questions share one value, often 0, and if more
+    than half have it the median calls every question unknown.
     """
     n, wanted = counts.sum(), 0.5 if rule == "median" else quantile
     distance = np.abs(np.cumsum(counts)[:-1] - wanted * n)

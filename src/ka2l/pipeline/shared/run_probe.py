@@ -6,7 +6,6 @@ from ka2l.common import atomic_files
 from ka2l.config.run_limits import answered_by, has_model, limit
 from ka2l.errors import RunError
 from ka2l.knowledge.probes.probe import Probe
-from ka2l.knowledge.probes.probe_folder import load as load_probe
 from ka2l.pipeline.context import Context
 
 
@@ -30,7 +29,7 @@ def read_probe(context: Context) -> tuple[Probe, dict[str, Any]]:
     # The card first: what differs is said before anything is read that may not fit.
     card = atomic_files.read_json(folder / "probe.json")
     _check_probe(context, str(folder), card, given=False)
-    return load_probe(str(folder))[0], card
+    return Probe.from_pretrained(str(folder)), card
 
 
 def _check_probe(context: Context, where: str, card: dict[str, Any], *, given: bool) -> None:

@@ -5,6 +5,7 @@
 What is chosen is chosen on training and validation rows; test rows are read once, here, for the numbers in the card.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +22,8 @@ from ka2l.knowledge.group_splits import TEST, TRAIN, VALIDATION
 from ka2l.knowledge.probes.calibration import calibrate
 from ka2l.knowledge.probes.fit import fit_probes
 from ka2l.knowledge.probes.layer_choice import choose
-from ka2l.knowledge.probes.probe import ALL_LAYERS, Probe, ProbeFit
-from ka2l.knowledge.probes.probe_folder import save
+from ka2l.knowledge.probes.probe import Probe, ProbeFit
+from ka2l.knowledge.probes.probe_folder import ALL_LAYERS
 from ka2l.knowledge.probes.targets import TargetValues, probe_target
 from ka2l.knowledge.reliability import ReliabilityBin, reliability_curve
 from ka2l.knowledge.score_titles import score_title
@@ -71,7 +72,7 @@ def _probe(context: Context, record: StageRecord) -> None:
         "layer_0": _layer_0(context, data, _at_layer_0(kept, test_aurocs)),
     }
     folder = run.file("probe")
-    save(kept.probe, card, folder)
+    replace(kept.probe, card=card).save_pretrained(folder)
     atomic_files.write_table(folder / "layers.parquet", as_table(_layers(kept, test_aurocs)))
     record.counts = {"probes": len(kept.fits)} | (
         {"layer": kept.probe.layer} if kept.probe.layer >= 0 else {}

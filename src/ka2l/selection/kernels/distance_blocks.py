@@ -1,7 +1,7 @@
-"""Rows of any size as float32 blocks, and the distances between them: what all kernels stand on.
+"""Rows of any number as float32 blocks, and the distances between them: the basis of all kernels.
 
-Blocks are NumPy's or torch's and go through the same lines. On the CPU torch is the faster one from a certain size on
-(float16 30 times so), below which NumPy spares its import; "numpy" and "torch" ask for one of them there.
+Blocks are NumPy arrays or torch tensors, handled by the same code. On the CPU torch is faster from a certain size on
+(30 times for float16); below it NumPy avoids the import of torch. Devices "numpy" and "torch" choose one of them.
 """
 
 import warnings
@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 1 << 21  # float32 values in one block, and in one block of distances: 8 MB, near the cores
+CHUNK = 1 << 21  # float32 values in one block, and in one block of distances: 8 MB, which fit the cache
 CUDA_CHUNK = 1 << 26
-_NUMPY = 1 << 16  # values up to which NumPy is asked
-_SAMPLE = 4096  # rows that decide by how much columns are moved
-# |a|² + |b|² − 2a·b is off by about 1e-7 of |a|² + |b|². Below this share of it, the difference is taken first. The
-# error that remains, 1e-4, is that of storing rows this close as float16.
+_NUMPY = 1 << 16  # values up to which NumPy computes
+_SAMPLE = 4096  # rows from which the shift of the columns is computed
+# |a|² + |b|² − 2a·b has an error of about 1e-7 of |a|² + |b|². Below this share of it, the rows are subtracted first.
+# The error that remains, 1e-4, is that of storing rows this close as float16.
 _NEAR = 2.0**-10
 _ERROR = 2.0**-18  # a safe bound on that error, as a share of |a|² + |b|²
 
 Rows = NDArray[np.intp]
-Array = Any  # of NumPy or of torch
+Array = Any  # a NumPy array or a torch tensor
 
 
 class Block(NamedTuple):
@@ -29,7 +29,7 @@ class Block(NamedTuple):
 
     x: Array  # [rows, width]
     norms: Array  # [rows], squared
-    coefficients: Array = None  # [rows, classes]; a row then stands for coefficients ⊗ x
+    coefficients: Array = None  # [rows, classes]; a row then represents coefficients ⊗ x
 
 
 class Assignment(NamedTuple):
@@ -41,13 +41,13 @@ class Assignment(NamedTuple):
 
 
 class Points:
-    """Rows of a matrix, possibly a memory map, of which one block is in memory at a time.
+    """Rows of a matrix, possibly a memory map; one block is in memory at a time.
 
     Args:
         x: [rows, width], any float type.
-        coefficients: [rows, classes]: the points are the outer products of both, of which none is ever made.
+        coefficients: [rows, classes]: the points are the outer products of both, which are never built.
         unit: scale rows to length 1 (rows of zeros stay).
-        device: "cpu", "cuda", "cuda:1"; "numpy" and "torch" for either on the CPU.
+        device: "cpu", "cuda", "cuda:1"; "numpy" or "torch" for one of them on the CPU.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Points:
             if self._device.type == "cuda":
                 self._chunk = CUDA_CHUNK
                 self.stored = self._move(x)
-        # Distances do not depend on where the origin is; their rounding error does.
+        # Distances do not depend on the origin; their rounding error does.
         moved = coefficients is None and not unit and self.rows > 0
         self.shift = _shift(x) if moved else np.zeros(self.width, dtype=np.float32)
         self._shift = self.put(self.shift) if self.shift.any() else None
@@ -90,41 +90,40 @@ class Points:
         self._norms = self.put(self.norms)
 
     def put(self, array: NDArray[Any]) -> Array:
-        """A host array on the device."""
+        """Copy a host array to the device."""
         return array if self._device is None else self.xp.from_numpy(array).to(self._device)
 
     def host(self, array: Array) -> NDArray[Any]:
-        """A device array on the host."""
+        """Copy a device array to the host."""
         return np.asarray(array if self._device is None else array.cpu().numpy())
 
     def block_rows(self, columns: int = 1) -> int:
-        """How many rows make a block, if they are to be compared to that many."""
+        """The number of rows in a block that is compared to this many others."""
         return max(1, self._chunk // max(self.width, columns))
 
     def blocks(self, columns: int = 1) -> Iterator[tuple[slice, Block]]:
-        """All rows in order, for comparison to `columns` others. A block is overwritten by the next one."""
+        """All rows in order, for comparison to `columns` others. The next block overwrites this one."""
         for where, values in self._blocks(columns):
             yield where, self._finish(where, values)
 
     def take(self, rows: Rows) -> Block:
-        """Chosen rows, in that order."""
+        """These rows, in this order."""
         where = rows if isinstance(self.stored, np.ndarray) else self.put(rows)
         return self._finish(where, self._read(self.stored[where], self._empty(len(rows))))
 
     def outer(self, rows: Rows | None = None) -> Iterator[tuple[Rows, Block]]:
-        """Blocks of some rows, or of all, that stay while others pass by."""
+        """Blocks of these rows (None: all) that are not overwritten, for the outer of two nested loops."""
         rows = np.arange(self.rows) if rows is None else np.asarray(rows, dtype=np.intp)
         for start in range(0, len(rows), self.block_rows()):
             some = rows[start : start + self.block_rows()]
             yield some, self.take(some)
 
     def squared(self, a: Block, b: Block, ceiling: NDArray[np.floating] | None = None) -> Array:
-        """[rows of a, rows of b] squared distances, exact to float32 also between rows that are nearly the same.
+        """Squared distances, [rows of a, rows of b], with float32 accuracy also between nearly equal rows.
 
         Args:
-            a: some rows.
-            b: some rows.
-            ceiling: [rows of a]; distances above need not be that exact.
+            a, b: blocks of rows.
+            ceiling: [rows of a]; larger distances need not be that accurate.
         """
         values, scale = self.rough(a, b)
         limit = scale * _NEAR
@@ -134,8 +133,8 @@ class Points:
         return values
 
     def rough(self, a: Block, b: Block) -> tuple[Array, Array]:
-        """Squared distances by one matrix product, and |a|² + |b|², in shares of which their error is to be seen."""
-        # Who calls has refused what is not finite; BLAS was once seen to raise this flag for finite rows all the same.
+        """Squared distances by one matrix product, and |a|² + |b|², which their error is proportional to."""
+        # Callers refuse values that are not finite; BLAS has been observed to raise this flag for finite rows.
         with np.errstate(invalid="ignore"):
             products = a.x @ b.x.T
         if a.coefficients is not None:
@@ -146,14 +145,14 @@ class Points:
         return products, scale
 
     def within(self, a: Block, b: Block, radius: float) -> Array:
-        """[rows of a, rows of b]: distance <= radius. Where rounding could decide, the difference is taken first."""
+        """Whether distance <= radius, [rows of a, rows of b]; rows are subtracted first if rounding could decide."""
         values, scale = self.rough(a, b)
         square = float(np.float32(radius) ** 2)
         self.refine(values, abs(values - square) < scale * _ERROR, a, b)
         return values <= square
 
     def refine(self, values: Array, where: Array, a: Block, b: Block) -> None:
-        """Replace, in place, the marked squared distances by those from differences: exactly 0 between equal rows."""
+        """Recompute the marked squared distances, in place, from differences: exactly 0 between equal rows."""
         if not where.any():
             return
         i, j = where.nonzero() if self.xp is np else where.nonzero(as_tuple=True)
@@ -163,7 +162,7 @@ class Points:
             values[of_a, of_b] = self.pairs(_pick(a, of_a), _pick(b, of_b))
 
     def pairs(self, a: Block, b: Block) -> Array:
-        """[rows] squared distances between the rows of two blocks of equal length."""
+        """Squared distances between corresponding rows of two blocks of equal length, [rows]."""
         dot = lambda one, other: self.xp.einsum("ij,ij->i", one, other)  # noqa: E731
         difference = a.x - b.x
         if a.coefficients is None:
@@ -178,21 +177,21 @@ class Points:
         return self.xp.maximum(squared, squared * 0)
 
     def smallest(self, values: Array, count: int) -> tuple[Array, Array]:
-        """[rows, count] the smallest values of each row, in no order, and their columns."""
+        """The smallest values of each row, in no order, and their columns, each [rows, count]."""
         if self.xp is not np:
-            found = values.topk(count, dim=1, largest=False, sorted=False)
-            return found.values, found.indices
+            smallest = values.topk(count, dim=1, largest=False, sorted=False)
+            return smallest.values, smallest.indices
         columns = np.argpartition(values, count - 1, axis=1)[:, :count]
         return np.take_along_axis(values, columns, axis=1), columns
 
     def distances(self, labelled: Rows) -> NDArray[np.float32]:
-        """[rows] squared distances to the labelled rows: infinite without any, -inf for those themselves."""
+        """Squared distances to the nearest labelled row, [rows]: inf if none is labelled, -inf for labelled rows."""
         distance = np.full(self.rows, np.inf, dtype=np.float32)
         self.shrink(distance, labelled)
         return distance
 
     def shrink(self, distance: NDArray[np.float32], picked: Rows) -> None:
-        """Lower squared distances to the picked rows, in place; those rows get -inf and are never picked again."""
+        """Update squared distances to the nearest pick, in place, for these picks; picked rows get -inf."""
         for some, centers in self.outer(picked):
             for where, block in self.blocks(len(some)):
                 squared = self.squared(block, centers, distance[where])
@@ -200,7 +199,7 @@ class Points:
         distance[picked] = -np.inf
 
     def count(self, centers: Rows, radius: float) -> NDArray[np.int64]:
-        """[rows] how many of the centers are within the radius of each row."""
+        """The number of centers within the radius of each row, [rows]."""
         counts = np.zeros(self.rows, dtype=np.int64)
         for some, block in self.outer(centers):
             for where, rows in self.blocks(len(some)):
@@ -208,7 +207,7 @@ class Points:
         return counts
 
     def assign(self, centers: NDArray[np.float32]) -> Assignment:
-        """The nearest of the centers, which stand in the moved space, for each row; ties: the lower one."""
+        """The nearest center of each row; ties: the lower one. Centers are relative to `shift`."""
         xp, k = self.xp, len(centers)
         nearest, distance = np.empty(self.rows, np.int32), np.empty(self.rows, np.float32)
         sums = np.zeros(centers.shape)
@@ -216,11 +215,10 @@ class Points:
         numbers = self.put(np.arange(k))
         for where, block in self.blocks(k):
             values = self.rough(block, others)[0]
-            found = xp.argmin(values, 1)
-            nearest[where], distance[where] = self.host(found), self.host(xp.amin(values, 1))
-            member = (found[:, None] == numbers) + xp.zeros_like(
-                values
-            )  # the same sums in each run, also by CUDA
+            number = xp.argmin(values, 1)
+            nearest[where], distance[where] = self.host(number), self.host(xp.amin(values, 1))
+            # A matrix product gives the same sums in each run, also on CUDA.
+            member = (number[:, None] == numbers) + xp.zeros_like(values)
             sums += self.host(member.T @ block.x)
         return Assignment(nearest, distance, sums)
 
@@ -237,7 +235,7 @@ class Points:
         return self.xp.empty((rows, self.width), dtype=self.xp.float32, device=self._device)
 
     def _read(self, stored: Array, values: Array) -> Array:
-        """Stored rows as float32, on the device, moved to the common origin."""
+        """Stored rows as float32, on the device, relative to `shift`."""
         if self.xp is np:
             np.copyto(values, stored, casting="same_kind")
         else:
@@ -253,7 +251,7 @@ class Points:
         return Block(values, self._norms[where], coefficients)
 
     def _move(self, x: NDArray[np.floating]) -> Array:
-        """The rows on the GPU, as they are stored, where they take less than half of its free memory."""
+        """The rows on the GPU, in their stored type, if they take less than half of its free memory."""
         kept = x.dtype if x.dtype.itemsize <= 4 else np.dtype(np.float32)
         free, _total = self.xp.cuda.mem_get_info(self._device)
         if x.size * kept.itemsize > free // 2:
@@ -279,9 +277,9 @@ def _tensor(array: NDArray[Any]) -> Array:
 
 
 def _shift(x: NDArray[np.floating]) -> NDArray[np.float32]:
-    """[width] what to subtract from columns whose mean is far from zero, measured by their spread.
+    """Shift of the columns, [width]: about the mean where it is far from zero, measured by the spread.
 
-    Whole multiples of a power of two, so that the subtraction rounds nothing that was exact.
+    Whole multiples of a power of two, so that the subtraction does not round exact values.
     """
     sample = np.asarray(x[:: max(1, len(x) // _SAMPLE)], dtype=np.float64)
     mean, spread = sample.mean(0), sample.std(0)

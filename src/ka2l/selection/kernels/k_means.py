@@ -1,16 +1,18 @@
-"""k-means with k-means++ seeding, in blocks."""
+"""k-means (Lloyd's algorithm) from a k-means++ seeding."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ka2l.selection.kernels.checks import _NONE, Floats, _check
+from ka2l.selection.kernels.checks import NO_ROWS, Floats, check_count
 from ka2l.selection.kernels.distance_blocks import Points
-from ka2l.selection.kernels.seeding import _seed
+from ka2l.selection.kernels.seeding import plus_plus_rows
 
 
 class Clusters(NamedTuple):
+    """Centers of k-means and the rows of each."""
+
     centers: NDArray[np.float32]  # [k, width]
     assignment: NDArray[np.int32]  # [rows], the nearest center of each
 
@@ -18,13 +20,16 @@ class Clusters(NamedTuple):
 def k_means(
     x: Floats, k: int, rng: np.random.Generator, *, iterations: int = 50, device: str = "cpu"
 ) -> Clusters:
-    """Lloyd's algorithm from a k-means++ start, until nothing changes or for that many iterations.
+    """Lloyd's algorithm from a k-means++ start, until no row changes its cluster or for that many iterations.
 
-    A cluster that lost all its rows starts anew at the row that is farthest from its center.
+    The center of a cluster without rows is moved to the row that is farthest from its own center.
+
+    Raises:
+        ValueError: k is negative or larger than the number of rows.
     """
-    _check(k, len(x))
+    check_count(k, len(x))
     points = Points(x, device=device)
-    start = points.take(_seed(points, np.ones(len(x)), k, rng, _NONE))
+    start = points.take(plus_plus_rows(points, np.ones(len(x)), k, rng, NO_ROWS))
     centers = np.array(points.host(start.x))
     assignment = np.full(len(x), -1, dtype=np.int32)
     for _ in range(iterations):

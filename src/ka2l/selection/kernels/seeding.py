@@ -1,10 +1,7 @@
-"""The computations under the strategies: centres, seedings, clusters, typicality, coverage. Pure functions of arrays.
+"""k-means++ seedings: of weighted rows, and of gradients that are never built.
 
-Rows `x` are [rows, width] of any float type and may be a memory map: they are read in blocks (`_points.CHUNK`), and
-arithmetic is float32. `device` is "cpu" or a CUDA device. Row numbers come back in the order in which they were picked;
-ties go to the lower row. Order and draws are those of the plain algorithms, up to float32 rounding, but the rows are
-not read once per pick: picks are made in advance where it is certain that they are right (`_farthest`, `_draws`), and
-all rows then learn of them in one matrix product.
+Several rows are drawn in advance from masses that may be too high; a draw is accepted with the probability that makes
+its mass right (`_draws`), so that the distances of all rows are updated once for several picks.
 """
 
 from collections.abc import Sequence
@@ -12,11 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ka2l.selection.kernels.checks import _NONE, Floats, _check
+from ka2l.selection.kernels.checks import NO_ROWS, Floats, check_count
 from ka2l.selection.kernels.distance_blocks import Points, Rows
-from ka2l.selection.kernels.k_center import _AHEAD
+from ka2l.selection.kernels.lookahead import LOOKAHEAD
 
-_SMALL = 1 << 16  # values: where reading all of them costs nothing, nothing is drawn in advance
+# Number of values up to which no rows are drawn in advance, because reading all of them is cheap.
+_SMALL = 1 << 16
 
 
 def weighted_seeding(
@@ -25,24 +23,30 @@ def weighted_seeding(
     k: int,
     rng: np.random.Generator,
     *,
-    labelled: Rows = _NONE,
+    labelled: Rows = NO_ROWS,
     device: str = "cpu",
 ) -> Rows:
     """k-means++ seeding with P(row) ∝ D²(row) · weight(row), the paper's adaptation of BADGE (Section 4.5).
 
     Without labelled rows the first one is drawn ∝ weight. Rows at distance 0 (duplicates of picked ones) or of weight 0
-    are drawn, evenly, only when nothing else is left.
+    are drawn, uniformly, only when no others are left.
 
     Args:
         x: [rows, width].
         weights: [rows], not negative.
         k: how many, at most the number of rows that are not labelled.
-        rng: source of the draws.
+        rng: random generator.
         labelled: rows that count as picked before and are not picked again.
         device: where to compute.
+
+    Returns:
+        [k] row numbers in the order of the picks.
+
+    Raises:
+        ValueError: k is negative or too large.
     """
-    _check(k, len(x) - len(labelled))
-    return _seed(Points(x, device=device), weights, k, rng, labelled)
+    check_count(k, len(x) - len(labelled))
+    return plus_plus_rows(Points(x, device=device), weights, k, rng, labelled)
 
 
 def gradient_seeding(
@@ -51,29 +55,35 @@ def gradient_seeding(
     k: int,
     rng: np.random.Generator,
     *,
-    labelled: Rows = _NONE,
+    labelled: Rows = NO_ROWS,
     device: str = "cpu",
 ) -> Rows:
     """BADGE (Ash et al., arXiv 1906.03671): the largest gradient, then k-means++ seeding among gradients.
 
-    The gradient of a linear head's loss at row i is c_i ⊗ h_i, and is never made:
+    The gradient of a linear head's loss at row i is c_i ⊗ h_i. It is never built:
     ‖c_i⊗h_i − c_j⊗h_j‖² = |c_i|²|h_i|² + |c_j|²|h_j|² − 2 (c_i·c_j)(h_i·h_j).
 
     Args:
         coefficients: [rows, classes] c = p − onehot(argmax p), of the classifier's probabilities p (either sign).
-        x: [rows, width] h, what the head reads.
+        x: [rows, width] h, the input of the head.
         k: how many, at most the number of rows that are not labelled.
-        rng: source of the draws.
-        labelled: rows that count as picked before and are not picked again; with any, all picks are draws.
+        rng: random generator.
+        labelled: rows that count as picked before and are not picked again; if there are any, all picks are drawn.
         device: where to compute.
+
+    Returns:
+        [k] row numbers in the order of the picks.
+
+    Raises:
+        ValueError: k is negative or too large.
     """
-    _check(k, len(x) - len(labelled))
+    check_count(k, len(x) - len(labelled))
     points = Points(x, coefficients, device=device)
     first = [int(points.norms.argmax())] if k and not len(labelled) else []
-    return _seed(points, np.ones(len(x)), k, rng, labelled, first)
+    return plus_plus_rows(points, np.ones(len(x)), k, rng, labelled, first)
 
 
-def _seed(
+def plus_plus_rows(
     points: Points,
     weights: Floats,
     k: int,
@@ -81,12 +91,12 @@ def _seed(
     labelled: Rows,
     first: Sequence[int] = (),
 ) -> Rows:
-    """k-means++ seeding by mass D² · weight, after the rows given as first."""
+    """k-means++ seeding by mass D² · weight, [k] row numbers; the rows in `first` are the first picks."""
     distance, picked = points.distances(labelled), list(first)
     if picked:
         points.shrink(distance, np.array(picked))
     small = points.rows * points.width <= _SMALL
-    ahead = 1 if small else _AHEAD[0]
+    ahead = 1 if small else LOOKAHEAD[0]
     while len(picked) < k:
         free = distance >= 0
         mass = np.where(free, weights, 0).astype(np.float64)
@@ -94,26 +104,27 @@ def _seed(
         if started:
             mass[free] *= distance[free]
         if not mass.any():
-            return np.array(picked + _evenly(np.flatnonzero(free), k - len(picked), rng), dtype=np.intp)
+            return np.array(picked + _uniformly(np.flatnonzero(free), k - len(picked), rng), dtype=np.intp)
         batch = _draws(points, distance, mass, ahead if started else 1, rng)[: k - len(picked)]
         picked += batch
         if len(picked) < k:
             points.shrink(distance, np.array(batch))
-        ahead = 1 if small else int(np.clip(2 * len(batch), *_AHEAD))
+        ahead = 1 if small else int(np.clip(2 * len(batch), *LOOKAHEAD))
     return np.array(picked, dtype=np.intp)
 
 
 def _draws(
     points: Points, distance: NDArray[np.float32], mass: Floats, ahead: int, rng: np.random.Generator
 ) -> list[int]:
-    """The next picks of a seeding, from masses that are right for the first of them and too high for the others.
+    """The next picks of a seeding, from masses that are right for the first of them and may be too high for the others.
 
-    A row drawn by a mass that is too high is taken with probability right ÷ too high: then it is drawn by the right
-    one. The draws end with the last proposal, whatever became of it, so that their number tells nothing of the rows.
+    A row drawn by a mass that is too high is accepted with probability right ÷ too high, and is then drawn by the right
+    one. The number of proposals is fixed, whether they are accepted or not, so that it does not depend on the rows.
     """
     total = np.cumsum(mass)
     rows = np.searchsorted(total, rng.random(ahead) * total[-1], side="right")
-    rows = np.minimum(rows, np.flatnonzero(mass)[-1])  # rounding at the upper end
+    # Rounding at the upper end must not give a row without mass.
+    rows = np.minimum(rows, np.flatnonzero(mass)[-1])
     if ahead == 1:
         return rows.tolist()
     chances = np.concatenate([[0], rng.random(ahead - 1)])
@@ -127,11 +138,7 @@ def _draws(
     return batch
 
 
-def _evenly(rows: Rows, k: int, rng: np.random.Generator) -> list[int]:
-    """Rows among which nothing is left to tell, one after the other."""
+def _uniformly(rows: Rows, k: int, rng: np.random.Generator) -> list[int]:
+    """k of these rows, drawn one after the other with equal probability."""
     left = rows.tolist()
-    drawn = list[int]()
-    for _ in range(k):
-        at = int(rng.choice(len(left)))
-        drawn.append(left.pop(at))
-    return drawn
+    return [left.pop(int(rng.choice(len(left)))) for _ in range(k)]

@@ -8,12 +8,12 @@ careful: select.strategy=unknown finetune.replay=1  a name, and what it means
 import re
 import shlex
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from ka2l.config.recipes import override
 from ka2l.config.run_config import RunConfig
 from ka2l.errors import ConfigError
-from ka2l.selection.settings import Strategy
+from ka2l.selection.select import STRATEGIES
 from ka2l.studies.comparison.summary import WHOLE
 
 FULL = WHOLE  # the whole pool, however large
@@ -53,9 +53,9 @@ def parse_policies(config: RunConfig, strategies: Sequence[str], texts: Sequence
 def _strategy(config: RunConfig, name: str) -> Policy:
     if name == FULL:
         return Policy(name, override(config, ["select.strategy=random"]))
-    if name not in get_args(Strategy):
+    if name not in STRATEGIES:
         raise ConfigError(
-            f"--strategies: there is no strategy {name!r}. There are: {', '.join((*get_args(Strategy), FULL))}."
+            f"--strategies: there is no strategy {name!r}. There are: {', '.join((*STRATEGIES, FULL))}."
         )
     return Policy(name, override(config, [f"select.strategy={name}"]))
 
