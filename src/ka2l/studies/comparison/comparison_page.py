@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ka2l.common import number_format
+from ka2l.common.curve_statistics import Estimate
 from ka2l.report.headline import Figure, Tile
 from ka2l.studies.comparison import comparison_figures, tables, wording
-from ka2l.studies.comparison.measures import MEASURES, Estimate
+from ka2l.studies.comparison.measures import MEASURES
 from ka2l.studies.comparison.summary import CRITERIA, WHOLE, Arm, Summary
 from ka2l.studies.comparison.text_tables import View
 

@@ -82,16 +82,16 @@ def against(summary: Summary) -> View:
 
 def to_target(summary: Summary) -> View:
     """Labels to the target, and the mean of the learning curve."""
-    if not summary.reach:
+    if not summary.labels_to_target:
         return View("", (), ())
     areas = {area.policy: area for area in summary.areas}
     rows = []
-    for reach in summary.reach:
-        labels = "not reached" if reach.labels is None else f"{reach.labels:,.0f}"
-        share = MISSING if not math.isfinite(reach.share) else f"{100 * reach.share:.0f} %"
-        area = areas.get(reach.policy)
+    for needed in summary.labels_to_target:
+        labels = "not reached" if needed.labels is None else f"{needed.labels:,.0f}"
+        share = MISSING if not math.isfinite(needed.share) else f"{100 * needed.share:.0f} %"
+        area = areas.get(needed.policy)
         curve = MISSING if area is None or not area.estimate.n else mean_std(area.estimate, "share")
-        rows.append((reach.policy, labels if math.isfinite(summary.target) else MISSING, share, curve))
+        rows.append((needed.policy, labels if math.isfinite(summary.target) else MISSING, share, curve))
     goal = (
         f"Labels to {percent(summary.target)} held-out"
         if math.isfinite(summary.target)
@@ -207,7 +207,7 @@ def summary_table(summary: Summary) -> "pa.Table":
 
 def arm_rows(summary: Summary) -> list[dict[str, Any]]:
     """The summary as plain rows, one per policy and budget, None where there is no value: for Parquet and JSON."""
-    reach = {reach.policy: reach.labels for reach in summary.reach}
+    to_reach = {needed.policy: needed.labels for needed in summary.labels_to_target}
     areas = {area.policy: area.estimate.mean for area in summary.areas}
     rows = []
     for arm in summary.arms:
@@ -230,7 +230,7 @@ def arm_rows(summary: Summary) -> list[dict[str, Any]]:
                 )
             )
             row[f"{name}_verdict"] = None if found is None else found.verdict
-        row |= {"labels_to_target": reach.get(arm.policy), "mean_of_curve": areas.get(arm.policy)}
+        row |= {"labels_to_target": to_reach.get(arm.policy), "mean_of_curve": areas.get(arm.policy)}
         rows.append({name: _finite(value) for name, value in row.items()})
     return rows
 

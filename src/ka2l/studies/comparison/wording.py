@@ -6,8 +6,9 @@ headline(summary)       # one or two true sentences
 import math
 from collections.abc import Sequence
 
+from ka2l.common.curve_statistics import Estimate
 from ka2l.common.progress import duration
-from ka2l.studies.comparison.measures import MEASURES, Estimate
+from ka2l.studies.comparison.measures import MEASURES
 from ka2l.studies.comparison.summary import BETTER, CRITERIA, WHOLE, WORSE, Difference, Standing, Summary
 from ka2l.studies.comparison.text_tables import one_line
 
@@ -157,20 +158,20 @@ def _untested(summary: Summary) -> str:
 def _target(summary: Summary) -> str:
     """Who reaches the target with the fewest labels."""
     own = summary.reference if summary.target_of == f"the best of {summary.reference}" else None
-    tried = [reach for reach in summary.reach if reach.policy != own]
+    tried = [needed for needed in summary.labels_to_target if needed.policy != own]
     if not math.isfinite(summary.target) or not tried:
         return ""
     goal = f"the target of {percent(summary.target)} held-out ({summary.target_of})"
-    there = [reach for reach in tried if reach.labels is not None]
-    if not there:
+    reached = [needed for needed in tried if needed.labels is not None]
+    if not reached:
         return f"No policy reaches {goal} within {max(summary.budgets, default=0):,} labels."
-    first = min(there, key=lambda reach: (reach.labels, reach.policy))
+    first = min(reached, key=lambda needed: (needed.labels, needed.policy))
     often = ""
     if math.isfinite(first.share):
         often = f" ({100 * first.share:.0f} % of its resampled curves reach it)"
     if len(tried) == 1:
         return f"{one_line(first.policy)} reaches {goal} with about {first.labels:,.0f} labels{often}."
-    others = len(there) - 1
+    others = len(reached) - 1
     text = (
         f"Of {len(tried)} policies, {one_line(first.policy)} reaches {goal} with the fewest labels, about "
         f"{first.labels:,.0f}{often}."
