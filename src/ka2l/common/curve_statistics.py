@@ -104,7 +104,9 @@ def arm_draws(resampled: Resampled, columns: Sequence[int], seed: int) -> NDArra
     return np.asarray(drawn.mean(axis=1) + values[places].mean(axis=1) - values.mean())
 
 
-def paired_test(resampled: Resampled, one: Sequence[int], other: Sequence[int], seed: int) -> PairedTest | None:
+def paired_test(
+    resampled: Resampled, one: Sequence[int], other: Sequence[int], seed: int
+) -> PairedTest | None:
     """Difference of two arms (one − other) whose columns have the same seeds in the same order.
 
     p is twice the smaller share of resamples on either side of 0, both counted with the ties at 0 and one more

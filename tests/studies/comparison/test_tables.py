@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from grids import cell, grid
+from ka2l.common.curve_statistics import Estimate
 from ka2l.studies.comparison.cell_results import CellResult
-from ka2l.studies.comparison.measures import MEASURES, TESTED, Estimate, values
+from ka2l.studies.comparison.measures import MEASURES, TESTED, values
 from ka2l.studies.comparison.summarize import summarize
 from ka2l.studies.comparison.summary import BETTER, Summary
 from ka2l.studies.comparison.tables import (
