@@ -56,7 +56,7 @@ def compare(
     from ka2l.cli.which_run import choose, whole_numbers
     from ka2l.common.progress import Reporter
     from ka2l.studies.comparison.policies import parse_policies
-    from ka2l.studies.comparison.publish import publish, show_progress
+    from ka2l.studies.comparison.publish import publish, publish_progress
     from ka2l.studies.comparison.run_grid import Grid
     from ka2l.studies.comparison.run_grid import compare as run_comparison
 
@@ -74,7 +74,7 @@ def compare(
         grid,
         reporter,
         keep_adapters=keep_adapters,
-        on_cell=lambda so_far: show_progress(so_far, grid, reporter, target),
+        on_cell=lambda so_far: publish_progress(so_far, grid, reporter, target),
     )
     published = publish(comparison, grid, target)
     if as_json:

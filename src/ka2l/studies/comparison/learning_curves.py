@@ -73,12 +73,12 @@ def areas(cells: Sequence[CellResult]) -> tuple[Area, ...]:
     by_seed: dict[str, dict[int, list[CellResult]]] = {}
     for cell in cells:
         by_seed.setdefault(cell.policy, {}).setdefault(cell.seed, []).append(cell)
-    found = []
+    per_policy = []
     for policy, seeds in by_seed.items():
         complete = [own for own in seeds.values() if [cell.budget for cell in own] == budgets]
         scores = [score for own in complete if math.isfinite(score := _area(own, end))]
-        found.append(Area(policy, estimate(scores)))
-    return tuple(found)
+        per_policy.append(Area(policy, estimate(scores)))
+    return tuple(per_policy)
 
 
 def _area(cells: Sequence[CellResult], end: float) -> float:

@@ -1,8 +1,10 @@
-"""What a comparison leaves behind: compare.md, compare.html, cells.parquet and summary.parquet under RUN/compare."""
+"""Write the results of a comparison: compare.md, compare.html, cells.parquet and summary.parquet under RUN/compare."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+
+from pydantic import BaseModel
 
 from ka2l.common import atomic_files
 from ka2l.common.progress import Reporter
@@ -21,19 +23,19 @@ from ka2l.studies.comparison.wording import headline
 
 
 class Published(NamedTuple):
-    """The same result for a person and for a program."""
+    """The same result as text for the terminal and as values for `--json`."""
 
     text: str
     values: dict[str, Any]
 
 
 def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> Published:
-    """Summarize the finished cells, write tables and page, and say what came out.
+    """Summarize the finished cells, write the tables and the page, and return the result as text and values.
 
     Args:
-        comparison: what `compare` returned.
-        grid: what was compared.
-        target: held-out share of right answers to be reached; none: that of the whole pool, else of `random`.
+        comparison: the result of `compare`.
+        grid: the grid that was compared.
+        target: held-out share of right answers to reach; None: that of the whole pool, else of `random`.
     """
     from filelock import FileLock
 
@@ -51,10 +53,11 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
         planned=planned,
         device=_device(config),
         settings=_settings(config, comparison, grid),
-        policies={policy.name: meaning(policy, config) for policy in grid.policies},
+        policies={policy.name: settings_text(policy, config) for policy in grid.policies},
         config_yaml=to_yaml(config),
     )
-    with FileLock(folder / ".page.lock"):  # processes that share the work may come to this at the same moment
+    # processes that share the work may write the page at the same moment
+    with FileLock(folder / ".page.lock"):
         tables.write(summary, results, folder)
         save_grid(folder, results, config.annotate.cost_per_label)
         atomic_files.write_text(folder / "compare.html", render_comparison(page))
@@ -71,24 +74,24 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
     if comparison.waiting:
         busy = len(comparison.running)
         parts.append(
-            f"{comparison.waiting} of {planned} cells are not done, {busy} of them under way in other processes. The same "
-            "command goes on."
+            f"{comparison.waiting} of {planned} cells are not done; other processes are working on {busy} of them. Run the "
+            "same command again to continue."
         )
     parts.append(f"Tables, curves and tests: {folder / 'compare.html'} (and compare.md, cells.parquet)")
     return Published("\n\n".join(parts), values)
 
 
-def show_progress(
+def publish_progress(
     comparison: Comparison, grid: Grid, reporter: Reporter, target: float | None = None
 ) -> None:
-    """After a cell: the grid as it stands, and the page with what is known so far."""
+    """After a cell: report the state of the grid, and write the page with the results so far."""
     done = {(cell.policy, cell.budget, cell.seed): measured(cell)["held_out"] for cell in comparison.results}
     reporter.say("\n" + tables.progress_table(comparison.planned, done, comparison.running) + "\n")
     publish(comparison, grid, target)
 
 
-def meaning(policy: Policy, config: RunConfig) -> str:
-    """What sets a policy apart, as `key=value`s over the run's own settings."""
+def settings_text(policy: Policy, config: RunConfig) -> str:
+    """A policy's settings that differ from the run's own, as `key=value`s."""
     if policy.name == FULL:
         return "every question of the pool"
     return " ".join(
@@ -100,16 +103,18 @@ def meaning(policy: Policy, config: RunConfig) -> str:
     )
 
 
-def _changed(mine: Any, common: Any, section: str) -> Mapping[str, Any]:
-    ours = common.model_dump(mode="json")
+def _changed(of_policy: BaseModel, of_run: BaseModel, section: str) -> Mapping[str, Any]:
+    """The settings of a section that a policy changes; the strategy is always named."""
+    unchanged = of_run.model_dump(mode="json")
     return {
         f"{section}.{name}": value
-        for name, value in mine.model_dump(mode="json").items()
-        if value != ours[name] or (section, name) == ("select", "strategy")
+        for name, value in of_policy.model_dump(mode="json").items()
+        if value != unchanged[name] or (section, name) == ("select", "strategy")
     }
 
 
 def _settings(config: RunConfig, comparison: Comparison, grid: Grid) -> dict[str, str]:
+    """The settings that all cells share, for the page."""
     counts = comparison.directory.stages["load"].counts
     tuning = config.finetune
     batch = tuning.batch_size * tuning.gradient_accumulation

@@ -31,7 +31,7 @@ def standings(
     arms: Sequence[Arm], differences: Mapping[tuple[str, int, str], Difference]
 ) -> tuple[Standing, ...]:
     """Every arm that is tested on at least one of the three criteria."""
-    found = []
+    tested = []
     for arm in arms:
         of_criteria = [differences.get((arm.policy, arm.budget, name)) for name in CRITERIA]
         tests = [test for test in of_criteria if test is not None]
@@ -40,10 +40,10 @@ def standings(
                 verdict: tuple(test.measure for test in tests if test.verdict == verdict)
                 for verdict in (BETTER, WORSE, UNCLEAR)
             }
-            found.append(
+            tested.append(
                 Standing(arm.policy, arm.budget, by_verdict[BETTER], by_verdict[WORSE], by_verdict[UNCLEAR])
             )
-    return tuple(found)
+    return tuple(tested)
 
 
 def notes(
