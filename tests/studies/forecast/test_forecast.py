@@ -57,7 +57,7 @@ def test_a_file_of_points_is_read(tmp_path: Path) -> None:
             [
                 "p.csv: 5 bad rows",
                 "p.csv:line 2: labels is not a number: 'many'",
-                "p.csv:line 3: score is 63, not between 0 and 1; is it per cent? Then it reads 0.63",
+                "p.csv:line 3: score is 63, not between 0 and 1; if it is per cent, write 0.63",
                 "p.csv:line 4: labels is -5, below 0",
                 "p.csv:line 5: no score",
                 "p.csv:line 6: score is not a number: 'nan'",
@@ -191,10 +191,10 @@ def test_points_of_several_runs(tmp_path: Path) -> None:
         collect([*runs, other])
     with pytest.raises(ConfigError, match="only a comparison has the score 'pool'"):
         collect(runs, "pool")
-    with pytest.raises(ConfigError, match="Points of one kind"):
+    with pytest.raises(ConfigError, match="All sources must be of one kind"):
         collect([runs[0], points(tmp_path, RISING)])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RunError, match="neither a comparison nor an evaluation"):
+    with pytest.raises(RunError, match="contains neither a comparison nor an evaluation"):
         collect([tmp_path / "empty"])
 
 
@@ -259,8 +259,8 @@ def test_points_that_carry_no_forecast_get_none(
 @pytest.mark.parametrize(
     ("option", "value", "part"),
     [
-        ("--next", 0, "0 is no number of labels"),
-        ("--target", 80, "80 is not between 0 and 1. 80 per cent reads 0.8"),
+        ("--next", 0, "0 is not a number of labels"),
+        ("--target", 80, "80 is not between 0 and 1. For 80 per cent write 0.8"),
         ("--price", -1, "-1 is not a price"),
         ("--least-gain", 1, "1 is not between 0 and 1"),
         ("--score", "best", "'best' is not one of held_out, pool"),
