@@ -5,7 +5,7 @@ independently: the score at the largest budget, the share of it that the model h
 the score still to be gained to the score gained so far, and β. Any coordinates give a curve that rises and stays below 1.
 
 All fits, of all starts and all bootstrap draws, are one batch of Levenberg–Marquardt steps (Marquardt 1963). SciPy's
-`least_squares` finds the same curve (tests/studies/forecast/test_palm_curve.py) in some milliseconds per fit; here two
+`least_squares` finds the same curve (tests/studies/forecast/test_curve_solver.py) in some milliseconds per fit; here two
 hundred fits take as long.
 """
 
