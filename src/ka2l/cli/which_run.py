@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ka2l.config.recipes import load_config
 from ka2l.config.run_config import RunConfig
@@ -11,9 +11,16 @@ from ka2l.errors import ConfigError
 from ka2l.pipeline.run_directory import RunDirectory
 
 
+class ChosenRun(NamedTuple):
+    """The settings of a run, and its folder."""
+
+    config: RunConfig
+    folder: Path
+
+
 def choose(
     recipe: str | None, overrides: Sequence[str], named: Mapping[str, Any], out: Path | None
-) -> tuple[RunConfig, Path]:
+) -> ChosenRun:
     """The config of a recipe, of the run in `out` to resume, or of settings alone; and the run's folder.
 
     Args:
@@ -39,7 +46,7 @@ def choose(
         )
     else:
         config = load_config(Path(recipe) if recipe else None, extra)
-    return config, out or _default_out(config, recipe)
+    return ChosenRun(config, out or _default_out(config, recipe))
 
 
 def whole_numbers(text: str, option: str, least: int = 1) -> list[int]:

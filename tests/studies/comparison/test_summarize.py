@@ -127,9 +127,8 @@ def test_one_seed_or_no_random_is_no_test_and_says_so() -> None:
     alone = summarize(grid(["unknown"], whole=False), resamples=50)
     assert not alone.differences
     assert "No cell of random" in alone.notes[0]
-    partly = summarize(
-        grid(["random", "unknown"])[:-4], resamples=50
-    )  # unknown at 120 has two seeds, full none
+    # unknown at 120 has two seeds, full none
+    partly = summarize(grid(["random", "unknown"])[:-4], resamples=50)
     assert partly.differences["unknown", 120, "held_out"].seeds == 2
     assert not partly.notes
     less = summarize(grid(["random", "unknown"])[:-5], resamples=50)

@@ -8,7 +8,7 @@ Most are ratios of sums over questions (right answers / questions), so they can 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,7 +131,7 @@ TESTED = tuple(name for name, measure in MEASURES.items() if measure.numerator i
 
 def values(cell: CellResult) -> dict[str, float]:
     """Every measure of a cell; NaN if its set is missing or empty, or if no answer was right before fine-tuning."""
-    measured = {name: _ratio(*sums(cell, name)) for name in TESTED}
+    measured = {name: _ratio(sums(cell, name)) for name in TESTED}
     held_out, pool, bought = (cell.sets.get(name) for name in ("held_out", "pool", "bought"))
     measured["bleu"] = held_out.bleu if held_out is not None and len(held_out.ids) else math.nan
     measured["gain_held_out"] = measured["held_out"] - before(held_out)
@@ -147,18 +147,25 @@ def before(rows: Outcomes | None) -> float:
     return float(np.mean(rows.before)) if rows is not None and len(rows.ids) else math.nan
 
 
-def sums(cell: CellResult, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Numerator and denominator of a tested measure, [rows of its set] each: the value is the ratio of their sums."""
+class Sums(NamedTuple):
+    """What a tested measure sums over the rows of its set, [rows] each: the value is the ratio of the two sums."""
+
+    numerator: NDArray[np.float64]
+    denominator: NDArray[np.float64]
+
+
+def sums(cell: CellResult, name: str) -> Sums:
+    """Numerator and denominator of a tested measure by row; empty if the cell lacks the set."""
     measure = MEASURES[name]
     rows = cell.sets.get(measure.of_set)
     if rows is None or measure.numerator is None or measure.denominator is None:
-        return np.empty(0), np.empty(0)
-    top, bottom = (
+        return Sums(np.empty(0), np.empty(0))
+    numerator, denominator = (
         np.asarray(part(rows), dtype=np.float64) for part in (measure.numerator, measure.denominator)
     )
     if measure.per_label and len(rows.ids):
-        bottom = bottom * (cell.labels / len(rows.ids))
-    return top, bottom
+        denominator = denominator * (cell.labels / len(rows.ids))
+    return Sums(numerator, denominator)
 
 
 def groups_of(cell: CellResult, name: str) -> Sequence[str]:
@@ -167,6 +174,6 @@ def groups_of(cell: CellResult, name: str) -> Sequence[str]:
     return () if rows is None else rows.groups
 
 
-def _ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> float:
-    below = float(bottom.sum())
-    return float(top.sum()) / below if below else math.nan
+def _ratio(parts: Sums) -> float:
+    denominator = float(parts.denominator.sum())
+    return float(parts.numerator.sum()) / denominator if denominator else math.nan

@@ -17,17 +17,17 @@ from ka2l.studies.comparison.summary import BETTER, LEVEL, UNCLEAR, WORSE, ArmKe
 def resample(cells: Sequence[CellResult], measure: str, resamples: int, seed: int) -> Resampled:
     """Resample the question groups of a measure, with the same draws for all cells: a column per cell.
 
-    A group of which a cell has no row (a question it did not select) counts 0 in both sums of that cell.
+    A group without rows in a cell (a question it did not select) counts 0 in both sums of that cell.
     """
     names = sorted({group for cell in cells for group in groups_of(cell, measure)})
     code = {name: at for at, name in enumerate(names)}
-    tops, bottoms = np.zeros((len(names), len(cells))), np.zeros((len(names), len(cells)))
+    numerators, denominators = np.zeros((len(names), len(cells))), np.zeros((len(names), len(cells)))
     for column, cell in enumerate(cells):
         rows = [code[group] for group in groups_of(cell, measure)]
-        top, bottom = sums(cell, measure)
-        np.add.at(tops[:, column], rows, top)
-        np.add.at(bottoms[:, column], rows, bottom)
-    return resample_ratios(tops, bottoms, resamples, seed)
+        by_row = sums(cell, measure)
+        np.add.at(numerators[:, column], rows, by_row.numerator)
+        np.add.at(denominators[:, column], rows, by_row.denominator)
+    return resample_ratios(numerators, denominators, resamples, seed)
 
 
 def differences_of_arms(

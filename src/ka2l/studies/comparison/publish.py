@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -12,12 +13,13 @@ from ka2l.common.version import __version__
 from ka2l.config.recipes import to_yaml
 from ka2l.config.run_config import RunConfig
 from ka2l.studies.comparison import tables
-from ka2l.studies.comparison.cell_results import save_grid
+from ka2l.studies.comparison.cell_results import CellResult, save_grid
 from ka2l.studies.comparison.comparison_page import StrategiesPage, render_comparison
 from ka2l.studies.comparison.measures import values as measured
 from ka2l.studies.comparison.policies import FULL, Policy
 from ka2l.studies.comparison.run_grid import FOLDER, Comparison, Grid
 from ka2l.studies.comparison.summarize import summarize
+from ka2l.studies.comparison.summary import Summary
 from ka2l.studies.comparison.text_tables import text
 from ka2l.studies.comparison.wording import headline
 
@@ -58,7 +60,7 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
     )
     # processes that share the work may write the page at the same moment
     with FileLock(folder / ".page.lock"):
-        tables.write(summary, results, folder)
+        write_tables(summary, results, folder)
         save_grid(folder, results, config.annotate.cost_per_label)
         atomic_files.write_text(folder / "compare.html", render_comparison(page))
     values = {
@@ -79,6 +81,13 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
         )
     parts.append(f"Tables, curves and tests: {folder / 'compare.html'} (and compare.md, cells.parquet)")
     return Published("\n\n".join(parts), values)
+
+
+def write_tables(summary: Summary, cells: Sequence[CellResult], folder: Path) -> None:
+    """Write compare.md, cells.parquet (one row per cell and measure) and summary.parquet to the folder."""
+    atomic_files.write_text(folder / "compare.md", tables.markdown(summary))
+    atomic_files.write_table(folder / "cells.parquet", tables.cells_table(cells))
+    atomic_files.write_table(folder / "summary.parquet", tables.summary_table(summary))
 
 
 def publish_progress(

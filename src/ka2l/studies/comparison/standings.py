@@ -1,4 +1,4 @@
-"""What the tests of a comparison amount to: how each arm stands on the three criteria, the target, and the notes."""
+"""Conclusions from the tests of a comparison: each arm on the three criteria, the target, and what cannot be tested."""
 
 import math
 from collections.abc import Mapping, Sequence

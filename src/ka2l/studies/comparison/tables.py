@@ -6,10 +6,8 @@ print(progress_table(planned, done, running))
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ka2l.common import atomic_files
 from ka2l.common.number_format import MISSING, is_number
 from ka2l.studies.comparison.cell_results import CellResult, Place
 from ka2l.studies.comparison.measures import MEASURES, TESTED, values
@@ -242,13 +240,6 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "arms": arm_rows(summary),
         "wins_on_all_three": [{"policy": one.policy, "budget": one.budget} for one in summary.winners],
     }
-
-
-def write(summary: Summary, cells: Sequence[CellResult], folder: Path) -> None:
-    """Write compare.md, cells.parquet (tidy) and summary.parquet to the folder."""
-    atomic_files.write_text(folder / "compare.md", markdown(summary))
-    atomic_files.write_table(folder / "cells.parquet", cells_table(cells))
-    atomic_files.write_table(folder / "summary.parquet", summary_table(summary))
 
 
 def _by_arm(
