@@ -24,7 +24,7 @@ def page() -> str:
     for name, command in root.commands.items():
         lines += [f"## ka2l {name}", "", "```text", _help(command, f"ka2l {name}"), "```", ""]
     lines += [
-        "Exit codes: 0 done; 2 something you can mend, and the message says how; 3 the run waits for people's answers.",
+        "Exit codes: 0 done; 2 user error (the message says how to fix it); 3 the run waits for people's answers.",
         "",
     ]
     lines += ["## Settings", "", "In a recipe as YAML, on the command line as `section.key=value`.", ""]

@@ -94,7 +94,7 @@ def test_unknown_verb_and_option_end_with_2(ka2l: Cli) -> None:
         ("sample.n=many", ["sample.n: ", "valid integer", "'many'"]),
         ("sample.n=1", ["sample.n: ", "greater than or equal to 2 (got 1)"]),
         ("select.strategy=best", ["select.strategy: ", "'unknown', 'unknown_diverse', 'known'"]),
-        ("nonsense", ["'nonsense': an override reads section.key=value"]),
+        ("nonsense", ["'nonsense': an override has the form section.key=value"]),
         ("model.name=/no/such/folder", ["/no/such/folder: no such folder", "smollm2-135m"]),
         ("model.name=nobody/no-such-model", ["nobody/no-such-model: no such model"]),
         ("model.name=smollm3", ["smollm3: no such model", "'smollm2-135m'"]),
@@ -327,7 +327,7 @@ def test_interruption_says_that_the_run_goes_on(
 
     monkeypatch.setattr("ka2l.pipeline.run.run", interrupted)
     result = ka2l("run", recipe)
-    assert (result.code, result.err.strip()) == (130, "interrupted: the same command goes on from here.")
+    assert (result.code, result.err.strip()) == (130, "interrupted: run the same command again to continue.")
 
 
 def test_bugs_keep_their_traceback(

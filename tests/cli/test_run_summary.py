@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from ka2l.cli.run_summary import decoded_lines, print_summary, summary
+from ka2l.cli.run_summary import summary
+from ka2l.cli.summary_screen import decoded_lines, print_summary
 from ka2l.common import atomic_files
 from ka2l.config.recipes import load_config
 from ka2l.evaluation.evaluation_json import to_json
@@ -52,19 +53,21 @@ def printed(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_the_counts_are_in_the_summary(tmp_path: Path) -> None:
-    values = summary(whole(tmp_path))
-    assert values["augment"] == {**COUNTS, **DROPPED, "labels": 91, "refused": 2}
-    assert values["evaluation"]["unknown"]["learned"]["decoded"]["learned"] == 51
+    found = summary(whole(tmp_path))
+    assert found.augment == {**COUNTS, **DROPPED, "labels": 91, "refused": 2}
+    assert found.evaluation is not None
+    assert found.evaluation.arms["unknown"]["learned"]["decoded"]["learned"] == 51
 
 
 def test_what_an_earlier_config_has_decoded_is_not_part_of_the_run(tmp_path: Path) -> None:
-    assert "augment" not in summary(directory(tmp_path, 0, None, augment=COUNTS))
+    assert summary(directory(tmp_path, 0, None, augment=COUNTS)).augment is None
 
 
 def test_a_stage_that_is_not_done_says_nothing(tmp_path: Path) -> None:
     run = directory(tmp_path, 8, None, augment=COUNTS)
     run.stages["augment"].state = "running"
-    assert "augment" not in summary(run)
+    assert summary(run).augment is None
+    assert "augment" not in summary(run).values()
 
 
 def test_the_closing_screen_says_what_was_decoded_and_kept(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ka2l.cli.run_summary import print_json
+from ka2l.cli.output import print_json
 from ka2l.common.progress import duration
 from ka2l.config.run_config import RunConfig
 from ka2l.pipeline.run_directory import RunDirectory

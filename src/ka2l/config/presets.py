@@ -1,4 +1,4 @@
-"""The presets as data: `paper`, `reference` and `default`."""
+"""The values that the presets `paper`, `reference` and `default` set; a recipe and overrides take precedence over them."""
 
 from typing import Any
 
@@ -46,7 +46,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "select": _PAPER_SELECT,
         "decoder": _PAPER_DECODER,
         "finetune": {"replay": 0.0},
-        "augment": {"noise": 0.0, "temperature": 0.0},  # one near-copy a question
+        # one near-copy per question
+        "augment": {"noise": 0.0, "temperature": 0.0},
         "evaluate": {"temperature": 0.1},
     },
 }

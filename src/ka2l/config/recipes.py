@@ -1,16 +1,16 @@
-"""From presets, a recipe file and overrides to a validated RunConfig.
+"""Presets, a recipe file and overrides, merged into a validated RunConfig.
 
 A recipe is a YAML file of the config's sections; `section.key=value` on the command line overrides it:
 
     ka2l run recipes/geo-smollm2.yaml sample.n=5 probe.mlp_width=128 --out runs/mine
 
-Later wins: defaults, preset, recipe, overrides.
+Order of precedence, lowest first: defaults, preset, recipe, overrides.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -43,7 +43,7 @@ def load_config(
 
 
 def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """A configuration with `section.key=value` overrides on top, checked as a whole.
+    """The configuration with `section.key=value` overrides applied, validated as a whole.
 
     Raises:
         ConfigError: as `load_config`.
@@ -52,12 +52,12 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def to_yaml(config: RunConfig) -> str:
-    """The resolved configuration as YAML, every key spelled out."""
+    """The complete configuration as YAML, with every key."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 wants 1.0e-4 and reads 1e-4 as text; people mean the number."""
+    """A safe loader that reads 1e-4 as a number; YAML 1.1 requires 1.0e-4 and reads 1e-4 as text."""
 
 
 _Loader.add_implicit_resolver(
@@ -67,7 +67,8 @@ _Loader.add_implicit_resolver(
 
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+        # the loader is a SafeLoader
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the recipe ({error.strerror or error}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -80,11 +81,12 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _parse_override(text: str) -> dict[str, Any]:
+    """`section.key=value` as a nested mapping."""
     key, equals, raw = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"'{text}': an override reads section.key=value, for example sample.n=5.")
-    if _is_text(key.strip()):
-        # `my #1 file.jsonl` and `Rivers: what it knows` are text, whatever YAML makes of them.
+        raise ConfigError(f"'{text}': an override has the form section.key=value, for example sample.n=5.")
+    if field_at(key.strip().split(".")).annotation in (str, str | None):
+        # `my #1 file.jsonl` and `Rivers: what it knows` are text, although YAML reads them differently.
         value: Any = None if raw.strip() in ("null", "none", "~") else raw
     else:
         value = _yaml_value(text, raw)
@@ -101,18 +103,40 @@ def _yaml_value(text: str, raw: str) -> Any:
         raise ConfigError(f"'{text}': the value is not valid YAML: {error}") from None
 
 
-def _is_text(key: str) -> bool:
-    """Whether the setting at this path is text."""
-    section: Any = RunConfig
-    for part in key.split("."):
-        field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
-        if field is None:
-            return False
-        section = field.annotation
-    return section in (str, str | None)
+class FieldPlace(NamedTuple):
+    """A place in the configuration.
+
+    Attributes:
+        keys: the keys on the way, list places as numbers; without the names that pydantic adds for the types it tried.
+        section: the innermost section on the way.
+        annotation: the type of the setting; None if there is no such setting.
+    """
+
+    keys: tuple[str, ...]
+    section: type[BaseModel]
+    annotation: Any
+
+
+def field_at(path: Sequence[int | str]) -> FieldPlace:
+    """Follow a path of keys, or a location in a pydantic error, from the top of the configuration."""
+    keys: list[str] = []
+    section: type[BaseModel] = RunConfig
+    annotation: Any = RunConfig
+    for part in path:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+            field = section.model_fields.get(str(part))
+            annotation = field.annotation if field is not None else None
+        elif isinstance(part, str):
+            return FieldPlace(tuple(keys), section, None)
+        else:
+            annotation = None
+        keys.append(str(part))
+    return FieldPlace(tuple(keys), section, annotation)
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping `base` with the values of `top`, section by section."""
     merged = dict(base)
     for key, value in top.items():
         old = merged.get(key)
@@ -121,15 +145,18 @@ def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, recipe: Path | None) -> str:
-    wrong: dict[str, list[str]] = {}  # a value that fits none of several types has a message for each
+    """The error message: one line per wrong key, with its full path and what is allowed."""
+    # a value that fits none of several types has a message for each
+    wrong: dict[str, list[str]] = {}
     got: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        path = _key_path(item["loc"])
+        place = field_at(item["loc"])
+        path = ".".join(place.keys) or "(top)"
         if item["type"] == "extra_forbidden":
-            wrong[path] = [f"no such key. Allowed here: {', '.join(_siblings(item['loc']))}"]
+            wrong[path] = [f"no such key. Allowed here: {', '.join(place.section.model_fields)}"]
         else:
             wrong.setdefault(path, []).append(item["msg"])
-            # A key that was put into the wrong setting is not repeated on the screen.
+            # An API key that was put into the wrong setting is not printed.
             got[path] = (
                 ""
                 if path.startswith(("server.", "judge_server.")) or not item["loc"]
@@ -138,30 +165,3 @@ def _explain(error: ValidationError, recipe: Path | None) -> str:
     lines = [f"{recipe or 'configuration'}: {len(wrong)} wrong value(s)"]
     lines += [f"  {path}: {', or: '.join(messages)}{got.get(path, '')}." for path, messages in wrong.items()]
     return "\n".join(lines)
-
-
-def _key_path(location: tuple[int | str, ...]) -> str:
-    """`measure.threshold`, without the names pydantic adds for the types it tried; list places as numbers."""
-    section: Any = RunConfig
-    parts: list[str] = []
-    for part in location:
-        if section is None and isinstance(part, str):
-            break
-        parts.append(str(part))
-        if section is not None:
-            field = section.model_fields.get(str(part))
-            kind = field.annotation if field is not None else None
-            section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-    return ".".join(parts) or "(top)"
-
-
-def _siblings(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = RunConfig
-    for part in location[:-1]:
-        field = section.model_fields.get(str(part))
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        ):
-            break
-        section = field.annotation
-    return list(section.model_fields)

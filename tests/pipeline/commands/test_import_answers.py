@@ -68,8 +68,8 @@ def test_without_a_low_temperature_answer_nothing_is_right_or_wrong(tmp_path: Pa
 def test_a_run_of_imported_answers_ends_after_measure_and_says_why(tmp_path: Path) -> None:
     directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", good_rows()), reporter=Ear())
     directory = run(RunDirectory.open(directory.path).config, directory.path, Ear())
-    assert summary(directory)["ends_after"] == "measure"
-    assert summary(directory)["measured_unknown"] == 10
+    assert summary(directory).values()["ends_after"] == "measure"
+    assert summary(directory).values()["measured_unknown"] == 10
     page = directory.file("report.html").read_text(encoding="utf-8")
     assert "The run ends after “measure”" in page
     assert "the model behind the imported answers" in page

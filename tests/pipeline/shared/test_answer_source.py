@@ -92,7 +92,7 @@ def test_a_black_box_is_measured_and_no_model_is_looked_for(
     called = dict(zip(table["question_id"], table["unknown"], strict=True))
     assert sum(called[i] == known[i] for i in called) < 5
     assert "big-secret does not know" in directory.file("report.html").read_text(encoding="utf-8")
-    values = summary(directory)
+    values = summary(directory).values()
     assert (values["model"], values["ends_after"], "probe" in values) == ("big-secret", "measure", False)
     with pytest.raises(RunError, match="there can be no probe here"):
         check_question(directory, "Who?")
@@ -142,7 +142,7 @@ def test_a_stand_in_gives_states_until_teaching(
     assert directory.stages["sample"].tokens["states_prompt"] > 0
     assert len(parts(directory.file("states"), ".safetensors")) == 4
     assert not directory.file("arms").exists()
-    assert summary(directory)["why"].startswith("Fine-tuning would teach")
+    assert summary(directory).values()["why"].startswith("Fine-tuning would teach")
     page = directory.file("report.html").read_text(encoding="utf-8")
     assert "stands in for <bdi>big-secret</bdi>" in page
     assert check_question(directory, tiny_world.unknown[0]["question"])["stands_in_for"] == "big-secret"
@@ -161,8 +161,8 @@ def test_the_same_model_behind_a_server_can_be_taught(
     settings = [*SERVER, "server.endpoint=completions", "finetune.epochs=1", "select.baseline=null"]
     directory = run(config_of(tiny_world, tmp_path, *settings), tmp_path / "run", Ear())
     assert directory.stages["evaluate"].state == "done"
-    assert set(summary(directory)["evaluation"]) == {"unknown"}
-    assert "stand_in" not in summary(directory)
+    assert set(summary(directory).values()["evaluation"]) == {"unknown"}
+    assert "stand_in" not in summary(directory).values()
     assert "stands in" not in directory.file("report.html").read_text(encoding="utf-8")
     assert len(server.calls) == 4
 

@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from grids import cell, grid
+from ka2l.common.curve_statistics import Estimate
 from ka2l.studies.comparison.cell_results import CellResult
-from ka2l.studies.comparison.measures import MEASURES, TESTED, Estimate, values
+from ka2l.studies.comparison.measures import MEASURES, TESTED, values
+from ka2l.studies.comparison.publish import write_tables
 from ka2l.studies.comparison.summarize import summarize
 from ka2l.studies.comparison.summary import BETTER, Summary
 from ka2l.studies.comparison.tables import (
@@ -24,7 +26,6 @@ from ka2l.studies.comparison.tables import (
     scores,
     to_target,
     views,
-    write,
 )
 from ka2l.studies.comparison.text_tables import View, code_span, markdown_table, prose, text
 from ka2l.studies.comparison.wording import difference_text, headline, mean_std, standing_line
@@ -142,7 +143,7 @@ def test_the_headline_names_a_winner_only_where_all_three_are_clear() -> None:
 
 def test_parquet_is_tidy_and_reads_back(tmp_path: Path, summary: Summary) -> None:
     cells = grid(["random", "unknown", "unknown_diverse"])
-    write(summary, cells, tmp_path)
+    write_tables(summary, cells, tmp_path)
     tidy = pq.read_table(tmp_path / "cells.parquet").to_pylist()
     assert len(tidy) == len(cells) * len(MEASURES)
     found = {(row["policy"], row["budget"], row["seed"], row["measure"]): row["value"] for row in tidy}
@@ -164,7 +165,7 @@ def test_parquet_is_tidy_and_reads_back(tmp_path: Path, summary: Summary) -> Non
 
 
 def test_empty_tables_are_parquet_too(tmp_path: Path) -> None:
-    write(summarize([]), [], tmp_path)
+    write_tables(summarize([]), [], tmp_path)
     assert pq.read_table(tmp_path / "cells.parquet").num_rows == 0
     assert pq.read_table(tmp_path / "cells.parquet").schema == cells_table(grid(["random"])).schema
     assert pq.read_table(tmp_path / "summary.parquet").num_rows == 0

@@ -1,8 +1,8 @@
-"""The page of a comparison of query strategies: one self-contained file like the report, no script, no network.
+"""The page of a comparison of query strategies: one self-contained file like the report, no script, no network access.
 
     Path("compare.html").write_text(render_comparison(StrategiesPage(summary=summarize(cells), …)), encoding="utf-8")
 
-Names of policies, models and settings are hostile input: the template escapes every string.
+Names of policies, models and settings are untrusted input: the template escapes every string.
 """
 
 import math
@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ka2l.common import number_format
+from ka2l.common.curve_statistics import Estimate
 from ka2l.report.headline import Figure, Tile
 from ka2l.studies.comparison import comparison_figures, tables, wording
-from ka2l.studies.comparison.measures import MEASURES, Estimate
+from ka2l.studies.comparison.measures import MEASURES
 from ka2l.studies.comparison.summary import CRITERIA, WHOLE, Arm, Summary
 from ka2l.studies.comparison.text_tables import View
 
@@ -24,22 +25,26 @@ _MARKED = {mark: verdict for verdict, mark in wording.MARKS.items()}
 
 @dataclass(frozen=True, slots=True)
 class StrategiesPage:
-    """Everything on the page."""
+    """Everything on the page.
+
+    `planned` is the number of cells in the grid (0: as many as are finished), `settings` what all cells share (name →
+    value as text), `policies` the settings behind each policy's name.
+    """
 
     title: str
     created: str
     version: str
     model: str
     summary: Summary
-    planned: int = 0  # cells of the grid; 0: as many as there are
+    planned: int = 0
     device: str = ""
-    settings: Mapping[str, str] = field(default_factory=dict)  # shared by all cells: name → value, in words
-    policies: Mapping[str, str] = field(default_factory=dict)  # what each policy's name stands for
+    settings: Mapping[str, str] = field(default_factory=dict)
+    policies: Mapping[str, str] = field(default_factory=dict)
     config_yaml: str = ""
 
 
 class CellView(NamedTuple):
-    """A number of a table, what stands small beside it, and the verdict behind its mark."""
+    """A number of a table, the small text beside it, and the verdict that its mark stands for."""
 
     value: str
     note: str
@@ -48,14 +53,14 @@ class CellView(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Rows of a table under one budget."""
+    """Rows of a table with the same budget."""
 
     title: str
     rows: tuple[tuple[str, tuple[CellView, ...]], ...]
 
 
 class TableView(NamedTuple):
-    """A table of the page; with groups, the budget is their title and no column."""
+    """A table of the page; the budget is the title of a group of rows instead of a column."""
 
     title: str
     columns: tuple[str, ...]
@@ -63,7 +68,7 @@ class TableView(NamedTuple):
 
 
 def render_comparison(data: StrategiesPage) -> str:
-    """Render the page; the same data gives the same bytes. Parts that have no value are left out.
+    """Render the page; the same data gives the same bytes. Parts without a value are left out.
 
     Returns:
         A complete HTML document, to be written as UTF-8.
@@ -104,7 +109,7 @@ def render_comparison(data: StrategiesPage) -> str:
 
 
 def table(view: View) -> TableView | None:
-    """A table of text as the page shows it; None without rows."""
+    """A table of text in the layout of the page; None without rows."""
     if not view.rows:
         return None
     by_budget = len(view.columns) > 1 and view.columns[1] == "Budget"
@@ -131,24 +136,24 @@ def _cell(text: str) -> CellView:
 
 
 def _tiles(summary: Summary) -> list[Tile]:
-    """Held-out scores at the largest budget: the highest, random, before teaching, the whole pool."""
+    """Held-out scores at the largest budget: the highest, random, before fine-tuning, the whole pool."""
     budget = max(summary.budgets, default=0)
-    here = [arm for arm in summary.arms if arm.budget == budget and arm.policy != WHOLE and _held(arm).n]
-    found = []
-    if here:
-        best = max(here, key=lambda arm: _held(arm).mean)
-        found.append(_tile(f"Highest held-out, {budget:,} labels", _held(best), best.policy))
+    scored = [arm for arm in summary.arms if _held_out(arm).n]
+    largest = [arm for arm in scored if arm.budget == budget and arm.policy != WHOLE]
+    tiles = []
+    if largest:
+        best = max(largest, key=lambda arm: _held_out(arm).mean)
+        tiles.append(_tile(f"Highest held-out, {budget:,} labels", _held_out(best), best.policy))
     reference = summary.arm(summary.reference, budget)
-    if reference is not None and _held(reference).n:
-        found.append(
-            _tile(f"{summary.reference.capitalize()}, {budget:,} labels", _held(reference), "held-out")
-        )
+    if reference is not None and _held_out(reference).n:
+        name = f"{summary.reference.capitalize()}, {budget:,} labels"
+        tiles.append(_tile(name, _held_out(reference), "held-out"))
     if math.isfinite(summary.base["held_out"]):
-        found.append(_tile("Before teaching", Estimate(summary.base["held_out"], math.nan, 1), "held-out"))
-    whole = next((arm for arm in summary.arms if arm.policy == WHOLE and _held(arm).n), None)
+        tiles.append(_tile("Before teaching", Estimate(summary.base["held_out"], math.nan, 1), "held-out"))
+    whole = next((arm for arm in scored if arm.policy == WHOLE), None)
     if whole is not None:
-        found.append(_tile(f"Whole pool, {whole.budget:,} labels", _held(whole), "held-out"))
-    return found
+        tiles.append(_tile(f"Whole pool, {whole.budget:,} labels", _held_out(whole), "held-out"))
+    return tiles
 
 
 def _tile(name: str, value: Estimate, note: str) -> Tile:
@@ -158,12 +163,12 @@ def _tile(name: str, value: Estimate, note: str) -> Tile:
     )
 
 
-def _held(arm: Arm) -> Estimate:
+def _held_out(arm: Arm) -> Estimate:
     return arm.measures["held_out"]
 
 
 def _explained(summary: Summary) -> dict[str, str]:
-    """Measures on the page with what they are, in sentences."""
+    """The measures on the page, each with the sentence that explains it."""
     if not summary.arms:
         return {}
     names = dict.fromkeys((*tables.SCORES, *tables.LEARNING, *tables.COSTS))

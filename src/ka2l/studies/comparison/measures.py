@@ -1,14 +1,14 @@
-"""What is measured of a cell, each measure with its name, its direction and one sentence that explains it.
+"""The measures of a cell: each with its title, the direction that is better, and a sentence that explains it.
 
     values(cell)["held_out"]        # 0.55
 
-Most are ratios of sums over questions (right answers / questions), which is what lets them be resampled by question.
+Most are ratios of sums over questions (right answers / questions), so they can be resampled by question.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,28 +16,25 @@ from numpy.typing import NDArray
 from ka2l.studies.comparison.cell_results import CellResult, Outcomes
 
 _Column = Callable[[Outcomes], NDArray[Any]]
-
-
-class Estimate(NamedTuple):
-    """Mean and sample standard deviation over seeds; std is NaN for one seed, both where there is no value."""
-
-    mean: float
-    std: float
-    n: int
+Unit = Literal["share", "number", "count", "money", "seconds"]  # a share is 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number per cell; with `of_set`, a ratio of two sums over the questions of that set."""
+    """One number per cell; with `of_set`, a ratio of two sums over the questions of that set.
+
+    `higher`: whether a higher value is better. `per_label`: the denominator is the labels of the cell, spread over the
+    rows.
+    """
 
     title: str
     about: str
-    unit: str  # share (0 to 1) | number | count | money | seconds
-    higher: bool = True  # is better
+    unit: Unit
+    higher: bool = True
     of_set: str = ""
     numerator: _Column | None = None
     denominator: _Column | None = None
-    per_label: bool = False  # the denominator is the labels of the cell, spread over the rows
+    per_label: bool = False
 
 
 def _ones(rows: Outcomes) -> NDArray[Any]:
@@ -133,59 +130,50 @@ TESTED = tuple(name for name, measure in MEASURES.items() if measure.numerator i
 
 
 def values(cell: CellResult) -> dict[str, float]:
-    """Every measure of a cell; NaN where its set is missing or empty, or nothing could be forgotten."""
-    found = {name: _ratio(*sums(cell, name)) for name in TESTED}
+    """Every measure of a cell; NaN if its set is missing or empty, or if no answer was right before fine-tuning."""
+    measured = {name: _ratio(sums(cell, name)) for name in TESTED}
     held_out, pool, bought = (cell.sets.get(name) for name in ("held_out", "pool", "bought"))
-    found["bleu"] = held_out.bleu if held_out is not None and len(held_out.ids) else math.nan
-    found["gain_held_out"] = found["held_out"] - before(held_out)
-    found["gain_pool"] = found["pool"] - before(pool)
-    found["learned"] = math.nan if bought is None else float((~bought.before & bought.after).sum())
+    measured["bleu"] = held_out.bleu if held_out is not None and len(held_out.ids) else math.nan
+    measured["gain_held_out"] = measured["held_out"] - before(held_out)
+    measured["gain_pool"] = measured["pool"] - before(pool)
+    measured["learned"] = math.nan if bought is None else float((~bought.before & bought.after).sum())
     for name in ("labels", "replayed", "cost", "select_seconds", "finetune_seconds", "evaluate_seconds"):
-        found[name] = float(getattr(cell, name))
-    return {name: found[name] for name in MEASURES}
-
-
-def estimate(numbers: Sequence[float]) -> Estimate:
-    """Mean and sample standard deviation of the numbers that are there."""
-    finite = [number for number in numbers if math.isfinite(number)]
-    if not finite:
-        return Estimate(math.nan, math.nan, 0)
-    # one value repeated has no spread, also where its mean does not come out to the last bit
-    std = float(np.std(finite, ddof=1)) if len(set(finite)) > 1 else 0.0 if len(finite) > 1 else math.nan
-    return Estimate(mean(finite), std, len(finite))
-
-
-def mean(numbers: Sequence[float]) -> float:
-    """Mean of the numbers that are there, whatever their order; NaN for none."""
-    finite = [number for number in numbers if math.isfinite(number)]
-    return math.fsum(finite) / len(finite) if finite else math.nan
+        measured[name] = float(getattr(cell, name))
+    return {name: measured[name] for name in MEASURES}
 
 
 def before(rows: Outcomes | None) -> float:
-    """Share of a set that the base model has right; NaN where there is no row."""
+    """Share of a set that the base model answers right; NaN without rows."""
     return float(np.mean(rows.before)) if rows is not None and len(rows.ids) else math.nan
 
 
-def sums(cell: CellResult, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Numerator and denominator of a tested measure, one pair per row of its set: the value is the ratio of sums."""
+class Sums(NamedTuple):
+    """What a tested measure sums over the rows of its set, [rows] each: the value is the ratio of the two sums."""
+
+    numerator: NDArray[np.float64]
+    denominator: NDArray[np.float64]
+
+
+def sums(cell: CellResult, name: str) -> Sums:
+    """Numerator and denominator of a tested measure by row; empty if the cell lacks the set."""
     measure = MEASURES[name]
     rows = cell.sets.get(measure.of_set)
     if rows is None or measure.numerator is None or measure.denominator is None:
-        return np.empty(0), np.empty(0)
-    top, bottom = (
+        return Sums(np.empty(0), np.empty(0))
+    numerator, denominator = (
         np.asarray(part(rows), dtype=np.float64) for part in (measure.numerator, measure.denominator)
     )
     if measure.per_label and len(rows.ids):
-        bottom = bottom * (cell.labels / len(rows.ids))
-    return top, bottom
+        denominator = denominator * (cell.labels / len(rows.ids))
+    return Sums(numerator, denominator)
 
 
 def groups_of(cell: CellResult, name: str) -> Sequence[str]:
-    """The group of each row that `sums` gives."""
+    """The question group of each row of `sums`."""
     rows = cell.sets.get(MEASURES[name].of_set)
     return () if rows is None else rows.groups
 
 
-def _ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> float:
-    below = float(bottom.sum())
-    return float(top.sum()) / below if below else math.nan
+def _ratio(parts: Sums) -> float:
+    denominator = float(parts.denominator.sum())
+    return float(parts.numerator.sum()) / denominator if denominator else math.nan

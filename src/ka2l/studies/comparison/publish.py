@@ -1,8 +1,11 @@
-"""What a comparison leaves behind: compare.md, compare.html, cells.parquet and summary.parquet under RUN/compare."""
+"""Write the results of a comparison: compare.md, compare.html, cells.parquet and summary.parquet under RUN/compare."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic import BaseModel
 
 from ka2l.common import atomic_files
 from ka2l.common.progress import Reporter
@@ -10,30 +13,31 @@ from ka2l.common.version import __version__
 from ka2l.config.recipes import to_yaml
 from ka2l.config.run_config import RunConfig
 from ka2l.studies.comparison import tables
-from ka2l.studies.comparison.cell_results import save_grid
+from ka2l.studies.comparison.cell_results import CellResult, save_grid
 from ka2l.studies.comparison.comparison_page import StrategiesPage, render_comparison
 from ka2l.studies.comparison.measures import values as measured
 from ka2l.studies.comparison.policies import FULL, Policy
 from ka2l.studies.comparison.run_grid import FOLDER, Comparison, Grid
 from ka2l.studies.comparison.summarize import summarize
+from ka2l.studies.comparison.summary import Summary
 from ka2l.studies.comparison.text_tables import text
 from ka2l.studies.comparison.wording import headline
 
 
 class Published(NamedTuple):
-    """The same result for a person and for a program."""
+    """The same result as text for the terminal and as values for `--json`."""
 
     text: str
     values: dict[str, Any]
 
 
 def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> Published:
-    """Summarize the finished cells, write tables and page, and say what came out.
+    """Summarize the finished cells, write the tables and the page, and return the result as text and values.
 
     Args:
-        comparison: what `compare` returned.
-        grid: what was compared.
-        target: held-out share of right answers to be reached; none: that of the whole pool, else of `random`.
+        comparison: the result of `compare`.
+        grid: the grid that was compared.
+        target: held-out share of right answers to reach; None: that of the whole pool, else of `random`.
     """
     from filelock import FileLock
 
@@ -51,11 +55,12 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
         planned=planned,
         device=_device(config),
         settings=_settings(config, comparison, grid),
-        policies={policy.name: meaning(policy, config) for policy in grid.policies},
+        policies={policy.name: settings_text(policy, config) for policy in grid.policies},
         config_yaml=to_yaml(config),
     )
-    with FileLock(folder / ".page.lock"):  # processes that share the work may come to this at the same moment
-        tables.write(summary, results, folder)
+    # processes that share the work may write the page at the same moment
+    with FileLock(folder / ".page.lock"):
+        write_tables(summary, results, folder)
         save_grid(folder, results, config.annotate.cost_per_label)
         atomic_files.write_text(folder / "compare.html", render_comparison(page))
     values = {
@@ -71,24 +76,31 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
     if comparison.waiting:
         busy = len(comparison.running)
         parts.append(
-            f"{comparison.waiting} of {planned} cells are not done, {busy} of them under way in other processes. The same "
-            "command goes on."
+            f"{comparison.waiting} of {planned} cells are not done; other processes are working on {busy} of them. Run the "
+            "same command again to continue."
         )
     parts.append(f"Tables, curves and tests: {folder / 'compare.html'} (and compare.md, cells.parquet)")
     return Published("\n\n".join(parts), values)
 
 
-def show_progress(
+def write_tables(summary: Summary, cells: Sequence[CellResult], folder: Path) -> None:
+    """Write compare.md, cells.parquet (one row per cell and measure) and summary.parquet to the folder."""
+    atomic_files.write_text(folder / "compare.md", tables.markdown(summary))
+    atomic_files.write_table(folder / "cells.parquet", tables.cells_table(cells))
+    atomic_files.write_table(folder / "summary.parquet", tables.summary_table(summary))
+
+
+def publish_progress(
     comparison: Comparison, grid: Grid, reporter: Reporter, target: float | None = None
 ) -> None:
-    """After a cell: the grid as it stands, and the page with what is known so far."""
+    """After a cell: report the state of the grid, and write the page with the results so far."""
     done = {(cell.policy, cell.budget, cell.seed): measured(cell)["held_out"] for cell in comparison.results}
     reporter.say("\n" + tables.progress_table(comparison.planned, done, comparison.running) + "\n")
     publish(comparison, grid, target)
 
 
-def meaning(policy: Policy, config: RunConfig) -> str:
-    """What sets a policy apart, as `key=value`s over the run's own settings."""
+def settings_text(policy: Policy, config: RunConfig) -> str:
+    """A policy's settings that differ from the run's own, as `key=value`s."""
     if policy.name == FULL:
         return "every question of the pool"
     return " ".join(
@@ -100,16 +112,18 @@ def meaning(policy: Policy, config: RunConfig) -> str:
     )
 
 
-def _changed(mine: Any, common: Any, section: str) -> Mapping[str, Any]:
-    ours = common.model_dump(mode="json")
+def _changed(of_policy: BaseModel, of_run: BaseModel, section: str) -> Mapping[str, Any]:
+    """The settings of a section that a policy changes; the strategy is always named."""
+    unchanged = of_run.model_dump(mode="json")
     return {
         f"{section}.{name}": value
-        for name, value in mine.model_dump(mode="json").items()
-        if value != ours[name] or (section, name) == ("select", "strategy")
+        for name, value in of_policy.model_dump(mode="json").items()
+        if value != unchanged[name] or (section, name) == ("select", "strategy")
     }
 
 
 def _settings(config: RunConfig, comparison: Comparison, grid: Grid) -> dict[str, str]:
+    """The settings that all cells share, for the page."""
     counts = comparison.directory.stages["load"].counts
     tuning = config.finetune
     batch = tuning.batch_size * tuning.gradient_accumulation

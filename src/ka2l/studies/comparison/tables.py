@@ -1,4 +1,4 @@
-"""The tables of a comparison: Markdown like the paper's Tables 6–8, Parquet, JSON, and one for the terminal.
+"""The tables of a comparison: Markdown like the paper's Tables 6–8, Parquet, JSON, and a progress table for the terminal.
 
 print(markdown(summary))
 print(progress_table(planned, done, running))
@@ -6,17 +6,15 @@ print(progress_table(planned, done, running))
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ka2l.common import atomic_files
+from ka2l.common.number_format import MISSING, is_number
 from ka2l.studies.comparison.cell_results import CellResult, Place
 from ka2l.studies.comparison.measures import MEASURES, TESTED, values
 from ka2l.studies.comparison.summary import CRITERIA, WHOLE, Arm, Summary
 from ka2l.studies.comparison.text_tables import View, aligned, markdown_table, prose
 from ka2l.studies.comparison.wording import (
     MARKS,
-    MISSING,
     headline,
     how_tested,
     mean_std,
@@ -32,16 +30,17 @@ SCORES = ("held_out", "f1", "rouge_l", "meteor", "bleu", "pool")
 LEARNING = ("labels", "learned", "per_label", "reworded", "forgotten", "gain_held_out", "gain_pool")
 COSTS = ("labels", "replayed", "cost", "select_seconds", "finetune_seconds", "evaluate_seconds")
 WAITING, RUNNING = "·", "…"
+_TEST_PARTS = ("difference", "low", "high", "p", "p_holm")
 
 
 def views(summary: Summary) -> tuple[View, ...]:
-    """All tables that have a row: scores, learned and forgotten, against random, labels to the target, costs."""
+    """All tables that have rows: scores, learned and forgotten, differences, labels to the target, costs."""
     tables = [scores(summary), learning(summary), against(summary), to_target(summary), costs(summary)]
     return tuple(table for table in tables if table.rows)
 
 
 def scores(summary: Summary) -> View:
-    """Held-out metrics and the pool, in percent: the paper's Tables 6–8."""
+    """Held-out metrics and the share right in the pool, in percent, as in the paper's Tables 6–8."""
     before = tuple(
         percent(summary.base[name]).removesuffix(" %") if name in summary.base else "" for name in SCORES
     )
@@ -50,27 +49,27 @@ def scores(summary: Summary) -> View:
 
 
 def learning(summary: Summary) -> View:
-    """What the labels taught and what was forgotten."""
+    """What was learned per label and what was forgotten."""
     return _by_arm("Learned and forgotten", summary, LEARNING)
 
 
 def costs(summary: Summary) -> View:
-    """Money and time."""
-    paid = any(arm.measures["cost"].mean or 0 for arm in summary.arms)
-    replayed = any(arm.measures["replayed"].mean or 0 for arm in summary.arms)
-    left_out = ({"cost"} if not paid else set()) | ({"replayed"} if not replayed else set())
+    """Money and time; the columns `cost` and `replayed` are left out if they are 0 everywhere."""
+    left_out = {
+        name for name in ("cost", "replayed") if not any(arm.measures[name].mean or 0 for arm in summary.arms)
+    }
     return _by_arm("Costs", summary, tuple(name for name in COSTS if name not in left_out))
 
 
 def against(summary: Summary) -> View:
-    """Paired differences on the three criteria, and on held-out questions from the whole pool: interval, corrected p."""
+    """Paired differences on the three criteria, and from the whole pool on held-out questions: interval, corrected p."""
     criteria = [name for name in CRITERIA if any(key[2] == name for key in summary.differences)]
     rows = []
     for arm in sorted(summary.arms, key=lambda arm: arm.budget):
-        found = [summary.differences.get((arm.policy, arm.budget, name)) for name in criteria]
-        found += [summary.from_whole.get((arm.policy, arm.budget))] if summary.from_whole else []
-        if any(found):
-            rows.append((arm.policy, f"{arm.budget:,}", *map(tested_text, found)))
+        tests = [summary.differences.get((arm.policy, arm.budget, name)) for name in criteria]
+        tests += [summary.from_whole.get((arm.policy, arm.budget))] if summary.from_whole else []
+        if any(tests):
+            rows.append((arm.policy, f"{arm.budget:,}", *map(tested_text, tests)))
     columns = [MEASURES[name].title for name in criteria]
     columns += ["Held-out, from the whole pool"] if summary.from_whole else []
     return View(
@@ -82,16 +81,16 @@ def against(summary: Summary) -> View:
 
 def to_target(summary: Summary) -> View:
     """Labels to the target, and the mean of the learning curve."""
-    if not summary.reach:
+    if not summary.labels_to_target:
         return View("", (), ())
     areas = {area.policy: area for area in summary.areas}
     rows = []
-    for reach in summary.reach:
-        labels = "not reached" if reach.labels is None else f"{reach.labels:,.0f}"
-        share = MISSING if not math.isfinite(reach.share) else f"{100 * reach.share:.0f} %"
-        area = areas.get(reach.policy)
+    for needed in summary.labels_to_target:
+        labels = "not reached" if needed.labels is None else f"{needed.labels:,.0f}"
+        share = MISSING if not math.isfinite(needed.share) else f"{100 * needed.share:.0f} %"
+        area = areas.get(needed.policy)
         curve = MISSING if area is None or not area.estimate.n else mean_std(area.estimate, "share")
-        rows.append((reach.policy, labels if math.isfinite(summary.target) else MISSING, share, curve))
+        rows.append((needed.policy, labels if math.isfinite(summary.target) else MISSING, share, curve))
     goal = (
         f"Labels to {percent(summary.target)} held-out"
         if math.isfinite(summary.target)
@@ -102,7 +101,7 @@ def to_target(summary: Summary) -> View:
 
 
 def legend(summary: Summary) -> tuple[str, ...]:
-    """What the tables mean, in words: one line per measure, then how it was tested."""
+    """What the tables mean: one line per measure, then how it was tested."""
     seeds = {len(arm.seeds) for arm in summary.arms}
     marks = (
         f"mean ± standard deviation over {max(seeds)} seeds"
@@ -138,12 +137,12 @@ def markdown(summary: Summary) -> str:
 def progress_table(
     planned: Sequence[Place], done: Mapping[Place, float], running: Collection[Place] = ()
 ) -> str:
-    """The grid while it runs: a row per policy, a column per budget and seed; the held-out score in percent when done.
+    """The grid while it runs: a row per policy, a column per budget and seed, the held-out share of finished cells.
 
     Args:
         planned: every cell, in the order of the grid.
-        done: finished cells with their held-out share, NaN if there is none.
-        running: cells somebody works on.
+        done: finished cells with their held-out share (0 to 1), NaN without a value.
+        running: cells that a process is working on.
     """
     policies = list(dict.fromkeys(policy for policy, _, _ in planned))
     columns = sorted({(budget, seed) for _, budget, seed in planned})
@@ -164,7 +163,7 @@ def progress_table(
 
 
 def cells_table(cells: Sequence[CellResult]) -> "pa.Table":
-    """One row per cell and measure: policy, strategy, budget, seed, measure, value (null where it has none)."""
+    """One row per cell and measure: policy, strategy, budget, seed, measure, value (null without a value)."""
     import pyarrow as pa
 
     rows = [
@@ -187,7 +186,7 @@ def cells_table(cells: Sequence[CellResult]) -> "pa.Table":
 
 
 def summary_table(summary: Summary) -> "pa.Table":
-    """One row per policy and budget: MEASURE_mean, _std; where tested also _difference, _low, _high, _p, _p_holm."""
+    """One row per policy and budget: MEASURE_mean, _std; if tested also _difference, _low, _high, _p, _p_holm."""
     import pyarrow as pa
 
     rows = arm_rows(summary)
@@ -206,8 +205,8 @@ def summary_table(summary: Summary) -> "pa.Table":
 
 
 def arm_rows(summary: Summary) -> list[dict[str, Any]]:
-    """The summary as plain rows, one per policy and budget, None where there is no value: for Parquet and JSON."""
-    reach = {reach.policy: reach.labels for reach in summary.reach}
+    """The summary as plain rows for Parquet and JSON, one per policy and budget; None without a value."""
+    to_reach = {needed.policy: needed.labels for needed in summary.labels_to_target}
     areas = {area.policy: area.estimate.mean for area in summary.areas}
     rows = []
     for arm in summary.arms:
@@ -220,23 +219,17 @@ def arm_rows(summary: Summary) -> list[dict[str, Any]]:
         for name, value in arm.measures.items():
             row |= {f"{name}_mean": value.mean, f"{name}_std": value.std}
         for name in TESTED:
-            found = summary.differences.get((arm.policy, arm.budget, name))
-            numbers = (None,) * 5 if found is None else (*found.interval[:3], found.p, found.p_holm)
-            row |= dict(
-                zip(
-                    (f"{name}_{part}" for part in ("difference", "low", "high", "p", "p_holm")),
-                    numbers,
-                    strict=True,
-                )
-            )
-            row[f"{name}_verdict"] = None if found is None else found.verdict
-        row |= {"labels_to_target": reach.get(arm.policy), "mean_of_curve": areas.get(arm.policy)}
+            test = summary.differences.get((arm.policy, arm.budget, name))
+            numbers = (None,) * 5 if test is None else (*test.interval[:3], test.p, test.p_holm)
+            row |= {f"{name}_{part}": number for part, number in zip(_TEST_PARTS, numbers, strict=True)}
+            row[f"{name}_verdict"] = None if test is None else test.verdict
+        row |= {"labels_to_target": to_reach.get(arm.policy), "mean_of_curve": areas.get(arm.policy)}
         rows.append({name: _finite(value) for name, value in row.items()})
     return rows
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
-    """The summary as plain values without NaN."""
+    """The summary as plain values; None in place of NaN."""
     return {
         "headline": headline(summary),
         "notes": list(summary.notes),
@@ -249,18 +242,12 @@ def as_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def write(summary: Summary, cells: Sequence[CellResult], folder: Path) -> None:
-    """Write compare.md, cells.parquet (tidy) and summary.parquet to the folder."""
-    atomic_files.write_text(folder / "compare.md", markdown(summary))
-    atomic_files.write_table(folder / "cells.parquet", cells_table(cells))
-    atomic_files.write_table(folder / "summary.parquet", summary_table(summary))
-
-
 def _by_arm(
     title: str, summary: Summary, names: Sequence[str], first: tuple[tuple[str, ...], ...] = ()
 ) -> View:
-    """A row per arm, budget by budget, the whole pool last; `first` rows stand on top."""
-    arms = sorted(summary.arms, key=lambda arm: (arm.policy == WHOLE, arm.budget))  # stable
+    """A row per arm, sorted by budget, the whole pool last; the `first` rows are on top."""
+    # a stable sort keeps the order of the policies
+    arms = sorted(summary.arms, key=lambda arm: (arm.policy == WHOLE, arm.budget))
     rows = tuple(
         (arm.policy, f"{arm.budget:,}", *(_marked(summary, arm, name) for name in names)) for arm in arms
     )
@@ -268,9 +255,11 @@ def _by_arm(
 
 
 def _marked(summary: Summary, arm: Arm, name: str) -> str:
-    found = summary.differences.get((arm.policy, arm.budget, name))
-    return mean_std(arm.measures[name], MEASURES[name].unit) + (MARKS.get(found.verdict, "") if found else "")
+    """A measure's mean and spread, with the mark of a clear difference from the reference."""
+    test = summary.differences.get((arm.policy, arm.budget, name))
+    return mean_std(arm.measures[name], MEASURES[name].unit) + (MARKS.get(test.verdict, "") if test else "")
 
 
 def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """The value; None in place of NaN and infinity."""
+    return None if isinstance(value, float) and not is_number(value) else value

@@ -1,26 +1,27 @@
-"""What a comparison found, in careful words, and its numbers as text: for the terminal, Markdown and the page alike.
+"""The result of a comparison in sentences, and its numbers as text: for the terminal, Markdown and the page.
 
-headline(summary)       # one or two true sentences
+headline(summary)       # one or two sentences; a difference is named only if its test is clear
 """
 
 import math
 from collections.abc import Sequence
 
+from ka2l.common.curve_statistics import Estimate
+from ka2l.common.number_format import MISSING, p_value
 from ka2l.common.progress import duration
-from ka2l.studies.comparison.measures import MEASURES, Estimate
+from ka2l.studies.comparison.measures import MEASURES
 from ka2l.studies.comparison.summary import BETTER, CRITERIA, WHOLE, WORSE, Difference, Standing, Summary
 from ka2l.studies.comparison.text_tables import one_line
 
-MISSING = "–"
 MARKS = {BETTER: "*", WORSE: "†"}
 _SHORT = {"per_label": "learned per label", "held_out": "held-out questions", "forgotten": "forgetting"}
 
 
 def headline(summary: Summary) -> str:
-    """What the comparison says as a whole; a difference is named only where its test is clear."""
+    """The overall result; a difference is named only if its test is clear."""
     if not summary.arms:
         return "No cell is finished yet."
-    return " ".join(part for part in (_against(summary), _target(summary)) if part)
+    return " ".join(part for part in (_against_reference(summary), _target(summary)) if part)
 
 
 def standing_line(standing: Standing, reference: str) -> str:
@@ -60,20 +61,15 @@ def difference_text(difference: Difference | None) -> str:
 
 
 def tested_text(difference: Difference | None) -> str:
-    """+2.7 (−0.4 to +5.8; p 0.23)*: the difference, its 95 % interval, the corrected p, the mark of a clear one."""
+    """+2.7 (−0.4 to +5.8; p 0.23)*: the difference, its 95 % interval, the corrected p, the mark if it is clear."""
     text = difference_text(difference)
     if difference is None:
         return text
-    return f"{text[:-1]}; p {p_text(difference.p_holm)}){MARKS.get(difference.verdict, '')}"
-
-
-def p_text(p: float) -> str:
-    """0.034; below a thousandth only that it is."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return f"{text[:-1]}; p {p_value(difference.p_holm)}){MARKS.get(difference.verdict, '')}"
 
 
 def percent(share: float) -> str:
-    """0.579 → 57.9 %."""
+    """0.579 → 57.9 %, with a plain space for terminals and Markdown (pages use `number_format.percent`)."""
     return f"{100 * share:.1f} %" if math.isfinite(share) else MISSING
 
 
@@ -83,7 +79,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def how_tested(summary: Summary) -> str:
-    """How the tests are made and corrected, for the legend."""
+    """How the tests are computed and corrected, for the legend."""
     return (
         f"Tests compare a policy with {summary.reference} at the same budget and seeds, by a bootstrap "
         "that draws question groups and seeds anew (95 % intervals, two-sided p). p is corrected for many comparisons "
@@ -93,8 +89,8 @@ def how_tested(summary: Summary) -> str:
     )
 
 
-def _against(summary: Summary) -> str:
-    """Against the reference, on the three criteria."""
+def _against_reference(summary: Summary) -> str:
+    """The policies against the reference, on the three criteria."""
     if not summary.standings:
         return _untested(summary)
     winners = summary.winners
@@ -116,6 +112,7 @@ def _against(summary: Summary) -> str:
 
 
 def _criterion(name: str, standings: Sequence[Standing], reference: str) -> str:
+    """The policies that are clearly better or worse on one criterion."""
     better = [one_line(standing.policy) for standing in standings if name in standing.better]
     worse = [one_line(standing.policy) for standing in standings if name in standing.worse]
     if not any(name in standing.better + standing.worse + standing.unclear for standing in standings):
@@ -128,17 +125,17 @@ def _criterion(name: str, standings: Sequence[Standing], reference: str) -> str:
 
 
 def _numbers(summary: Summary, names: Sequence[str], budget: int) -> str:
-    """The winner's differences from the reference, where there is one winner."""
+    """The winner's differences from the reference; empty if there are several winners."""
     if len(names) > 1:
         return ""
-    found = [summary.differences[names[0], budget, name] for name in CRITERIA]
-    values = [difference_text(one).partition(" (")[0] for one in found]
-    units = [" points" if MEASURES[one.measure].unit == "share" else "" for one in found]
+    differences = [summary.differences[names[0], budget, name] for name in CRITERIA]
+    values = [difference_text(one).partition(" (")[0] for one in differences]
+    units = [" points" if MEASURES[one.measure].unit == "share" else "" for one in differences]
     return f" ({', '.join(value + unit for value, unit in zip(values, units, strict=True))})"
 
 
 def _untested(summary: Summary) -> str:
-    """Without a test, the highest held-out score is named as what it is."""
+    """The highest held-out score, with the remark that it is not tested."""
     scored = [
         arm for arm in summary.arms if arm.policy != WHOLE and math.isfinite(arm.measures["held_out"].mean)
     ]
@@ -155,25 +152,25 @@ def _untested(summary: Summary) -> str:
 
 
 def _target(summary: Summary) -> str:
-    """Who reaches the target with the fewest labels."""
+    """The policy that reaches the target with the fewest labels."""
     own = summary.reference if summary.target_of == f"the best of {summary.reference}" else None
-    tried = [reach for reach in summary.reach if reach.policy != own]
+    tried = [needed for needed in summary.labels_to_target if needed.policy != own]
     if not math.isfinite(summary.target) or not tried:
         return ""
     goal = f"the target of {percent(summary.target)} held-out ({summary.target_of})"
-    there = [reach for reach in tried if reach.labels is not None]
-    if not there:
+    reached = [needed for needed in tried if needed.labels is not None]
+    if not reached:
         return f"No policy reaches {goal} within {max(summary.budgets, default=0):,} labels."
-    first = min(there, key=lambda reach: (reach.labels, reach.policy))
-    often = ""
+    first = min(reached, key=lambda needed: (needed.labels, needed.policy))
+    share = ""
     if math.isfinite(first.share):
-        often = f" ({100 * first.share:.0f} % of its resampled curves reach it)"
+        share = f" ({100 * first.share:.0f} % of its resampled curves reach it)"
     if len(tried) == 1:
-        return f"{one_line(first.policy)} reaches {goal} with about {first.labels:,.0f} labels{often}."
-    others = len(there) - 1
+        return f"{one_line(first.policy)} reaches {goal} with about {first.labels:,.0f} labels{share}."
+    others = len(reached) - 1
     text = (
         f"Of {len(tried)} policies, {one_line(first.policy)} reaches {goal} with the fewest labels, about "
-        f"{first.labels:,.0f}{often}."
+        f"{first.labels:,.0f}{share}."
     )
     return text + (
         f" {others} other{'s' * (others > 1)} reach{'es' * (others == 1)} it with more." if others else ""

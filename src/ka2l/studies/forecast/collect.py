@@ -1,6 +1,8 @@
-"""Where the points of a learning curve come from: a comparison, finished runs, or a file of a user's own.
+"""The points of a learning curve from a comparison, from finished runs, or from the user's own file; and its forecast.
 
-`collect` finds them, by strategy; `forecast` fits a curve to each and asks for advice. `ka2l plan` prints what comes out.
+collected = collect([Path("runs/geo")])        # points by strategy
+forecasts = forecast(collected, next_labels=100)    # a curve and advice for each
+print(forecast_text(collected, forecasts, 100))     # the screen of `ka2l plan`
 """
 
 from collections import defaultdict
@@ -23,7 +25,7 @@ SCORES = ("held_out", "pool")
 
 @dataclass(frozen=True)
 class Forecast:
-    """One strategy: its points, and where there are two of them a curve and the advice."""
+    """One strategy: its points, and with at least two points a curve and the advice."""
 
     strategy: str
     points: Points
@@ -39,23 +41,31 @@ def forecast(
     least_gain: float = LEAST_GAIN,
     seed: int = 0,
 ) -> list[Forecast]:
-    """A curve and advice for every strategy; those with one point have none.
+    """A curve and advice for every strategy with at least two points; the others have neither.
+
+    Args:
+        collected: the points.
+        next_labels: labels in the next batch, at least 1.
+        target: a score to reach, between 0 and 1; None: no target.
+        price: of one label; None: what a label cost so far, if that is known.
+        least_gain: the least that a batch must add to the score, between 0 and 1.
+        seed: of the bootstrap.
 
     Raises:
-        ConfigError: a number is out of its range.
+        ConfigError: a number is out of range.
     """
     _check(next_labels, target, price, least_gain)
     price = collected.price if price is None else price
-    found = []
+    forecasts = []
     for strategy, points in collected.points.items():
         fitted = fit(points, seed=seed) if len(points.budgets) > 1 else None
         advice = advise(fitted, next_labels, target, price, least_gain) if fitted else None
-        found.append(Forecast(strategy, points, fitted, advice))
-    return found
+        forecasts.append(Forecast(strategy, points, fitted, advice))
+    return forecasts
 
 
 def collect(sources: Sequence[Path], score: str = "held_out") -> Collected:
-    """The points in runs with a comparison, in evaluated runs, or in files; not in a mix of them.
+    """The points in runs with a comparison, in evaluated runs, or in files; the sources must be of one kind.
 
     Args:
         sources: run directories, or .csv, .json and .jsonl files.
@@ -63,8 +73,8 @@ def collect(sources: Sequence[Path], score: str = "held_out") -> Collected:
 
     Raises:
         ConfigError: a mix of kinds, or a score that does not exist.
-        RunError: a run without a comparison and without an evaluation, or runs that cannot stand on one curve.
-        DataError: a file is missing or its rows are wrong.
+        RunError: a run without a comparison and without an evaluation, or runs whose scores cannot be on one curve.
+        DataError: a file is missing or has bad rows.
     """
     if score not in SCORES:
         raise ConfigError(f"score: {score!r} is not one of {', '.join(SCORES)}.")
@@ -72,7 +82,7 @@ def collect(sources: Sequence[Path], score: str = "held_out") -> Collected:
     if len(set(kinds.values())) != 1:
         listed = "; ".join(f"{source}: {kind}" for source, kind in kinds.items()) or "nothing"
         raise ConfigError(
-            f"Points of one kind are needed: comparisons, evaluated runs, or files. Given: {listed}."
+            f"All sources must be of one kind: comparisons, evaluated runs, or files. Given: {listed}."
         )
     kind = next(iter(kinds.values()))
     if kind == "comparison":
@@ -91,38 +101,38 @@ def _kind(source: Path) -> str:
         return "file"
     if not source.exists():
         raise DataError(f"{source}: no such file or folder. Give a run directory, or a file of points.")
-    if any(_compared(source).rglob(CELL)):
+    if any(_comparison_folder(source).rglob(CELL)):
         return "comparison"
     if (source / "evaluation.json").is_file():
         return "run"
     raise RunError(
-        f"{source}: neither a comparison nor an evaluation here. Run `ka2l compare` or `ka2l evaluate {source}` first."
+        f"{source}: contains neither a comparison nor an evaluation. Run `ka2l compare` or `ka2l evaluate {source}` first."
     )
 
 
-def _compared(source: Path) -> Path:
+def _comparison_folder(source: Path) -> Path:
     return source / "compare" if (source / "compare").is_dir() else source
 
 
 def _cells(source: Path) -> list[CellResult]:
-    """The finished cells; of a comparison those of its last grid, since others may be of other settings."""
-    folder = _compared(source)
+    """The finished cells of a comparison; of its last grid if known, as other cells may have other settings."""
+    folder = _comparison_folder(source)
     if (folder / GRID).is_file():
         return load_grid(folder)
     return [load(file.parent) for file in sorted(folder.rglob(CELL))]
 
 
 def _from_rows(rows: Sequence[Row]) -> dict[str, Points]:
-    """One curve a strategy; 0 labels is the base model of all of them."""
+    """One curve per strategy; rows with 0 labels are the base model of all strategies that have none of their own."""
     base = [row for row in rows if row.labels == 0]
     names = list(dict.fromkeys(row.strategy for row in rows if row.labels > 0)) or [""]
     points = {}
     for name in names:
-        own = [row for row in rows if row.strategy == name and row.labels > 0]
-        mine = [row for row in base if row.strategy == name] or base
+        trained = [row for row in rows if row.strategy == name and row.labels > 0]
+        untrained = [row for row in base if row.strategy == name] or base
         scores: dict[float, list[float]] = defaultdict(list)
         variances: dict[float, list[float]] = defaultdict(list)
-        for row in (*mine, *own):
+        for row in (*untrained, *trained):
             scores[row.labels].append(row.score)
             if row.questions:
                 variances[row.labels].append(row.score * (1 - row.score) / row.questions)
@@ -135,12 +145,12 @@ def _from_rows(rows: Sequence[Row]) -> dict[str, Points]:
 
 def _check(next_labels: int, target: float | None, price: float | None, least_gain: float) -> None:
     if next_labels < 1:
-        raise ConfigError(f"--next: {next_labels} is no number of labels to buy; give 1 or more.")
+        raise ConfigError(f"--next: {next_labels} is not a number of labels; give 1 or more.")
     if target is not None and not 0 < target < 1:
-        raise ConfigError(f"--target: {target:g} is not between 0 and 1. 80 per cent reads 0.8.")
+        raise ConfigError(f"--target: {target:g} is not between 0 and 1. For 80 per cent write 0.8.")
     if price is not None and not 0 <= price < float("inf"):
         raise ConfigError(f"--price: {price:g} is not a price; give 0 or more.")
     if not 0 < least_gain < 1:
         raise ConfigError(
-            f"--least-gain: {least_gain:g} is not between 0 and 1. One question in a hundred reads 0.01."
+            f"--least-gain: {least_gain:g} is not between 0 and 1. For one question in a hundred write 0.01."
         )

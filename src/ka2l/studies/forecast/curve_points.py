@@ -1,8 +1,8 @@
-"""Measured points of a learning curve, and how far each of them may be off.
+"""Measured points of a learning curve, and the uncertainty of each of them.
 
-Two things blur a score. Which questions it was measured on: that part is shared by all points that were measured on
-the same ones, so it matters little for differences. And the training itself (seed, order, what was drawn): that part is
-each model's own, and only repeated trainings show it. The base model was not trained, so it has none.
+A score has two sources of noise. The questions it was measured on: this part is shared by all points that were measured on
+the same questions, so it matters little for differences. And the training itself (seed, order, selected questions): this
+part is independent for each model, and only repeated trainings show it. The base model was not trained and has none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-ASSUMED_SPREAD = (
-    0.02  # standard deviation of a score from one training to the next, where nothing measures it
-)
-LEAST_FREEDOM = 4  # degrees of freedom under the spread; the assumption fills what is missing
-MISFIT = 0.005  # standard deviation of the truth around the best curve: it is a model, not a law
+# standard deviation of a score from one training to the next, if no repeated trainings measure it
+ASSUMED_SPREAD = 0.02
+# degrees of freedom of the spread; those that are missing are filled with the assumption
+LEAST_FREEDOM = 4
+# standard deviation of the true scores around the best curve, which is only a model of them
+MISFIT = 0.005
 
 Trend = Literal["rising", "flat", "falling"]
 
@@ -32,19 +33,24 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Points:
-    """Scores by number of labels, one strategy.
+    """Scores by number of labels, of one strategy.
 
-    `shared` is the covariance that comes from the questions; `repeats` counts trainings under each score, 0 for a model
-    that was not trained.
+    Attributes:
+        budgets: [points], labels, strictly ascending.
+        scores: [points], 0 to 1.
+        repeats: [points], number of trainings that a score is the mean of; 0 for a model that was not trained.
+        shared: [points, points], the covariance that comes from the questions.
+        spread: between trainings.
+        misfit: standard deviation of the true scores around the curve.
 
     Raises:
-        ValueError: the arrays do not fit each other, or budgets do not rise.
+        ValueError: the arrays have different lengths, or budgets do not ascend.
     """
 
-    budgets: Array  # [points], labels, ascending, no two alike
-    scores: Array  # [points], 0 to 1
-    repeats: NDArray[np.intp]  # [points]
-    shared: Array  # [points, points]
+    budgets: Array
+    scores: Array
+    repeats: NDArray[np.intp]
+    shared: Array
     spread: Spread
     misfit: float = MISFIT
 
@@ -57,11 +63,15 @@ class Points:
 
     @property
     def covariance(self) -> Array:
-        """Of the scores around the curve, [points, points]."""
+        """Covariance of the scores around the curve, [points, points]."""
         return np.asarray(self.shared + np.diag(self.own(self.spread.value)), dtype=np.float64)
 
     def own(self, spread: float) -> Array:
-        """Variance of each score that is its own: of its trainings, and of the curve's misfit. [points]"""
+        """Independent variance of each score, from its trainings and from the curve's misfit: [points].
+
+        Args:
+            spread: standard deviation between trainings.
+        """
         trained = np.where(self.repeats > 0, spread**2 / np.maximum(self.repeats, 1), 0.0)
         return np.asarray(trained + self.misfit**2, dtype=np.float64)
 
@@ -71,7 +81,8 @@ def from_scores(scores: Mapping[float, Sequence[float]], shared: Array | None = 
 
     Args:
         scores: by labels, 0 to 1, at least one each.
-        shared: covariance of the mean scores that comes from the questions, in ascending order of labels; none: unknown.
+        shared: [points, points], covariance of the mean scores that comes from the questions, in ascending order of
+            labels; None: unknown.
     """
     budgets = sorted(scores)
     repeats = [len(scores[labels]) if labels > 0 else 0 for labels in budgets]
@@ -91,8 +102,8 @@ def from_answers(
 
     Args:
         right: by labels, [trainings, questions]; at 0 labels one row, the base model's.
-        groups: the fact each question asks for, [questions]; wordings of one fact do not count twice.
-        extra: scores of further repeated trainings, which measure the spread as well (of the other strategies).
+        groups: [questions], the fact each question asks for; wordings of one fact do not count twice.
+        extra: scores of other repeated trainings, which also measure the spread (of the other strategies).
     """
     budgets = sorted(right)
     means = np.array([right[labels].mean(axis=0) for labels in budgets])  # [points, questions]
@@ -111,8 +122,8 @@ def from_answers(
 def pooled_spread(repeated: Sequence[Sequence[float]]) -> Spread:
     """Standard deviation between trainings of the same budget, pooled over budgets.
 
-    A standard deviation from two or three numbers is hardly one: up to `LEAST_FREEDOM` degrees of freedom, those that
-    are missing are filled with `ASSUMED_SPREAD`.
+    A standard deviation from two or three numbers is very uncertain, so degrees of freedom that are missing to
+    `LEAST_FREEDOM` are filled with `ASSUMED_SPREAD`.
     """
     freedom = sum(len(scores) - 1 for scores in repeated if scores)
     squares = sum(float(np.var(scores)) * len(scores) for scores in repeated if scores)
@@ -120,17 +131,17 @@ def pooled_spread(repeated: Sequence[Sequence[float]]) -> Spread:
 
 
 def blended(squares: float, freedom: int) -> Spread:
-    """The spread from a sum of squares and its degrees of freedom, filled up with the assumption."""
+    """The spread from a sum of squares and its degrees of freedom; missing degrees are filled with the assumption."""
     missing = max(0, LEAST_FREEDOM - freedom)
     variance = (squares + missing * ASSUMED_SPREAD**2) / max(freedom, LEAST_FREEDOM)
     return Spread(float(np.sqrt(variance)), freedom)
 
 
 def trend(points: Points) -> Trend:
-    """Whether the scores rise beyond their noise, or fall: anywhere from a maximum to the last one, or from end to end.
+    """Whether the scores rise beyond their noise, from the first to the last; or fall, from any score to the last.
 
-    Student's t at 5 %, two-sided, with as many degrees of freedom as measure the spread; a fall from a maximum in
-    between is one of several that could have been found (Bonferroni).
+    Student's t-test at 5 %, two-sided, with the degrees of freedom of the spread. Falls are tested from every score, so
+    their level is corrected by Bonferroni's method.
     """
     from scipy.stats import t as student
 
@@ -145,7 +156,7 @@ def trend(points: Points) -> Trend:
 
 
 def _covariance_of_means(values: Array, groups: Sequence[str]) -> Array:
-    """Covariance of row means when the columns are a sample of groups: what a bootstrap by group comes to.
+    """Covariance of row means when the columns are a sample of groups: the limit of a bootstrap by group.
 
     Args:
         values: [points, questions].

@@ -1,4 +1,4 @@
-"""The drawing of `ka2l plan`: measured points with their noise, the curve through them, its band, and the next labels."""
+"""The figure of `ka2l plan --plot`: measured points with their noise, the curve through them, its band, the next labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 _COLOURS = (UNKNOWN, KNOWN, INK)
 _GRID = 120  # labels at which curve and band are drawn
-_HEIGHT, _ROW = 265.0, 16.0  # px: of the drawing, and of a line of the legend
+_HEIGHT, _ROW = 265.0, 16.0  # px: of the figure, and of a line of the legend
 _COLUMNS = 3
 
 
 def save_curves(path: Path, forecasts: Sequence["Forecast"], next_labels: int) -> None:
-    """Draw the strategies' curves into an .svg or .png; three with their bands, more without.
+    """Draw the strategies' curves into an .svg or .png file; up to three with their bands, more without.
 
     Raises:
         ConfigError: another kind of file, or a folder that does not exist.
     """
     if path.suffix.lower() not in (".svg", ".png"):
-        raise ConfigError(f"--plot: {path} is neither an .svg nor a .png.")
+        raise ConfigError(f"--plot: {path} is neither an .svg nor a .png file.")
     if not path.parent.is_dir():
         raise ConfigError(f"--plot: {path.parent}: no such folder.")
 
@@ -46,7 +46,7 @@ def save_curves(path: Path, forecasts: Sequence["Forecast"], next_labels: int) -
 
 
 def _draw(axes: "Axes", one: "Forecast", next_labels: int, place: int, *, banded: bool) -> None:
-    """One strategy: the curve is solid as far as it was measured, dashed beyond; points that do not rise have none."""
+    """One strategy: the curve is solid up to the last measured point, dashed beyond; only rising points have a curve."""
     colour = _COLOURS[place % len(_COLOURS)]
     marker = "osD^v<>"[place // len(_COLOURS) % 7]
     points = one.fit.points if one.fit is not None else one.points

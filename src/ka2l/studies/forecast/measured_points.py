@@ -1,4 +1,4 @@
-"""Points of learning curves from what KA2L itself has measured: the cells of a comparison, or finished runs."""
+"""Points of learning curves from KA2L's own results: the cells of a comparison, or finished runs."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,29 +23,32 @@ Answers = NDArray[np.bool_]  # [questions], which of them were answered right
 
 @dataclass(frozen=True)
 class Collected:
-    """Points by strategy, and where they are from."""
+    """Points by strategy, and where they come from.
 
-    source: str  # in words
+    `source` is text for people; `price` is the mean cost of a label, None if the source does not contain it.
+    """
+
+    source: str
     score: str
     points: Mapping[str, Points]
-    price: float | None = None  # what a label cost on average, where the source knows
+    price: float | None = None
 
 
 def from_cells(cells: Sequence[CellResult], source: str, score: str) -> Collected:
-    """One curve a policy; the whole pool is a point of all policies that teach nothing but what they bought.
+    """One curve per policy; the whole pool is a point of all policies that fine-tune in the same way and without replay.
 
-    How much a score varies with the seed is taken from all policies together: three seeds say little alone.
+    The spread between seeds is estimated from all policies together, because three seeds alone measure it poorly.
 
     Raises:
         RunError: a cell lacks the score, or the cells do not share the questions and the base model.
     """
     sets = [cell.sets.get(score) for cell in cells]
-    outcomes = [found for found in sets if found is not None and len(found.ids)]
+    outcomes = [rows for rows in sets if rows is not None and len(rows.ids)]
     if len(outcomes) < len(cells):
         raise RunError(f"{source}: some cells were not evaluated on {score}. Choose another --score.")
-    order = [np.argsort(np.asarray(found.ids, dtype=str), kind="stable") for found in outcomes]
-    ids = [np.asarray(found.ids, dtype=str)[rows] for found, rows in zip(outcomes, order, strict=True)]
-    before = [found.before[rows] for found, rows in zip(outcomes, order, strict=True)]
+    order = [np.argsort(np.asarray(rows.ids, dtype=str), kind="stable") for rows in outcomes]
+    ids = [np.asarray(rows.ids, dtype=str)[by_id] for rows, by_id in zip(outcomes, order, strict=True)]
+    before = [rows.before[by_id] for rows, by_id in zip(outcomes, order, strict=True)]
     if any(len(other) != len(ids[0]) or (other != ids[0]).any() for other in ids):
         raise RunError(f"{source}: the cells were not evaluated on the same {score} questions.")
     if any((other != before[0]).any() for other in before):
@@ -61,7 +64,8 @@ def from_cells(cells: Sequence[CellResult], source: str, score: str) -> Collecte
             for other, by_labels in right.items()
             if other != name
             for repeated in by_labels.values()
-            if not any(id(answers) in known for answers in repeated)  # the whole pool is all policies' own
+            # the whole pool's answers belong to all policies and count once
+            if not any(id(answers) in known for answers in repeated)
         ]
         stacked = {labels: np.array(repeated) for labels, repeated in own.items()}
         points[name] = from_answers({0.0: before[0][None], **stacked}, groups, others)
@@ -72,33 +76,32 @@ def from_cells(cells: Sequence[CellResult], source: str, score: str) -> Collecte
 def _by_policy(
     cells: Sequence[CellResult], outcomes: Sequence[Outcomes], order: Sequence[NDArray[np.intp]]
 ) -> dict[str, dict[float, list[Answers]]]:
-    """The answers of each policy's trainings by the labels that were bought (the mean over seeds)."""
+    """The answers of each policy's trainings, by the number of its labels (the mean over seeds)."""
     labels: dict[tuple[str, int], list[int]] = defaultdict(list)
     for cell in cells:
         labels[cell.policy, cell.budget].append(cell.labels)
-    taught = {cell.policy: cell.teaching for cell in cells}
+    teaching = {cell.policy: cell.teaching for cell in cells}
     replays = {cell.policy for cell in cells if cell.replayed}
     names = list(dict.fromkeys(cell.policy for cell in cells if cell.policy != WHOLE)) or [WHOLE]
     right: dict[str, dict[float, list[Answers]]] = {name: defaultdict(list) for name in names}
-    for cell, found, rows in zip(cells, outcomes, order, strict=True):
-        bought = float(np.mean(labels[cell.policy, cell.budget]))
-        answers = found.after[rows]
-        whole = cell.policy == WHOLE
-        # The whole pool is a point of every policy that teaches as it was taught.
-        alike = [name for name in names if name not in replays and taught[name] == cell.teaching]
-        for name in alike if whole else [cell.policy]:
-            right[name][bought].append(answers)
+    for cell, rows, by_id in zip(cells, outcomes, order, strict=True):
+        mean_labels = float(np.mean(labels[cell.policy, cell.budget]))
+        answers = rows.after[by_id]
+        # The whole pool is a point of every policy with the same fine-tuning settings and no replay.
+        alike = [name for name in names if name not in replays and teaching[name] == cell.teaching]
+        for name in alike if cell.policy == WHOLE else [cell.policy]:
+            right[name][mean_labels].append(answers)
     return right
 
 
 def from_runs(sources: Sequence[Path]) -> Collected:
     """Held-out exact match of the base model and of each arm; runs may differ in strategy, budget and seed only.
 
-    All were measured on the same questions: how alike that makes their errors is read off the interval of the
-    difference between base and tuned model.
+    All scores were measured on the same questions, so their errors are correlated; the correlation is estimated from the
+    interval of the difference between base and tuned model.
 
     Raises:
-        RunError: a run has no held-out questions, or they do not share them and the base model.
+        RunError: a run has no held-out questions, or runs differ in their held-out questions or base model.
     """
     scores: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     deviations: dict[tuple[str, float], float] = {}
@@ -112,23 +115,24 @@ def from_runs(sources: Sequence[Path]) -> Collected:
             held_out = arm["sets"].get("held_out")
             if held_out is None:
                 raise RunError(
-                    f"{source}: no held-out questions were asked, so there is no score to forecast."
+                    f"{source}: the run was not evaluated on held-out questions, so there is no score to forecast."
                 )
             base, tuned = (interval_from(held_out[side]["exact_match"]) for side in ("base", "tuned"))
             bases[run.config.model.name, base.value, held_out["n"]] = source
             key = (arm["strategy"], float(arm["labels"]))
             scores[key[0]][key[1]].append(tuned.value)
             deviations[_BASE], deviations[key] = _deviation(base), _deviation(tuned)
-            if evaluation["correct"] == "exact_match":  # else the difference is one of another score
+            # with another definition of `correct` the difference is not one of exact match
+            if evaluation["correct"] == "exact_match":
                 alike += _correlation(deviations[_BASE], deviations[key], held_out["difference"])
             cost, labels = cost + arm["cost"], labels + arm["labels"]
     if len(bases) > 1:
-        told = "; ".join(
+        scored = "; ".join(
             f"{path}: {model} scores {value:.3f} of {n:,}" for (model, value, n), path in bases.items()
         )
         raise RunError(
-            "These runs do not start from the same base model and held-out questions, so their scores do not stand on one "
-            f"curve. {told}."
+            "These runs do not start from the same base model and held-out questions, so their scores cannot be on one "
+            f"curve. {scored}."
         )
     correlation = float(np.mean(alike)) if alike else 0.0
     points = {}
@@ -143,13 +147,17 @@ def from_runs(sources: Sequence[Path]) -> Collected:
 
 
 def _deviation(interval: Any) -> float:
-    """Standard deviation from a 95 % interval; 0 where there is none."""
+    """Standard deviation from a 95 % interval; 0 without an interval."""
     width = interval.high - interval.low
     return float(width) / (2 * 1.96) if np.isfinite(width) else 0.0
 
 
 def _correlation(base: float, tuned: float, difference: Any) -> list[float]:
-    """Of the errors of two scores, from the deviations of both and of their difference; none where it is not defined."""
+    """Correlation of the errors of two scores, from the deviations of both and of their difference.
+
+    Returns:
+        One number, or none if it is not defined.
+    """
     if not base or not tuned:
         return []
     shared = (base**2 + tuned**2 - _deviation(interval_from(difference)) ** 2) / 2

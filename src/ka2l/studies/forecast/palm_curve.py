@@ -2,16 +2,16 @@
 
     A(B) = A_max · (1 − (1 − δ)^((B/b + α)^β))
 
-A_max is the score that is reached in the end, δ the share of what is missing that one round of b labels covers, α the
-rounds that the model is ahead before the first label, β how the yield of a round changes (below 1: it falls faster).
-b is only the unit of δ and α; the curve does not depend on it.
+A_max is the asymptotic score, δ the share of the missing score that one round of b labels covers, α the number of rounds
+that the model is ahead before the first label, β how the yield of a round changes (below 1: it falls faster). b is only
+the unit of δ and α; the curve does not depend on it.
 
-Four parameters through three or five points are hardly ever all identified. So the fit has mild assumptions about the
-shape (`solver.PRIOR`), they give way where the points speak, and the result says where they did not. The curve always
-rises and stays below 1.
+Three to five points hardly ever identify all four parameters. So the fit has weak priors on the shape
+(`curve_solver.PRIOR`), which the points override where they are informative; the result says where they are not. The
+curve always rises and stays below 1.
 
-The band is a parametric bootstrap: the points are drawn anew from their noise, the assumptions from their own spread,
-and the curve is fitted again. So what nobody measured is as wide in the band as it is in the assumptions.
+The band is a parametric bootstrap: the points are resampled from their noise, the priors' means from the priors, and the
+curve is fitted again. What the points do not determine is as wide in the band as in the priors.
 """
 
 from dataclasses import dataclass, replace
@@ -31,12 +31,14 @@ from ka2l.studies.forecast.curve_points import (
 )
 from ka2l.studies.forecast.curve_solver import PRIOR, Problem
 
-_SHAPE = {1: "α", 2: "A_max", 3: "β"}  # which parameter a coordinate of the shape decides
-_LEARNED = 0.25  # of a coordinate's assumed variance; what the points leave less of, they have determined
+# the parameter that each coordinate of the shape mainly determines
+_SHAPE = {1: "α", 2: "A_max", 3: "β"}
+# share of a coordinate's prior variance; a coordinate that has less left is determined by the points
+_DETERMINED = 0.25
 
 
 class Band(NamedTuple):
-    """Low, middle (median) and high, alike in shape; infinite where a target is not reached."""
+    """Low, middle (median) and high, of the same shape; infinite if a target is not reached."""
 
     low: Array
     middle: Array
@@ -45,13 +47,16 @@ class Band(NamedTuple):
 
 @dataclass(frozen=True)
 class Curve:
-    """PALM curves: one (numbers), or many (arrays [curves])."""
+    """PALM curves: one (numbers), or many (arrays [curves]).
+
+    `rate` is −ln(1 − δ), which stays exact for δ close to 1; `batch` is b, in labels.
+    """
 
     a_max: Array | float
-    rate: Array | float  # −ln(1 − δ): stays exact where δ is next to 1
+    rate: Array | float
     alpha: Array | float
     beta: Array | float
-    batch: float  # b, labels
+    batch: float
 
     @property
     def delta(self) -> Array:
@@ -59,7 +64,7 @@ class Curve:
         return np.asarray(-np.expm1(-np.asarray(self.rate)))
 
     def __call__(self, labels: Array | float) -> Array:
-        """Scores, [labels], of many curves [curves, labels]."""
+        """Scores at these labels: [labels] of one curve, [curves, labels] of many."""
         a_max, rate, alpha, beta = (
             np.asarray(part)[..., None] for part in (self.a_max, self.rate, self.alpha, self.beta)
         )
@@ -67,7 +72,7 @@ class Curve:
         return np.asarray(-a_max * np.expm1(-rate * rounds**beta))
 
     def labels_for(self, score: float) -> Array:
-        """Labels at which a curve reaches the score: 0 where it does so without any, infinite where never."""
+        """Labels at which a curve reaches the score: 0 if it starts above it, infinite if it never does."""
         a_max = np.asarray(self.a_max)
         with np.errstate(invalid="ignore", divide="ignore"):
             depth = -np.log1p(-np.minimum(score / a_max, 1.0))
@@ -77,55 +82,63 @@ class Curve:
 
 @dataclass(frozen=True)
 class Fit:
-    """A curve through points, and as many others as the points could have been fitted by."""
+    """A curve fitted to points, and the curves fitted to resampled points.
+
+    Attributes:
+        curve: the most plausible curve.
+        draws: the curves of the bootstrap.
+        points: with the spread that was used.
+        trend: of the points; the curve of falling scores has no meaning.
+        identified: whether the points alone determine all four parameters.
+        note: what is not determined by the points, as text.
+        widened: factor on the noise, above 1 if the points are further from the curve than their noise explains.
+    """
 
     curve: Curve
     draws: Curve
-    points: Points  # with the spread that was used
-    trend: Trend  # of the points: a curve through scores that fall is none
-    identified: bool  # whether the points alone decide all four parameters
-    note: str  # what does not come from the points
-    widened: (
-        float  # by how much the noise was multiplied, because the points lie further off than it explains
-    )
+    points: Points
+    trend: Trend
+    identified: bool
+    note: str
+    widened: float
 
     def band(self, labels: Array | float, level: float = 0.95) -> Band:
-        """The scores at these labels, [labels]."""
+        """Band of the scores at these labels, [labels]."""
         return percentiles(self.draws(labels), level)
 
     def gain(self, start: float, labels: Array | float, level: float = 0.95) -> Band:
-        """What the labels after `start` add to the score, [labels]."""
+        """Band of what so many labels after `start` add to the score, [labels]."""
         after = np.asarray(labels, dtype=np.float64) + start
         return percentiles(self.draws(after) - self.draws(start), level)
 
     def labels_for(self, score: float, level: float = 0.95) -> Band:
-        """Labels in all that reach a score, [1]: infinite where it is not reached."""
+        """Band of the total labels that reach a score, [1]; infinite if it is not reached."""
         return percentiles(self.draws.labels_for(score)[:, None], level)
 
 
 def percentiles(values: Array, level: float) -> Band:
-    """The band that holds the middle `level` of the draws. Values may be infinite.
+    """The band that contains the middle `level` of the draws, [columns]. Values may be infinite.
 
     Args:
         values: [draws, columns].
         level: 0 to 1.
     """
     shares = (0.5 - level / 2, 0.5, 0.5 + level / 2)
-    # no interpolation: between a number and infinity there is nothing to take
+    # no interpolation, which is undefined between a number and infinity
     return Band(*(np.quantile(values, share, axis=0, method="nearest") for share in shares))
 
 
 def fit(points: Points, batch: float | None = None, draws: int = 200, seed: int = 0) -> Fit:
-    """The most plausible curve and `draws` others.
+    """The most plausible curve, and the curves of `draws` bootstrap resamples.
 
     Args:
         points: at least two.
-        batch: b, the unit of δ and α in labels; none: the first step.
-        draws: of the bootstrap.
+        batch: b, the unit of δ and α in labels; None: the first step between budgets.
+        draws: number of resamples.
         seed: of the bootstrap.
 
     Raises:
-        DegenerateError: fewer than two points: a curve needs a direction.
+        DegenerateError: fewer than two points.
     """
     if len(points.budgets) < 2:
         raise DegenerateError(
@@ -134,22 +147,23 @@ def fit(points: Points, batch: float | None = None, draws: int = 200, seed: int 
     batch = float(points.budgets[1] - points.budgets[0]) if batch is None else batch
     problem = Problem.of(points.budgets, points.scores, points.covariance)
     found = problem.best(points.scores[None], PRIOR[None, :, 0], problem.starts())[0]
-    way = trend(points)  # before a fall is taken for noise around a curve that cannot fall
+    # before `_noise`, which would take a fall for noise around a curve that cannot fall
+    first_trend = trend(points)
     points, widened = _noise(points, problem, found)
     problem = Problem.of(points.budgets, points.scores, widened**2 * points.covariance)
     found = problem.best(points.scores[None], PRIOR[None, :, 0], np.vstack([problem.starts(), found]))[0]
     rng = np.random.default_rng(seed)
-    again = problem.best(
-        scores_anew(points, draws, widened, rng),
+    resampled = problem.best(
+        resampled_scores(points, draws, widened, rng),
         PRIOR[:, 0] + PRIOR[:, 1] * rng.standard_normal((draws, 4)),
         np.vstack([found, problem.starts()[[1, 7]]]),
     )
-    assumed = [name for axis, name in _SHAPE.items() if problem.left_open(found)[axis] > _LEARNED]
+    assumed = [name for axis, name in _SHAPE.items() if problem.left_open(found)[axis] > _DETERMINED]
     return Fit(
         curve=_curve(problem, found, batch),
-        draws=_curve(problem, again, batch),
+        draws=_curve(problem, resampled, batch),
         points=points,
-        trend=way if way == "falling" else trend(points),
+        trend=first_trend if first_trend == "falling" else trend(points),
         identified=not assumed and len(points.budgets) >= 4,
         note=_note(points, assumed, widened),
         widened=widened,
@@ -164,10 +178,10 @@ def _curve(problem: Problem, found: Array, batch: float) -> Curve:
     return Curve(a_max, rate, alpha, beta, batch)
 
 
-def scores_anew(points: Points, draws: int, widened: float, rng: np.random.Generator) -> Array:
-    """The points as they could have come out as well, [draws, points].
+def resampled_scores(points: Points, draws: int, widened: float, rng: np.random.Generator) -> Array:
+    """Scores resampled from their noise, [draws, points].
 
-    How large the spread is was itself estimated, from few trainings: each draw has its own (Student's t).
+    The spread was itself estimated from few trainings, so each draw has its own (Student's t).
     """
     freedom = max(points.spread.freedom, LEAST_FREEDOM)
     factor = np.sqrt(freedom / rng.chisquare(freedom, draws))[:, None]
@@ -179,13 +193,13 @@ def scores_anew(points: Points, draws: int, widened: float, rng: np.random.Gener
 
 
 def _noise(points: Points, problem: Problem, found: Array) -> tuple[Points, float]:
-    """The spread between trainings, once the distances from a first curve are known, and a factor for the rest."""
+    """The points with a spread updated by their distances from a first curve, and a factor for unexplained noise."""
     distance = points.scores - problem.scores(found[None])[0]
     freedom = len(points.budgets) - problem.determined(found)
     spread, trained = points.spread, bool(points.repeats.any())
     more = max(0, round(freedom))
     if spread.freedom < LEAST_FREEDOM and more and trained and not points.shared.any():
-        # Nothing else says how noisy the scores are, so how smoothly they lie has a say.
+        # Nothing else measures the noise of the scores, so their distances from the curve are used.
         assumed = (LEAST_FREEDOM - spread.freedom) * ASSUMED_SPREAD**2
         squares = max(0.0, LEAST_FREEDOM * spread.value**2 - assumed)
         squares += float((points.repeats * distance**2).sum())
@@ -199,7 +213,7 @@ def _noise(points: Points, problem: Problem, found: Array) -> tuple[Points, floa
 
 
 def _note(points: Points, assumed: list[str], widened: float) -> str:
-    """What a reader has to know about where the curve comes from."""
+    """What of the curve and its band is assumed rather than measured."""
     parts = []
     if assumed:
         budgets = len(points.budgets)

@@ -1,4 +1,4 @@
-"""A user's own points: a CSV, JSON or JSON Lines file with labels and score, and if wanted strategy, seed, questions."""
+"""The user's own points: a CSV, JSON or JSON Lines file with labels and score; optional: strategy, seed, questions."""
 
 import csv
 import json
@@ -14,20 +14,24 @@ COLUMNS = ("labels", "score", "strategy", "seed", "questions")
 
 
 class Row(NamedTuple):
-    """One measured score."""
+    """One measured score.
 
-    labels: float  # bought so far; 0: the base model
-    score: float  # 0 to 1
+    `labels` is the total so far, 0 for the base model; `score` is 0 to 1; `questions` is the number of questions it was
+    measured on.
+    """
+
+    labels: float
+    score: float
     strategy: str
     seed: str
-    questions: int | None  # how many the score is a share of
+    questions: int | None
 
 
 def read_points(file: Path) -> list[Row]:
     """The points in a file.
 
     Raises:
-        DataError: the file cannot be read, has no such columns, or has bad rows (the first 20 and the count).
+        DataError: the file cannot be read, lacks a column, or has bad rows (the message lists the first 20 and the count).
     """
     rows: list[Row] = []
     problems: list[str] = []
@@ -50,16 +54,16 @@ def read_points(file: Path) -> list[Row]:
         raise bad_rows(
             str(file),
             problems,
-            "labels is a number from 0 (the base model), score a share from 0 to 1; strategy, seed and questions may be left "
-            "out.",
+            "labels is a number from 0 (the base model), score a share from 0 to 1; strategy, seed and questions are "
+            "optional.",
         )
     if not rows:
-        raise DataError(f"{file}: no points. Give a row for each measured number of labels: labels, score.")
+        raise DataError(f"{file}: no points. Add a row for each measured number of labels: labels, score.")
     return rows
 
 
 def _records(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows with the place they stand at."""
+    """The rows of the file, each with its place (a line, or the number of a point)."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -70,8 +74,8 @@ def _records(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         missing = [name for name in COLUMNS[:2] if name not in (reader.fieldnames or ())]
         if missing:
             raise DataError(
-                f"{file}: no column {' and no column '.join(missing)} in the first line, which reads "
-                f"{shortened(text.splitlines()[0] if text else '')}. Fix: labels,score and if wanted strategy,seed,questions."
+                f"{file}: no column {' and no column '.join(missing)} in the first line, which is "
+                f"{shortened(text.splitlines()[0] if text else '')}. Fix: labels,score and optionally strategy,seed,questions."
             )
         for record in reader:
             if any(record.values()):
@@ -80,7 +84,7 @@ def _records(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from _json_records(file, text, lines=suffix == ".jsonl")
     else:
         raise DataError(
-            f"{file}: points are read from .csv, .json and .jsonl, not from {suffix or 'no suffix'!r}."
+            f"{file}: points can be read from .csv, .json and .jsonl, not from {suffix or 'no suffix'!r}."
         )
 
 
@@ -93,7 +97,7 @@ def _json_records(file: Path, text: str, *, lines: bool) -> Iterator[tuple[str, 
             content = json.loads(text)
             content = content.get("points") if isinstance(content, dict) else content
             if not isinstance(content, list):
-                raise DataError(f"{file}: not a list of points, nor an object with `points`.")
+                raise DataError(f"{file}: not a list of points, and not an object with `points`.")
             found = [(f"point {i}", point) for i, point in enumerate(content, 1)]
     except json.JSONDecodeError as error:
         raise DataError(f"{file}: not valid JSON ({error}).") from None
@@ -108,7 +112,7 @@ def _row(values: Mapping[str, Any]) -> Row:
     if labels < 0:
         raise ValueError(f"labels is {labels:g}, below 0")
     if not 0 <= score <= 1:
-        hint = f"; is it per cent? Then it reads {score / 100:g}" if 1 < score <= 100 else ""
+        hint = f"; if it is per cent, write {score / 100:g}" if 1 < score <= 100 else ""
         raise ValueError(f"score is {score:g}, not between 0 and 1{hint}")
     questions = None
     if values.get("questions") not in (None, ""):

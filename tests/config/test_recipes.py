@@ -1,12 +1,13 @@
-"""The configuration: presets, who overrides whom, and errors that name the key and what is allowed."""
+"""Recipes: presets, the order of precedence, and errors that name the key and what is allowed."""
 
 from pathlib import Path
 
 import pytest
 
-from ka2l.config.recipes import load_config, to_yaml
+from ka2l.config.recipes import field_at, load_config, to_yaml
 from ka2l.config.run_config import RunConfig
 from ka2l.errors import ConfigError
+from ka2l.models.settings import SampleConfig
 
 
 def recipe(folder: Path, text: str) -> Path:
@@ -175,3 +176,15 @@ def test_text_stays_what_was_typed() -> None:
     assert config.questions.source == "my #1 file.jsonl"
     assert config.model.revision == "123"
     assert config.report.title == "Rivers: what it knows"
+
+
+def test_a_field_is_found_by_its_path() -> None:
+    assert field_at(["report", "title"]).annotation is str
+    assert field_at(["sample"]).annotation is SampleConfig
+    assert field_at(["sample", "n"])[:2] == (("sample", "n"), SampleConfig)
+    assert field_at(["sample", "m"])[1:] == (SampleConfig, None)
+    assert field_at(["report", "title", "x"]).annotation is None
+    # pydantic adds the names of the types it tried; places in a list are part of the key
+    assert field_at(("measure", "threshold", "constrained-float")).keys == ("measure", "threshold")
+    assert field_at(("probe", "layers", 0, "int")).keys == ("probe", "layers", "0")
+    assert field_at(()) == ((), RunConfig, RunConfig)
