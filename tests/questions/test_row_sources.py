@@ -119,7 +119,7 @@ def test_all_broken_csv_rows_are_named_together(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", b"\xff\xfe{\x00", "is UTF-16. Fix: save it as UTF-8"),
-        ("a.jsonl", b"", "no questions in it"),
+        ("a.jsonl", b"", "it contains no questions"),
         ("a.csv", b"question,question\na,b\n", "row 1: the header names a column twice"),
         ("a.json", b'[{"question": "a"},]', "line 1: not JSON"),
         ("a.json", b'{"a": 1}', "expected a list of objects"),

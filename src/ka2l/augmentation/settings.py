@@ -7,17 +7,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ka2l.common.settings_section import Positive, Section
+from ka2l.common.settings_section import PathOr, Positive, Section
 
 
 class DecoderConfig(Section):
     """Training of the hidden-state decoder (Sections 3.3 and 4.3.2), on the questions of role `decoder`."""
 
-    pretrained: str = ""
+    pretrained: Annotated[str, PathOr()] = ""
     """A decoder trained before (folder or Hub id); empty: train one here."""
     pretrained_revision: str | None = None
     """Its Hub revision."""
-    t5: str = ""
+    t5: Annotated[str, PathOr()] = ""
     """A T5 (folder or Hub id, the paper: google-t5/t5-base), fully fine-tuned; empty: the language model itself, with LoRA."""
     t5_revision: str | None = None
     """Its Hub revision."""
@@ -63,7 +63,7 @@ class AugmentConfig(Section):
     """Longest question."""
     budget: Positive | None = None
     """Most new questions to buy an answer for, the surest unknown first; none: as many as select.budget."""
-    embedding_model: str = "minilm"
+    embedding_model: Annotated[str, PathOr("minilm")] = "minilm"
     """Sentence embeddings that find near-copies: `minilm` (packaged), a folder or a Hub id; empty: only equal texts are copies."""
     near_copy: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Similarity from which a question counts as a copy."""

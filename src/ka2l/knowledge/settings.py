@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ka2l.common.settings_section import Fraction, Positive, Section
+from ka2l.common.settings_section import Fraction, PathOr, Positive, Section
 
 JudgeName = Literal["lexical", "nli", "embedding", "llm"]
 Equivalence = Literal["strict", "lenient", "no_contradiction"]
@@ -27,17 +27,17 @@ class MeasureConfig(Section):
     """For `nli` and `llm`: entailment both ways; no contradiction and not neutral both ways; or no contradiction."""
     clusters: ClusterRule = "first_match"
     """`first_match`: each answer against one founder per cluster, in order; `components`: whatever the order, all that is linked."""
-    nli_model: str = "microsoft/deberta-large-mnli"
+    nli_model: Annotated[str, PathOr()] = "microsoft/deberta-large-mnli"
     """A sequence-classification model with an entailment label, for judge `nli`."""
-    embedding_model: str = "minilm"
+    embedding_model: Annotated[str, PathOr("minilm")] = "minilm"
     """A sentence-transformers model, for judge `embedding`: a folder, a Hub id, or `minilm` (packaged, offline)."""
     embedding_threshold: Annotated[float, Field(ge=-1.0, le=1.0)] | Literal["fit"] = "fit"
     """Cosine from which two answers mean the same; `fit`: from the gold answers of training questions."""
-    llm_model: str = ""
+    llm_model: Annotated[str, PathOr("smollm2-135m")] = ""
     """For judge `llm`: a folder or Hub id; empty: the run's own model. With judge_server.url set, that server judges."""
     batch_tokens: Positive = 4096
     """Tokens (with padding) that the judge reads at once."""
-    cache: str = ""
+    cache: Annotated[str, PathOr(created=True)] = ""
     """SQLite file of judgements, to share between runs; empty: judgements.sqlite in the run."""
     scores: list[ModelScore] = Field(default=[])
     """Scores that ask a model more: p_true, ambiguity, eigenscore, kernel_entropy."""
@@ -115,7 +115,7 @@ class ProbeConfig(Section):
 class MapConfig(Section):
     """The probe over the whole pool."""
 
-    probe: str = ""
+    probe: Annotated[str, PathOr()] = ""
     """A probe trained before, as a folder or Hub id: the pool is mapped with it, and Stage 1 is not run."""
     probe_revision: str | None = None
     """Its Hub revision."""

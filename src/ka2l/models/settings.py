@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from ka2l.common.settings_section import Positive, Section
+from ka2l.common.settings_section import PathOr, Positive, Section
 
 
 class ModelConfig(Section):
     """Which language model, where it runs and in what precision."""
 
-    name: str = "smollm2-135m"
+    name: Annotated[str, PathOr("smollm2-135m")] = "smollm2-135m"
     """`smollm2-135m` (embedded), a local folder, or a Hub id."""
     revision: str | None = None
     """Hub revision (branch, tag or commit)."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from ka2l.common.settings_section import Fraction, Positive, Section
+from ka2l.common.settings_section import Fraction, PathOr, Positive, Section
 
 Strategy = Literal[
     "unknown",
@@ -44,7 +44,7 @@ class SelectConfig(Section):
     """Cosine (in `space`, about the pool's mean) above which two questions are near-copies; none: not looked at."""
     space: Literal["state", "sentence"] = "state"
     """Where questions are near each other: the judged hidden state, or an embedding of their text by `encoder`."""
-    encoder: str = "minilm"
+    encoder: Annotated[str, PathOr("minilm")] = "minilm"
     """Sentence embeddings, for `space=sentence`: `minilm` (installed with ka2l[embedding]), a folder or a Hub id."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Seed of what a strategy draws; none: the run's."""

