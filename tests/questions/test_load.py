@@ -137,7 +137,9 @@ def test_impossible_sizes_are_refused(roles: dict[str, float], error: type[Excep
 
 
 def test_one_giant_group_is_refused() -> None:
-    with pytest.raises(DataError, match=r"large groups left none of 10: there are 1 groups, and the largest has 10"):
+    with pytest.raises(
+        DataError, match=r"large groups left none of 10: there are 1 groups, and the largest has 10"
+    ):
         assign_roles(make([0] * 10), RolesConfig(), 0, 0)
 
 
@@ -172,7 +174,7 @@ def test_a_rewording_that_is_a_question_of_its_own_joins_the_groups() -> None:
 
 
 def test_an_id_of_two_questions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="line 2: id 'x' already used in line 1, with another question"):
+    with pytest.raises(DataError, match="line 2: id 'x' is already used in line 1, for another question"):
         load(tmp_path, [{"id": "x", "question": "A?"}, {"id": "x", "question": "B?"}])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ka2l.common import atomic_files
 from ka2l.common.intervals import Interval
-from ka2l.common.progress import duration
+from ka2l.common.number_format import duration
 from ka2l.config.run_limits import answered_by, has_stand_in, limit
 from ka2l.evaluation.evaluation_json import interval_from
 from ka2l.pipeline.arms import arm_stage, arms, strategy_of
@@ -126,7 +126,7 @@ def print_summary(run: RunDirectory) -> None:
     if "sample" in run.stages:
         console.print(f"\n[dim]{sampling_line(run.stages['sample'])}[/]")
     console.print(
-        f"\n{duration(values['seconds'])} in all. Everything is on one page: [bold]{escape(values['report'])}[/]"
+        f"\n{duration(values['seconds'], plain=True)} in all. Everything is on one page: [bold]{escape(values['report'])}[/]"
     )
 
 

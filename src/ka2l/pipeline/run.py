@@ -8,7 +8,8 @@ Every stage is skipped where its content key says that nothing it depends on has
 
 from pathlib import Path
 
-from ka2l.common.progress import Reporter, duration
+from ka2l.common.number_format import duration
+from ka2l.common.progress import Reporter
 from ka2l.config.absolute_paths import with_absolute_paths
 from ka2l.config.run_config import RunConfig
 from ka2l.config.run_limits import limit
@@ -127,7 +128,7 @@ def _do(context: Context, stage: str) -> bool:
     _WORK[name](context, stage, key, inputs)
     context.run.tidy(stage)
     record = context.run.stages[stage]
-    context.reporter.say(f"{title}{_counts(record)}  {duration(record.seconds)}")
+    context.reporter.say(f"{title}{_counts(record)}  {duration(record.seconds, plain=True)}")
     return True
 
 
