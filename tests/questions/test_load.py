@@ -259,3 +259,8 @@ def test_real_files_load(name: str, count: int, duplicates: int) -> None:
     assert all(question.answers for question in loaded.questions)
     assert sizes(loaded.questions)["shot"] == 5
     check_disjoint(loaded.questions)
+
+
+def test_a_question_without_a_group_asks_for_the_fact_of_its_wording() -> None:
+    assert Question("a", "Who  wrote IT?", group="g").fact == "g"
+    assert Question("a", "Who  wrote IT?").fact == Question("b", "who wrote it").fact == "who wrote it"
