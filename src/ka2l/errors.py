@@ -1,14 +1,14 @@
-"""Errors a user can act on: each says what is wrong, where, and what to do about it.
+"""Errors a user can fix: each message says what is wrong, where, and what to do about it.
 
-The command line prints them without a traceback and ends with exit code 2. Anything that is not one of these
-is a bug in KA2L and keeps its traceback.
+The command line prints them without a traceback and ends with exit code 2. Any other exception is a bug in KA2L and
+keeps its traceback.
 """
 
 from collections.abc import Sequence
 
 
 class Ka2lError(Exception):
-    """Base of every error that is the user's to mend."""
+    """Base of all errors that a user can fix."""
 
 
 class ConfigError(Ka2lError):
@@ -20,7 +20,7 @@ class DataError(Ka2lError):
 
 
 class ModelError(Ka2lError):
-    """A model cannot be loaded or does not do what is asked of it."""
+    """A model cannot be loaded, or does not support what is requested."""
 
 
 class RunError(Ka2lError):
@@ -28,15 +28,22 @@ class RunError(Ka2lError):
 
 
 class DegenerateError(Ka2lError):
-    """The measurement has nothing to separate: no threshold, one class only, an empty pool."""
+    """The data cannot be separated: no threshold, only one class, an empty pool."""
 
 
 class WaitingForPeople(Ka2lError):  # noqa: N818  (a pause, not an error)
-    """The run cannot go on before somebody answers the bought questions; the command line ends with exit code 3."""
+    """The run continues when people have answered the selected questions; the command line ends with exit code 3."""
 
 
 def bad_rows(where: str, problems: Sequence[str], fix: str, shown: int = 20) -> DataError:
-    """One error for all bad rows of a file: the first `shown` and the count, not one per run."""
+    """One error for all bad rows of a file: the first `shown` of them, and the count.
+
+    Args:
+        where: the file.
+        problems: a description of each bad row.
+        fix: what to do about them.
+        shown: most rows in the message.
+    """
     lines = [f"{where}: {len(problems)} bad row{'s' if len(problems) != 1 else ''}"]
     lines += [f"  {problem}" for problem in problems[:shown]]
     if len(problems) > shown:

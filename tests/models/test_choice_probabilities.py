@@ -120,7 +120,7 @@ def test_choices_that_begin_alike_are_refused(
 
 def test_an_answer_that_melts_into_the_prompt_is_refused(models: dict[str, Any], tokenizer: Any) -> None:
     word = next(t for t in tokenizer.get_vocab() if t.isascii() and t.isalpha() and len(t) > 3)
-    with pytest.raises(ModelError, match=f"behind '{word[:2]}'"):
+    with pytest.raises(ModelError, match=f"after '{word[:2]}'"):
         wrap(models["gpt2"], tokenizer).choice_log_probabilities([Prompt("q", word[:2])], (word[2:], " no"))
 
 

@@ -137,7 +137,9 @@ def test_impossible_sizes_are_refused(roles: dict[str, float], error: type[Excep
 
 
 def test_one_giant_group_is_refused() -> None:
-    with pytest.raises(DataError, match=r"large groups left none of 10: 1 groups, the largest has 10"):
+    with pytest.raises(
+        DataError, match=r"large groups left none of 10: there are 1 groups, and the largest has 10"
+    ):
         assign_roles(make([0] * 10), RolesConfig(), 0, 0)
 
 
@@ -172,7 +174,7 @@ def test_a_rewording_that_is_a_question_of_its_own_joins_the_groups() -> None:
 
 
 def test_an_id_of_two_questions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="line 2: id 'x' already stands in line 1, with another question"):
+    with pytest.raises(DataError, match="line 2: id 'x' is already used in line 1, for another question"):
         load(tmp_path, [{"id": "x", "question": "A?"}, {"id": "x", "question": "B?"}])
 
 
@@ -202,7 +204,7 @@ def test_a_group_or_duplicate_in_two_given_roles_is_refused(
     ]
     with pytest.raises(
         DataError,
-        match=r"1 group\(s\) stand in two roles.*\n.*'g1': eval \(question i0\), pool \(question i1\)",
+        match=r"1 group\(s\) have two roles.*\n.*'g1': eval \(question i0\), pool \(question i1\)",
     ):
         load(tmp_path, table, columns={"role": "part", "group": "fact"})
 
@@ -257,3 +259,8 @@ def test_real_files_load(name: str, count: int, duplicates: int) -> None:
     assert all(question.answers for question in loaded.questions)
     assert sizes(loaded.questions)["shot"] == 5
     check_disjoint(loaded.questions)
+
+
+def test_a_question_without_a_group_asks_for_the_fact_of_its_wording() -> None:
+    assert Question("a", "Who  wrote IT?", group="g").fact == "g"
+    assert Question("a", "Who  wrote IT?").fact == Question("b", "who wrote it").fact == "who wrote it"

@@ -109,7 +109,7 @@ def test_all_broken_csv_rows_are_named_together(tmp_path: Path) -> None:
         "row 4: not CSV",
         "line 5: not UTF-8: byte 0xe9",
         "row 6: 'question' is empty",
-        "row 7: 'answer' starts with [ but is no JSON list",
+        "row 7: 'answer' starts with [ but is not a JSON list",
         "row 8: not CSV",
     ):
         assert expected in str(caught.value)
@@ -119,7 +119,7 @@ def test_all_broken_csv_rows_are_named_together(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", b"\xff\xfe{\x00", "is UTF-16. Fix: save it as UTF-8"),
-        ("a.jsonl", b"", "no questions in it"),
+        ("a.jsonl", b"", "it contains no questions"),
         ("a.csv", b"question,question\na,b\n", "row 1: the header names a column twice"),
         ("a.json", b'[{"question": "a"},]', "line 1: not JSON"),
         ("a.json", b'{"a": 1}', "expected a list of objects"),
@@ -269,6 +269,6 @@ def test_hub_datasets_and_their_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded.questions[0].answers == ("Paris",)
     with pytest.raises(
         DataError,
-        match=r"gone: no such file here, and cannot be loaded as a Hub dataset \(ConnectionError: no route.*Fix: check",
+        match=r"gone: no such file here, and it cannot be loaded as a Hub dataset \(ConnectionError: no route.*Fix: check",
     ):
         load("gone")

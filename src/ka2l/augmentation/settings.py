@@ -4,17 +4,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ka2l.common.settings_section import Positive, Section
+from ka2l.common.settings_section import PathOr, Positive, Section
 
 
 class DecoderConfig(Section):
     """Training of the hidden-state decoder (Sections 3.3 and 4.3.2), on the questions of role `decoder`."""
 
-    pretrained: str = ""
+    pretrained: Annotated[str, PathOr()] = ""
     """A trained decoder (folder or Hub id); empty: train one in this run."""
     pretrained_revision: str | None = None
     """Its Hub revision."""
-    t5: str = ""
+    t5: Annotated[str, PathOr()] = ""
     """A T5 (folder or Hub id; paper: google-t5/t5-base), fully fine-tuned; empty: the language model itself, with LoRA."""
     t5_revision: str | None = None
     """Its Hub revision."""
@@ -60,7 +60,7 @@ class AugmentConfig(Section):
     """Longest decoded question in tokens."""
     budget: Positive | None = None
     """Most new questions to label, those most likely unknown first; none: as many as select.budget."""
-    embedding_model: str = "minilm"
+    embedding_model: Annotated[str, PathOr("minilm")] = "minilm"
     """Sentence encoder that finds near-copies: `minilm` (packaged), a folder or a Hub id; empty: only equal texts are copies."""
     near_copy: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Cosine similarity from which a question counts as a copy."""

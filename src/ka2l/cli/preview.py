@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ka2l.cli.output import print_json
-from ka2l.common.progress import duration
+from ka2l.common.number_format import duration
 from ka2l.config.run_config import RunConfig
 from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.stage import ANSWER_TOKENS
@@ -41,10 +41,12 @@ def print_plan(config: RunConfig, run: RunDirectory | None = None, *, as_json: b
     print(f"\n{'stage':<20}{'questions':>11}{'tokens':>13}{'time':>19}")
     for row in found.stages:
         tokens = f"{row.tokens:,}" if row.tokens else "–"
-        time = "about " + duration(row.seconds) if row.seconds else "–"
+        time = "about " + duration(row.seconds, plain=True) if row.seconds else "–"
         print(f"{row.stage:<20}{row.questions:>11,}{tokens:>13}{'done before' if row.done else time:>19}")
     if found.seconds:
-        print(f"{'in all':<20}{'':>11}{found.tokens:>13,}{'about ' + duration(found.seconds):>19}")
+        print(
+            f"{'in all':<20}{'':>11}{found.tokens:>13,}{'about ' + duration(found.seconds, plain=True):>19}"
+        )
     print()
     print(_small_print(found))
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ka2l.cli.run_summary import ProbeSummary, RunSummary, summary
 from ka2l.common.intervals import Interval
-from ka2l.common.progress import duration
+from ka2l.common.number_format import duration
 from ka2l.evaluation.evaluation_json import interval_from
 from ka2l.pipeline.manifest import StageRecord
 from ka2l.pipeline.run_directory import RunDirectory
@@ -47,7 +47,7 @@ def print_summary(run: RunDirectory) -> None:
     if "sample" in run.stages:
         console.print(f"\n[dim]{sampling_line(run.stages['sample'])}[/]")
     console.print(
-        f"\n{duration(values.seconds)} in all. Everything is on one page: [bold]{escape(values.report)}[/]"
+        f"\n{duration(values.seconds, plain=True)} in all. Everything is on one page: [bold]{escape(values.report)}[/]"
     )
 
 

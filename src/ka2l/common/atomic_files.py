@@ -1,7 +1,7 @@
-"""Whole files or none: atomic writes of text, JSON, tables and tensors, numbered parts, and the full disk.
+"""Atomic writes of text, JSON, tables and tensors, numbered parts of long work, and the error for a full disk.
 
-Every file is written beside its place, synced and renamed, so a file that exists is whole. Long work is written in
-numbered parts; a part that exists is done. Which artifact lies where is `store`'s business.
+Every file is written under a temporary name, synced and renamed, so a file that exists is complete. Long work is written
+in numbered parts; a part that exists is finished. The paths of a run's artifacts are in `ka2l.pipeline.run_directory`.
 """
 
 import errno
@@ -29,7 +29,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically; NaN is not JSON and is refused."""
+    """Write JSON atomically. NaN and infinite numbers are not JSON and raise ValueError."""
     write_text(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
@@ -66,7 +66,7 @@ def write_tensors(
 def read_tensors(
     path: Path, names: "Sequence[str] | None" = None
 ) -> tuple[dict[str, "NDArray[Any]"], dict[str, str]]:
-    """Arrays (these, or all) and metadata of a safetensors file."""
+    """Read arrays (these, or all) and the metadata of a safetensors file."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
@@ -75,7 +75,7 @@ def read_tensors(
 
 
 def read_tensors_metadata(path: Path) -> dict[str, str]:
-    """Metadata of a safetensors file, without reading its arrays."""
+    """Read the metadata of a safetensors file without its arrays."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
@@ -83,7 +83,7 @@ def read_tensors_metadata(path: Path) -> dict[str, str]:
 
 
 def tensor_form(path: Path, name: str) -> "NDArray[Any]":
-    """An empty array with the type and the row shape of one tensor of a safetensors file; its rows are not read."""
+    """An empty array with the dtype and the row shape of one tensor of a safetensors file, without reading its rows."""
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
@@ -92,7 +92,7 @@ def tensor_form(path: Path, name: str) -> "NDArray[Any]":
 
 
 def read_array(path: Path) -> "NDArray[Any]":
-    """The array of a .npy file as a memory map: its rows are read when they are used."""
+    """The array of a .npy file as a memory map: rows are read when they are used."""
     import numpy as np
 
     array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -103,17 +103,17 @@ def read_array(path: Path) -> "NDArray[Any]":
 def array_of_rows(
     path: Path, rows: int, form: "NDArray[Any]"
 ) -> "Iterator[Callable[[Sequence[int], NDArray[Any]], None]]":
-    """A .npy file written atomically, some rows at a time and in any order; every row has to be written.
+    """Write a .npy file atomically, some rows at a time and in any order; every row must be written.
 
-    Plain writes, not a memory map: on a full disk a map ends the process by a signal instead of an error.
+    It uses plain writes, not a memory map: on a full disk a memory map ends the process with a signal instead of an error.
 
     Args:
-        path: of the file.
-        rows: how many there will be.
-        form: an empty array that has the type and the shape of a row.
+        path: the file.
+        rows: number of rows.
+        form: an empty array with the dtype and the shape of a row.
 
     Yields:
-        A function of the numbers of rows, and their values.
+        a function that takes row numbers and the values of these rows.
     """
     import numpy as np
 
@@ -137,12 +137,12 @@ def array_of_rows(
 
 
 def parts(folder: Path, suffix: str) -> list[Path]:
-    """The finished parts of a folder in order."""
+    """Paths of the finished parts of a folder, in order."""
     return sorted(folder.glob(f"part-*{suffix}"))
 
 
 def next_part(folder: Path, suffix: str) -> Path:
-    """Where the next part goes."""
+    """Path of the next part to write."""
     finished = parts(folder, suffix)
     number = int(finished[-1].name.removesuffix(suffix).split("-")[1]) + 1 if finished else 0
     return folder / f"part-{number:05d}{suffix}"
@@ -150,7 +150,11 @@ def next_part(folder: Path, suffix: str) -> Path:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of `path` when the body ends without an error, else goes away."""
+    """A temporary path that replaces `path` if the body ends without an error, and is removed otherwise.
+
+    Raises:
+        RunError: the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -167,24 +171,24 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether this error means a full disk or quota; not every library raises it as an OSError."""
+    """Whether this error means a full disk or quota. Not every library raises an OSError for it."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    # safetensors says it in words; torch.save only that it could not write where it was.
-    words = ("No space left on device", "PytorchStreamWriter failed writing", "unexpected pos")
-    return not isinstance(error, RunError) and any(word in str(error) for word in words)
+    # safetensors has it in the message. torch.save only reports that it could not write at its position.
+    messages = ("No space left on device", "PytorchStreamWriter failed writing", "unexpected pos")
+    return not isinstance(error, RunError) and any(message in str(error) for message in messages)
 
 
 def disk_full(path: Path) -> RunError:
     """The error that names what could not be written."""
     return RunError(
         f"{path}: the disk is full. Free some space and run the same command again: the parts written so far are "
-        "whole and will be used."
+        "complete and will be used."
     )
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder if it is there."""
+    """Remove a file or folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -1,4 +1,4 @@
-"""A hash that says which training a checkpoint belongs to, and writes that reach the disk."""
+"""The hash that identifies the training a checkpoint belongs to, and flushing files to disk."""
 
 import hashlib
 import json
@@ -19,6 +19,10 @@ def sync(path: Path) -> None:
 
 
 def fingerprint_of(*parts: Any) -> str:
-    """Of everything that changes the adapter, so that no checkpoint of another call is ever continued."""
+    """SHA-256 (hex) of everything that changes a training's result, so that only its own checkpoints are continued.
+
+    Args:
+        parts: configuration sections and JSON values.
+    """
     text = json.dumps([part.model_dump() if isinstance(part, Section) else part for part in parts])
     return hashlib.sha256(text.encode()).hexdigest()

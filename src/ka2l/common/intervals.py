@@ -1,4 +1,4 @@
-"""Bootstrap intervals, resampled by question group so that wordings of one fact do not count twice."""
+"""Bootstrap intervals and AUROC; groups of questions are resampled, so that wordings of one fact do not count twice."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 class Interval(NamedTuple):
-    """A statistic with its 95 % percentile interval and the number of rows under it; NaN where undefined."""
+    """A statistic with its 95 % percentile interval and its number of rows; NaN if undefined."""
 
     value: float
     low: float
@@ -25,8 +25,8 @@ def bootstrap_interval(
     """Percentile bootstrap of `statistic` with whole groups drawn with replacement (Efron 1979; Field & Welsh 2007).
 
     Args:
-        statistic: takes row indices (possibly repeated) and returns a float, NaN where the resample has no value
-            (an AUROC of one class); such resamples are left out.
+        statistic: takes row indices (possibly repeated) and returns a float; NaN if the resample has no value
+            (for example the AUROC of one class). Such resamples are left out.
         groups: one group name per row.
         resamples: number of resamples.
         seed: seed of the draws.
@@ -52,7 +52,10 @@ def mean_interval(
 ) -> Interval:
     """Mean with its group bootstrap interval.
 
-    The same draws as `bootstrap_interval`, from each group's sum and count instead of its rows.
+    The draws are those of `bootstrap_interval`, computed from each group's sum and count instead of its rows.
+
+    Raises:
+        ValueError: `values` and `groups` differ in length.
     """
     array = np.asarray(values, dtype=float)
     if len(array) != len(groups):
@@ -64,7 +67,8 @@ def mean_interval(
     sums = np.bincount(codes, weights=array)
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
-    for i in range(resamples):  # one draw at a time: all at once would be resamples × groups numbers
+    # One resample at a time: all at once would need resamples × groups numbers.
+    for i in range(resamples):
         drawn = rng.integers(0, len(counts), len(counts))
         means[i] = sums[drawn].sum() / counts[drawn].sum()
     return _percentiles(float(array.mean()), means, len(array), len(counts))
@@ -76,7 +80,7 @@ def _group_codes(groups: Sequence[str]) -> NDArray[np.intp]:
 
 
 def _percentiles(value: float, resampled: NDArray[np.float64], n: int, groups: int) -> Interval:
-    """Interval from resampled values; one group, or none with a value, says nothing about the spread."""
+    """Interval from resampled values; without bounds if there is only one group, or no resample has a value."""
     finite = resampled[np.isfinite(resampled)]
     if finite.size == 0 or groups < 2:
         return Interval(value, float("nan"), float("nan"), n)
@@ -85,7 +89,7 @@ def _percentiles(value: float, resampled: NDArray[np.float64], n: int, groups: i
 
 
 def auroc(scores: NDArray[np.floating], labels: NDArray[np.integer] | NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: P(score of a positive > score of a negative), ties count one half; NaN for one class."""
+    """Area under the ROC curve: P(score of a positive > score of a negative); ties count one half, one class gives NaN."""
     from scipy.stats import rankdata
 
     positive = np.asarray(labels).astype(bool)

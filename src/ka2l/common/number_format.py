@@ -1,4 +1,4 @@
-"""How the page writes numbers: percentages, points, intervals with their n, durations; never a bare NaN."""
+"""Numbers as text for people: percentages, points, intervals with their n, durations; never a bare NaN."""
 
 import math
 import re
@@ -12,12 +12,12 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\uff
 
 
 def is_number(value: object) -> bool:
-    """A finite number (NaN arrives from JSON as null)."""
+    """Whether it is a finite number (JSON has null instead of NaN)."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def as_interval(value: object) -> Interval | None:
-    """An Interval, also from the list or mapping it is in JSON; None where there is no value. Bounds may be NaN."""
+    """An Interval, also from the list or mapping that JSON has; None if there is no value. Bounds may be NaN."""
     if isinstance(value, Mapping):
         value = [value.get(name) for name in Interval._fields]
     if (
@@ -32,7 +32,7 @@ def as_interval(value: object) -> Interval | None:
 
 
 def has_bounds(interval: Interval) -> bool:
-    """Whether the bootstrap found an interval."""
+    """Whether the bootstrap gave an interval."""
     return math.isfinite(interval.low) and math.isfinite(interval.high)
 
 
@@ -49,7 +49,7 @@ def decimal(value: float | None, digits: int = 2) -> str:
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """0.653 → 65 %; never rounds something to 0 % or 100 %."""
+    """0.653 → 65 %; a share above 0 is never rounded to 0 %, and one below 1 never to 100 %."""
     if share is None or not is_number(share):
         return MISSING
     text = f"{100 * share:.{digits}f}"
@@ -77,14 +77,14 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """0.034; below a thousandth only that it is."""
+    """0.034; below a thousandth only `< 0.001`."""
     if p is None or not is_number(p):
         return ""
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def span(interval: Interval, scale: float = 1.0, digits: int = 2, signed: bool = False) -> str:
-    """The bounds alone: 0.81 to 0.91; empty where there are none."""
+    """The bounds alone: 0.81 to 0.91; empty if there are none."""
     if not has_bounds(interval):
         return ""
     sign = "+" if signed else ""
@@ -93,7 +93,7 @@ def span(interval: Interval, scale: float = 1.0, digits: int = 2, signed: bool =
 
 
 def bounds(interval: Interval | None, scale: float = 1.0, digits: int = 2, signed: bool = False) -> str:
-    """What stands behind a value: 0.81 to 0.91, n = 96."""
+    """The text after a value: 0.81 to 0.91, n = 96."""
     if interval is None:
         return ""
     text = span(interval, scale, digits, signed)
@@ -101,7 +101,7 @@ def bounds(interval: Interval | None, scale: float = 1.0, digits: int = 2, signe
 
 
 def difference_verdict(interval: Interval | None) -> str:
-    """What a paired difference (tuned − base) says in words."""
+    """The verdict on a paired difference (tuned − base) in words."""
     if interval is None or not has_bounds(interval):
         return "not measurable"
     if interval.low > 0:
@@ -109,17 +109,23 @@ def difference_verdict(interval: Interval | None) -> str:
     return "worse" if interval.high < 0 else "no clear difference"
 
 
-def duration(seconds: float) -> str:
-    """133 → 2 min 13 s."""
+def duration(seconds: float, *, plain: bool = False) -> str:
+    """133 → 2 min 13 s.
+
+    Args:
+        seconds: the duration.
+        plain: for terminals and text files: ordinary spaces, and two digits in the second unit (2 min 03 s).
+    """
     if not is_number(seconds):
         return MISSING
+    space, digits = (" ", 2) if plain else (NBSP, 1)
     if seconds < 9.95:
-        return f"{seconds:.1f}{NBSP}s"
+        return f"{seconds:.1f}{space}s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
-        return f"{hours:,}{NBSP}h {minutes}{NBSP}min"
-    return f"{minutes}{NBSP}min {rest}{NBSP}s" if minutes else f"{rest}{NBSP}s"
+        return f"{hours:,}{space}h {minutes:0{digits}}{space}min"
+    return f"{minutes}{space}min {rest:0{digits}}{space}s" if minutes else f"{rest}{space}s"
 
 
 def clean(text: object) -> str:
@@ -128,7 +134,7 @@ def clean(text: object) -> str:
 
 
 def shorten(text: object, limit: int = 240) -> str:
-    """Cleaned text on one line, cut with an ellipsis: an answer may be as long as the model likes."""
+    """Cleaned text on one line, cut to `limit` characters with an ellipsis: a model's answer can be very long."""
     line = " ".join(clean(str(text)[: 4 * limit]).split())
     cut = len(line) > limit or len(str(text)) > 4 * limit
     return f"{line[:limit].rstrip()}…" if cut else line

@@ -1,4 +1,4 @@
-"""What a person sees while a run works: progress bars with time left on a terminal, one line a stage elsewhere."""
+"""Progress of a run for people: bars with the time left on a terminal, one line per stage elsewhere."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ Advance = Callable[[int], None]
 
 
 class Reporter:
-    """Prints to standard error; standard output belongs to results."""
+    """Prints to standard error, because standard output is for results."""
 
     def __init__(self, *, quiet: bool = False):
         self.quiet = quiet
@@ -21,7 +21,7 @@ class Reporter:
 
     @contextmanager
     def bar(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """A progress bar for `total` items of which `done` were done before; yields a function to advance it."""
+        """Show a progress bar for `total` items, `done` of them finished before; yields a function that advances it."""
         if not self._terminal or total == 0:
             yield lambda _count: None
             return
@@ -40,7 +40,7 @@ class Reporter:
 
 
 def by_step(advance: Advance) -> Callable[[int, int], None]:
-    """Advance a bar by the number of the step that is reached; the first one of a continued training is not step 1."""
+    """A callback that advances a bar to the number of the current step; a continued training does not begin at step 1."""
     last = 0
 
     def on_step(step: int, _steps: int) -> None:
@@ -49,13 +49,3 @@ def by_step(advance: Advance) -> Callable[[int, int], None]:
         last = step
 
     return on_step
-
-
-def duration(seconds: float) -> str:
-    """`2 min 13 s`, `48 s`, `1 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

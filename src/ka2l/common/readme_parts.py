@@ -1,4 +1,4 @@
-"""What the READMEs of probes and decoders have in common: front matter, names, the prompt."""
+"""Parts of the READMEs of both probes and decoders: front matter, names, the prompt."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,19 @@ _POSITIONS = {
 
 
 def front_matter(card: Mapping[str, Any], tags: Sequence[str]) -> str:
-    """YAML as the Hub reads it; the base model is there where it is one of the Hub."""
+    """Front matter in YAML for the Hub; it names the base model only if that is a Hub id."""
     fields: dict[str, Any] = {"library_name": "ka2l", "tags": list(tags)}
     if card.get("license"):
         fields["license"] = str(card["license"])
     base = card.get("base_model") or str(card.get("model", ""))
-    # A Hub id; a folder of this machine is nobody's business.
+    # Only a Hub id: the path of a local folder would reveal details of this machine.
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(base)):
         fields["base_model"] = str(base)
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
 
 
 def prompt_section(card: Mapping[str, Any]) -> str:
-    """The sensing prompt, for whoever asks without KA2L; empty where the card has none."""
+    """The sensing prompt, for users who do not run KA2L; empty if the card has none."""
     prompt = card.get("prompt") or {}
     if not prompt:
         return ""
@@ -44,25 +44,25 @@ def prompt_section(card: Mapping[str, Any]) -> str:
 
 
 def model_of(card: Mapping[str, Any]) -> str:
-    """The name of the model whose states are read."""
+    """Name of the model whose states are read, as code."""
     return named(card.get("model") or "the model")
 
 
 def place_of(card: Mapping[str, Any]) -> str:
-    """Where in the prompt the state is read, in words."""
+    """The position in the prompt at which the state is read, in words."""
     return _POSITIONS.get(card.get("position", ""), "at the position it was trained on")
 
 
 def named(name: Any) -> str:
-    """A model's name as code."""
+    """A model's short name as code."""
     return code(short_name(str(name)))
 
 
 def short_name(name: str) -> str:
-    """A Hub id as it is; of a folder its last part: its path tells about a machine, its name about the model."""
+    """A Hub id unchanged; for a folder the last part of its path, because the rest only describes a machine."""
     return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name
 
 
 def code(text: Any) -> str:
-    """As code in Markdown, on one line."""
+    """Text as code in Markdown, on one line."""
     return f"`{shorten(str(text).replace('`', ''), 120)}`"

@@ -1,6 +1,6 @@
-"""One table in one SQLite file that several processes may share: opened, checked, written whole, and its errors in words.
+"""One table in one SQLite file that several processes may share: it is checked when opened, and written in transactions.
 
-The write-ahead log makes every committed row survive `kill -9`; a power cut can cost the last few, never the file.
+With the write-ahead log every committed row survives `kill -9`. A power cut can lose the last rows, but not the file.
 """
 
 import sqlite3
@@ -16,31 +16,37 @@ _WAIT = 30.0  # seconds, for another process
 
 
 class Table(NamedTuple):
-    """What a file holds, for SQLite and for messages."""
+    """The table of a file, for SQLite and for messages."""
 
     name: str
     columns: Sequence[str]
-    create: str  # its CREATE TABLE IF NOT EXISTS
-    layout: int  # raised when an older program could misread a newer one
-    kept: str  # what its rows are: "paid answers"
-    rows: str  # the same in short: "answers"
-    elsewhere: str  # what else may be given another file
-    rescue: str  # what to do about a damaged file, a sentence; {file} is its name
+    create: str
+    """Its CREATE TABLE IF NOT EXISTS statement."""
+    layout: int
+    """Version of the table; raised when an older program could misread a newer table."""
+    kept: str
+    """What its rows are, for messages: "paid answers"."""
+    rows: str
+    """The same in short: "answers"."""
+    elsewhere: str
+    """What can be given another file: a setting, or what is stored there."""
+    rescue: str
+    """What to do about a damaged file, as sentences; {file} is its name."""
 
 
 class SqliteFile:
     """An open file with one table.
 
     Args:
-        path: made where it is missing.
-        table: what it holds.
-        any_thread: whether it may be handed from thread to thread.
+        path: the file, created if it is missing.
+        table: its table.
+        any_thread: whether it may be used from another thread than the one that opened it.
 
     Attributes:
         base: the connection; use it inside `plainly`.
 
     Raises:
-        DataError: the file is damaged, is something else, or cannot be written.
+        DataError: the file is damaged, is not such a file, or cannot be written.
     """
 
     def __init__(self, path: Path, table: Table, *, any_thread: bool = False):
@@ -58,7 +64,7 @@ class SqliteFile:
             raise
 
     def put(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Keep all of these rows or none; they are safe when this returns."""
+        """Write all of these rows or none; they are committed when this returns."""
         places = ", ".join("?" * len(self._table.columns))
         with self.plainly():
             self.base.execute("BEGIN IMMEDIATE")
@@ -66,13 +72,14 @@ class SqliteFile:
                 self.base.executemany(f"INSERT OR REPLACE INTO {self._table.name} VALUES ({places})", rows)
                 self.base.execute("COMMIT")
             except BaseException:
-                if self.base.in_transaction:  # a full disk has ended it already
+                # A full disk has already ended the transaction.
+                if self.base.in_transaction:
                     self.base.execute("ROLLBACK")
                 raise
 
     @contextmanager
     def plainly(self) -> Iterator[None]:
-        """SQLite's errors, and those of broken contents, as ours."""
+        """Turn errors of SQLite and of broken contents inside into DataError."""
         table = self._table
         try:
             yield
@@ -90,9 +97,11 @@ class SqliteFile:
             raise DataError(f"{self.path}: cannot be opened ({error.strerror or error}).") from error
 
     def _share_log(self) -> None:
-        """Where a file system cannot share memory SQLite keeps its older journal, which is as safe and slower.
+        """Switch to the write-ahead log.
 
-        Of two processes that open a new file at once one finds it locked, and for this SQLite does not wait by itself.
+        On a file system without shared memory SQLite keeps its older journal, which is as safe but slower. If two
+        processes open a new file at the same time, one of them finds it locked; SQLite does not wait in this case, so
+        this method does.
         """
         last = time.monotonic() + _WAIT
         while True:

@@ -1,3 +1,3 @@
-"""The version of this program. It has its own file so that no module needs to import the package root."""
+"""The version of KA2L, in a file of its own so that no module needs to import the package root."""
 
 __version__ = "0.1.0"

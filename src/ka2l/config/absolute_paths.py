@@ -1,30 +1,24 @@
 """Settings that name files and folders, made absolute so that a run continues from any working directory."""
 
-from pathlib import Path
+from typing import Any, TypeVar
 
+from ka2l.common.settings_section import PathOr, Section
 from ka2l.config.run_config import RunConfig
-from ka2l.models import embedded_model
-from ka2l.questions import settings
 
-_NO_PATHS = (
-    "",
-    "geonames",
-    settings.SOURCE,
-    embedded_model.NAME,
-    "minilm",
-)  # names with a meaning of their own
+S = TypeVar("S", bound=Section)
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """The config with paths of files and folders spelled out, so that the run can go on from any folder."""
-    named = [("questions", "source"), ("model", "name"), ("map", "probe")]
-    named += [("decoder", "pretrained"), ("decoder", "t5"), ("augment", "embedding_model")]
-    named += [("select", "encoder")]
-    named += [("measure", key) for key in ("nli_model", "embedding_model", "llm_model", "cache")]
-    for section, key in named:
-        values = getattr(config, section)
-        path = Path(getattr(values, key)).expanduser()
-        if getattr(values, key) not in _NO_PATHS and (path.exists() or key == "cache"):
-            resolved = values.model_copy(update={key: str(path.resolve())})
-            config = config.model_copy(update={section: resolved})
-    return config
+    """The configuration with every setting of type `PathOr` made absolute; names and Hub ids stay as they are."""
+    return _absolute(config)
+
+
+def _absolute(section: S) -> S:
+    changed: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        marks = [mark for mark in field.metadata if isinstance(mark, PathOr)]
+        new = _absolute(value) if isinstance(value, Section) else marks[0].absolute(value) if marks else value
+        if new != value:
+            changed[name] = new
+    return section.model_copy(update=changed) if changed else section

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ka2l.common.settings_section import Fraction, Positive, Section
+from ka2l.common.settings_section import Fraction, PathOr, Positive, Section
 
 JudgeName = Literal["lexical", "nli", "embedding", "llm"]
 Equivalence = Literal["strict", "lenient", "no_contradiction"]
@@ -24,17 +24,17 @@ class MeasureConfig(Section):
     """For `nli` and `llm`: entailment both ways; no contradiction and not neutral both ways; or no contradiction."""
     clusters: ClusterRule = "first_match"
     """`first_match`: each answer against the first answer of each cluster, in order; `components`: all answers that are linked, in any order."""
-    nli_model: str = "microsoft/deberta-large-mnli"
+    nli_model: Annotated[str, PathOr()] = "microsoft/deberta-large-mnli"
     """A sequence-classification model with an entailment label, for judge `nli`."""
-    embedding_model: str = "minilm"
+    embedding_model: Annotated[str, PathOr("minilm")] = "minilm"
     """A sentence-transformers model, for judge `embedding`: a folder, a Hub id, or `minilm` (packaged, offline)."""
     embedding_threshold: Annotated[float, Field(ge=-1.0, le=1.0)] | Literal["fit"] = "fit"
     """Cosine from which two answers mean the same; `fit`: fitted on the gold answers of training questions."""
-    llm_model: str = ""
+    llm_model: Annotated[str, PathOr("smollm2-135m")] = ""
     """For judge `llm`: a folder or Hub id; empty: the run's own model. If judge_server.url is set, that server judges."""
     batch_tokens: Positive = 4096
     """Tokens (with padding) in one batch of the judge."""
-    cache: str = ""
+    cache: Annotated[str, PathOr(created=True)] = ""
     """SQLite file of judgements, to share between runs; empty: judgements.sqlite in the run."""
     scores: list[ModelScore] = Field(default=[])
     """Additional scores, which take more calls of a model: p_true, ambiguity, eigenscore, kernel_entropy."""
@@ -112,7 +112,7 @@ class ProbeConfig(Section):
 class MapConfig(Section):
     """The probe over the whole pool."""
 
-    probe: str = ""
+    probe: Annotated[str, PathOr()] = ""
     """An existing probe, as a folder or Hub id: the pool is mapped with it, and Stage 1 is not run."""
     probe_revision: str | None = None
     """Hub revision of the probe."""

@@ -1,4 +1,4 @@
-"""The only code that talks to a language model: in this process, or on a server.
+"""The only code that runs a language model in this process, or sends requests to one on a server.
 
 May import `knowledge` (the vocabulary of judges), `common` and `errors`.
 """

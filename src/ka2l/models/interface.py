@@ -1,9 +1,9 @@
-"""The small interface to a language model: the four things one can ask of it, and the values they return.
+"""The interface to a language model: four methods, and the values they return.
 
-sample      answers, with the states the prompt left behind
-states      the prompt's hidden state at one layer
-next_token  how undecided the model is about its first token
-choices     how likely it begins with each of a few given answers
+sample                    answers, with the prompt's hidden states
+states                    the prompt's hidden state at one layer
+next_token_signals        how undecided the model is about the first token of its answer
+choice_log_probabilities  how likely its answer begins with each of a few given texts
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Position = Literal["tbg", "mean_prompt"]
+FinishReason = Literal["stop", "length"]
 
 
 class Prompt(NamedTuple):
@@ -20,7 +21,8 @@ class Prompt(NamedTuple):
 
     question_id: str
     text: str
-    messages: tuple[dict[str, str], ...] = ()  # the same as a conversation, for servers that take one
+    messages: tuple[dict[str, str], ...] = ()
+    """The same as a conversation, for servers with a chat endpoint."""
 
 
 class Answer(NamedTuple):
@@ -28,28 +30,32 @@ class Answer(NamedTuple):
 
     text: str
     token_logprobs: list[float]
-    finish_reason: str  # stop | length
+    finish_reason: str
+    """A `FinishReason`; of an imported answer whatever its file has, or `unknown`."""
 
 
 class SampledQuestion(NamedTuple):
-    """The answers to one question (in the order of the samples asked for) and the prompt's states."""
+    """The answers to one question, in the order of the requested samples, and the prompt's states."""
 
     question_id: str
     answers: list[Answer]
-    states: NDArray[np.float32] | None  # [layers + 1, width], layer 0 = embedding; None where not asked for
+    states: NDArray[np.float32] | None
+    """[layers + 1, width], layer 0 = embedding; None if not requested."""
 
 
 class NextTokenSignals(NamedTuple):
     """How undecided the model is about the first token of its answer, float32, [prompts] each."""
 
-    entropy: NDArray[np.float32]  # nats, of the whole distribution
-    top_probability: NDArray[np.float32]  # of the likeliest token
-    margin: NDArray[np.float32]  # the likeliest token's probability less the second's
+    entropy: NDArray[np.float32]
+    """Entropy of the whole distribution, in nats."""
+    top_probability: NDArray[np.float32]
+    """Probability of the likeliest token."""
+    margin: NDArray[np.float32]
+    """Probability of the likeliest token minus that of the second."""
 
 
 class Usage(NamedTuple):
-    """Tokens a call has cost, and tokens it did not have to compute: those of a shared prefix, and those of answers
-    that agree so far."""
+    """Tokens that were computed, and tokens that were not, because prompts share a prefix or answers begin alike."""
 
     prompt: int = 0
     prompt_saved: int = 0
@@ -63,7 +69,7 @@ class Usage(NamedTuple):
 
 
 class Sampler(Protocol):
-    """What can answer questions: a model in this process, or a server."""
+    """Answers questions: a model in this process, a server, or imported answers."""
 
     usage: Usage
 
@@ -76,37 +82,37 @@ class Sampler(Protocol):
         max_new_tokens: int,
         position: Position | None = None,
     ) -> Iterator[SampledQuestion]:
-        """Answers to every prompt, each prompt yielded once, in any order.
+        """Yield the answers to each prompt, in any order of the prompts.
 
         Args:
             prompts: the questions.
-            temperatures: sample number → temperature (0 = greedy). An answer depends on (seed, question id, sample
-                number) and nothing else, so samples 6 to 10 can be drawn long after 0 to 5.
+            temperatures: sample number → temperature (0 = greedy). An answer depends only on (seed, question id, sample
+                number), so samples 6 to 10 can be drawn long after samples 0 to 5.
             seed: of the run.
-            max_new_tokens: longest answer.
-            position: also return the states of all layers at this position; only where the states are at hand.
+            max_new_tokens: most tokens of an answer.
+            position: also return the states of all layers at this position. A server cannot do this.
         """
         ...
 
 
 class LanguageModel(Sampler, Protocol):
-    """A model whose inside can be read."""
+    """A model whose hidden states and next-token distribution can be read."""
 
     def share_prefix(self, build: Callable[[str], str]) -> None:
-        """Say how the coming prompts are built, so that what they share is computed once."""
+        """Set how later prompts are built, so that the tokens they begin with are computed once."""
         ...
 
     def states(
         self, prompts: Sequence[Prompt], layer: int | None, *, position: Position
     ) -> NDArray[np.float32]:
-        """Hidden states at one layer, [prompts, width], where nothing above it is computed.
+        """Hidden states at one layer, [prompts, width]; the layers above it are not computed.
 
-        With `layer` None those of all layers, [prompts, layers + 1, width].
+        With `layer` None the states of all layers, [prompts, layers + 1, width].
         """
         ...
 
     def next_token_signals(self, prompts: Sequence[Prompt]) -> NextTokenSignals:
-        """Entropy (Section 4.5), top probability and margin of the first answer token's distribution, of one pass."""
+        """Entropy (Section 4.5), top probability and margin of the first answer token's distribution, from one pass."""
         ...
 
     def choice_log_probabilities(
@@ -116,11 +122,11 @@ class LanguageModel(Sampler, Protocol):
 
         Args:
             prompts: the questions.
-            choices: texts that follow the prompt directly, such as " True". What all of them begin with, where that is
-                tokens of its own, counts as the prompt's.
+            choices: texts that follow the prompt directly, such as " True". If all of them begin with the same tokens,
+                these count as part of the prompt.
 
         Returns:
-            [prompts, choices]; the probabilities of a row sum to less than 1, as other tokens are possible too.
+            [prompts, choices]; the probabilities of a row sum to less than 1, because other tokens are possible.
 
         Raises:
             ModelError: two choices begin with the same token.

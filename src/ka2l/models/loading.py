@@ -18,25 +18,27 @@ if TYPE_CHECKING:
 
 
 class ResolvedModel(NamedTuple):
-    """Where a model's files are, and the revision that pins its weights in content keys and cards."""
+    """Where a model's files are, and the revision that identifies its weights in content keys and cards."""
 
     name: str
-    path: str  # a folder, or the Hub id
+    path: str
+    """A folder, or the Hub id."""
     revision: str
+    """A commit of the Hub, a hash of the folder's files, or the version of the embedded model's package."""
 
 
 def resolve(config: ModelConfig) -> ResolvedModel:
     """Locate the model without loading it.
 
     Raises:
-        ModelError: no such package, folder or Hub repository; the message says which was tried.
+        ModelError: no such package, folder or Hub repository; the message names what was tried.
     """
     if config.name == embedded_model.NAME:
         return ResolvedModel(config.name, str(embedded_model.model_folder()), embedded_model.revision())
     folder = Path(config.name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
-            raise ModelError(f"{folder}: this folder holds no model (config.json is missing).")
+            raise ModelError(f"{folder}: this folder contains no model (config.json is missing).")
         return ResolvedModel(config.name, str(folder.resolve()), _folder_revision(folder))
     if config.name.startswith((".", "/", "~")) or config.name.count("/") > 1:
         raise ModelError(
@@ -48,7 +50,16 @@ def resolve(config: ModelConfig) -> ResolvedModel:
 def load_causal_lm(
     config: ModelConfig, resolved: ResolvedModel, adapter: Path | None = None
 ) -> tuple[Any, Any]:
-    """The model (in eval mode, on its device) and its tokenizer; with `adapter`, the LoRA weights merged in."""
+    """Load the model (in eval mode, on its device) and its tokenizer.
+
+    Args:
+        config: the section `model`.
+        resolved: see `resolve`.
+        adapter: a folder of LoRA weights to merge into the model.
+
+    Raises:
+        ModelError: the model or the adapter cannot be loaded.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -78,15 +89,16 @@ def load_causal_lm(
 
 
 def loading_arguments(config: ModelConfig, resolved: ResolvedModel) -> dict[str, Any]:
-    """What every `from_pretrained` of this model must be told."""
+    """Arguments for every `from_pretrained` of this model."""
     arguments: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    # The commit, so that all files are of the same version even if the branch moves meanwhile.
     if not Path(resolved.path).is_dir():
-        arguments["revision"] = resolved.revision  # the commit, so that a moved branch cannot mix two models
+        arguments["revision"] = resolved.revision
     return arguments
 
 
 def _placement(config: ModelConfig, device: str) -> Any:
-    """All on one device; with `auto` and several GPUs, spread over them."""
+    """The whole model on one device; with `auto` and several GPUs, spread over them."""
     import torch
 
     several = config.device == "auto" and torch.cuda.device_count() > 1
@@ -94,7 +106,7 @@ def _placement(config: ModelConfig, device: str) -> Any:
 
 
 def _quantization(config: ModelConfig, device: str) -> Any:
-    """What transformers needs to know to load the weights in fewer bits; none for whole ones."""
+    """The quantisation configuration of transformers; None for no quantisation."""
     if config.quantization == "none":
         return None
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -104,9 +116,8 @@ def _quantization(config: ModelConfig, device: str) -> Any:
         )
     from transformers import BitsAndBytesConfig
 
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # it tells of a cast at every layer of every pass
+    # It warns about a cast in every layer of every pass.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if config.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -118,7 +129,11 @@ def _quantization(config: ModelConfig, device: str) -> Any:
 
 
 def pick_device(config: ModelConfig) -> str:
-    """`auto` → cuda where there is one, else cpu."""
+    """`auto` → cuda if there is a CUDA device, else cpu.
+
+    Raises:
+        ModelError: a CUDA device is configured, but there is none.
+    """
     import torch
 
     if config.device != "auto":
@@ -141,20 +156,22 @@ def pick_dtype(config: ModelConfig, device: str) -> "torch.dtype":
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No loading bars and no advice from transformers and peft while our own progress is on screen."""
-    from transformers.utils import logging as its_logging
+    """Suppress progress bars and advice of transformers and peft, which would disturb KA2L's own progress."""
+    from transformers.utils import logging as transformers_logging
 
-    verbosity, bars = its_logging.get_verbosity(), its_logging.is_progress_bar_enabled()
-    its_logging.set_verbosity_error()
-    its_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # what one library says to the other
+            # These are meant for the authors of the libraries.
+            warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        its_logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
         if bars:
-            its_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 def _merge_adapter(model: Any, adapter: Path) -> Any:
@@ -167,7 +184,7 @@ def _merge_adapter(model: Any, adapter: Path) -> Any:
 
 
 def _folder_revision(folder: Path) -> str:
-    """Hash of the small files' contents, and of size and both ends of each weight file (reading all would take long)."""
+    """Hash of a folder's files: of small ones the content, of large ones the size and both ends, to save time."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if not file.is_file() or file.name.startswith("."):
@@ -198,5 +215,5 @@ def _hub_revision(config: ModelConfig) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the pages that may follow."""
+    """First line of an error's message, at most 300 characters."""
     return str(error).strip().split("\n", 1)[0][:300]

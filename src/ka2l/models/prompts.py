@@ -1,8 +1,8 @@
-"""The one prompt builder, its two prompts and the stop rule.
+"""The prompt builder, its two prompts, and the stop rule.
 
-*Sensing* (with shots) is the same to the byte for sample, probe, map and check; its hash stands in the probe's card.
-*Teaching* (without shots by default) serves fine-tuning and the tuned model. In both, an answer ends at the first
-line break after some text, or where the model ends its turn.
+The *sensing prompt* (with shots) is byte for byte the same for sample, probe, map and check; its hash is in the probe's
+card. The *teaching prompt* (without shots by default) is used for fine-tuning and for the tuned model. In both, an answer
+ends at the first line break after some text, or with the model's turn.
 
     Answer the following question as briefly as possible.
 
@@ -16,23 +16,23 @@ line break after some text, or where the model ends its turn.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from ka2l.errors import ModelError
-from ka2l.models.settings import PromptConfig
+from ka2l.models.settings import PromptConfig, Template
 
 Message = dict[str, str]
 RenderChat = Callable[[list[Message]], str]
 
 
 class Shot(NamedTuple):
-    """A worked example: a question nothing scores, and its answer."""
+    """A worked example: a question that is never scored, and its answer."""
 
     question: str
     answer: str
 
 
-# Used when the question set has too few answered questions to spare any.
+# Used if the question set has too few questions of role `shot`.
 BUILTIN_SHOTS: tuple[Shot, ...] = (
     Shot("What is the largest planet in the solar system?", "Jupiter"),
     Shot("Who painted the Mona Lisa?", "Leonardo da Vinci"),
@@ -50,8 +50,11 @@ class PromptBuilder:
 
     Args:
         config: instruction, template and numbers of shots.
-        shots: candidates for worked examples, in order; filled up from `BUILTIN_SHOTS` where there are too few.
+        shots: candidates for worked examples, in order; filled up from `BUILTIN_SHOTS` if there are too few.
         render_chat: the tokenizer's chat template (messages → text); needed for template `chat`.
+
+    Raises:
+        ModelError: template `chat` without a chat template, or too few shots.
     """
 
     def __init__(
@@ -59,32 +62,32 @@ class PromptBuilder:
     ):
         if config.template == "chat" and render_chat is None:
             raise ModelError(
-                "prompt.template is 'chat', but this model's tokenizer carries no chat template. "
+                "prompt.template is 'chat', but this model's tokenizer has no chat template. "
                 "Use prompt.template=plain, or a chat model."
             )
         self.config = config
-        self.template: Literal["plain", "chat"] = config.template
+        self.template: Template = config.template
         self._render_chat = render_chat
         self._shots = _choose_shots(shots, max(config.shots, config.teaching_shots))
 
     def sensing(self, question: str) -> str:
-        """The prompt of every measurement."""
+        """The sensing prompt, used for every measurement."""
         return self._build(question, self.config.shots)
 
     def sensing_messages(self, question: str) -> tuple[Message, ...]:
-        """The prompt of every measurement as a conversation, its worked examples as earlier turns."""
+        """The sensing prompt as a conversation, with the worked examples as earlier turns."""
         return tuple(self._messages(question, self.config.shots))
 
     def teaching(self, question: str) -> str:
-        """The prompt of fine-tuning and of the tuned model."""
+        """The teaching prompt, used for fine-tuning and for the tuned model."""
         return self._build(question, self.config.teaching_shots)
 
     def teaching_messages(self, question: str) -> tuple[Message, ...]:
-        """The prompt of fine-tuning as a conversation, its worked examples as earlier turns."""
+        """The teaching prompt as a conversation, with the worked examples as earlier turns."""
         return tuple(self._messages(question, self.config.teaching_shots))
 
     def completion(self, answer: str) -> str:
-        """What follows the teaching prompt in training."""
+        """The text that follows the teaching prompt in training."""
         return answer if self.template == "chat" else " " + answer
 
     @property
@@ -94,7 +97,7 @@ class PromptBuilder:
 
     @property
     def sensing_card(self) -> dict[str, Any]:
-        """The sensing prompt as plain values, for the card of whatever reads states behind it."""
+        """The sensing prompt as JSON values, for the cards of probes and decoders."""
         return {
             "instruction": self.config.instruction,
             "template": self.template,
@@ -103,12 +106,12 @@ class PromptBuilder:
 
     @property
     def sensing_hash(self) -> str:
-        """SHA-256 of the sensing prompt around any question."""
+        """SHA-256 (hex) of the sensing prompt with a placeholder as question."""
         return _hash(self.sensing("\x00"))
 
     @property
     def teaching_hash(self) -> str:
-        """SHA-256 of the teaching prompt around any question."""
+        """SHA-256 (hex) of the teaching prompt with a placeholder as question."""
         return _hash(self.teaching("\x00"))
 
     def _build(self, question: str, shots: int) -> str:
@@ -130,7 +133,7 @@ class PromptBuilder:
 
 def render_chat(tokenizer: Any, messages: list[Message]) -> str:
     """Text of a conversation under the tokenizer's chat template, ready for the answer."""
-    # Some templates print today's date; tomorrow's prompt would be another one, and the probe void.
+    # Some templates print the current date. The prompt would be different tomorrow, and the probe would not fit it.
     text = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, date_string="26 Jul 2024"
     )
@@ -138,7 +141,7 @@ def render_chat(tokenizer: Any, messages: list[Message]) -> str:
 
 
 def trim_answer(text: str) -> str:
-    """The answer inside generated text: its first line that is not blank, without surrounding white space."""
+    """The answer in a generated text: its first line that is not blank, without surrounding white space."""
     return text.strip().split("\n", 1)[0].strip()
 
 
@@ -152,7 +155,7 @@ def _choose_shots(shots: Sequence[Shot], wanted: int) -> tuple[Shot, ...]:
     chosen += BUILTIN_SHOTS[: wanted - len(chosen)]
     if len(chosen) < wanted:
         raise ModelError(
-            f"{wanted} shots are asked for, but there are only {len(shots)} answered questions to spare and "
+            f"{wanted} shots are configured, but there are only {len(shots)} answered questions of role shot and "
             f"{len(BUILTIN_SHOTS)} built-in ones. Lower prompt.shots (and teaching_shots) to {len(chosen)}."
         )
     return tuple(chosen)

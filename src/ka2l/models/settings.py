@@ -4,13 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from ka2l.common.settings_section import Positive, Section
+from ka2l.common.settings_section import PathOr, Positive, Section
+
+Endpoint = Literal["chat", "completions"]
+Template = Literal["plain", "chat"]
 
 
 class ModelConfig(Section):
     """Which language model, where it runs and in what precision."""
 
-    name: str = "smollm2-135m"
+    name: Annotated[str, PathOr("smollm2-135m")] = "smollm2-135m"
     """`smollm2-135m` (embedded), a local folder, or a Hub id."""
     revision: str | None = None
     """Hub revision (branch, tag or commit)."""
@@ -33,7 +36,7 @@ class PromptConfig(Section):
 
     instruction: str = "Answer the following question as briefly as possible."
     """First line of both prompts (paper, Section 4.3)."""
-    template: Literal["plain", "chat"] = "plain"
+    template: Template = "plain"
     """`plain`: Question:/Answer: lines. `chat`: the model's own chat template."""
     shots: Annotated[int, Field(ge=0, le=32)] = 5
     """Worked examples in the sensing prompt. They come from questions of role `shot`, which nothing scores."""
@@ -48,7 +51,7 @@ class ServerConfig(Section):
     """Base URL, up to and with `/v1`."""
     model: str = ""
     """The model's name there."""
-    endpoint: Literal["chat", "completions"] = "chat"
+    endpoint: Endpoint = "chat"
     """`completions` sends the prompt as text, `chat` as messages."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the key; where it is not set, none is sent."""

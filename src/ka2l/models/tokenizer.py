@@ -1,4 +1,4 @@
-"""A model's tokenizer without its weights: for looking at prompts before anything is computed."""
+"""A model's tokenizer without its weights, for prompts that are shown or counted before anything is computed."""
 
 from typing import Any
 

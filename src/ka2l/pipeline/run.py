@@ -6,7 +6,8 @@ run(load_config(Path("recipes/geo-smollm2.yaml")), Path("runs/geo"))
 
 from pathlib import Path
 
-from ka2l.common.progress import Reporter, duration
+from ka2l.common.number_format import duration
+from ka2l.common.progress import Reporter
 from ka2l.config.absolute_paths import with_absolute_paths
 from ka2l.config.run_config import RunConfig
 from ka2l.config.run_limits import limit
@@ -116,7 +117,7 @@ def do_stage(context: Context, stage: str) -> bool:
     name, arm = split_stage(stage)
     title = f"{name:<10} {'' if arm == MAIN else arm + ': '}"
     record = context.run.stages[stage]
-    end = duration(record.seconds) if worked else "(done before)"
+    end = duration(record.seconds, plain=True) if worked else "(done before)"
     context.reporter.say(f"{title}{_counts(record)}  {end}")
     return worked
 

@@ -1,4 +1,4 @@
-"""Where questions come from, and their roles, groups and duplicates.
+"""The questions: sources, columns, roles, groups and duplicates.
 
 May import `common` and `errors`.
 """

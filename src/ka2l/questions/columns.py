@@ -1,7 +1,7 @@
-"""Which column means what: turns a row of any source into a question (`questions.columns` of the recipe).
+"""Map the columns of a row of any source to a question (`questions.columns` of the recipe).
 
-Answers are found without help in `answers`, `answer` (text, list, or TriviaQA's and SQuAD's objects), `options` with
-`answer_index`, and MedMCQA's opa–opd with cop; scalar columns that nothing maps go into `meta`.
+Without a mapping, answers are read from `answers` and `answer` (text, list, or the objects of TriviaQA and SQuAD), from
+`options` with `answer_index`, and from MedMCQA's opa–opd with cop. Scalar columns that are not mapped go into `meta`.
 """
 
 import datetime
@@ -33,7 +33,11 @@ _ABSENT: Any = object()
 
 
 class RowMapper:
-    """Turns a row into a question by `config.columns`, and remembers which columns it met."""
+    """Turns a row into a question by `config.columns`, and remembers which columns occurred.
+
+    Args:
+        config: the section `questions`.
+    """
 
     def __init__(self, config: QuestionsConfig) -> None:
         self.columns = config.columns
@@ -42,11 +46,16 @@ class RowMapper:
         single = (c.question, c.id, c.group, c.role, c.rewordings, c.answer_index)
         self._mapped = [name for name in (*single, *(c.answers or ()), *(c.options or ())) if name]
         self._used = _OWN_COLUMNS | {name.partition(".")[0] for name in self._mapped} | set(self._mapped)
+        # All columns that occurred, in order, and the mapped ones among them.
         self._met: dict[str, None] = {}
         self._found: set[str] = set()
 
     def __call__(self, values: Mapping[str, Any]) -> Question:
-        """The question in this row. Raises ValueError with everything that is wrong in it."""
+        """The question in this row.
+
+        Raises:
+            ValueError: everything that is wrong in the row.
+        """
         self._met.update(dict.fromkeys(values))
         self._found.update(name for name in self._mapped if _lookup(values, name) is not _ABSENT)
         wrong: list[str] = []
@@ -70,12 +79,12 @@ class RowMapper:
         return Question(**{**parts, "group": parts["group"] or key})
 
     def check_columns(self, source: str) -> None:
-        """Raise DataError when a mapped column was in none of the rows, naming those that were."""
+        """Raise DataError if a mapped column was in none of the rows, and name the columns that exist."""
         missing = [name for name in self._mapped if name not in self._found]
         if self._met and missing:
             raise DataError(
                 f"{source}: no column {', '.join(map(repr, missing))}. Columns that exist: {', '.join(self._met)}. "
-                "Fix: questions.columns (dotted names reach into nested fields)."
+                "Fix: questions.columns (dotted names select nested fields)."
             )
 
     def _question(self, values: Mapping[str, Any]) -> str:
@@ -104,7 +113,7 @@ class RowMapper:
     def _chosen(
         self, values: Mapping[str, Any], columns: Iterable[str], index_column: str
     ) -> tuple[str, ...]:
-        """The right option; no index, or −1 (the Hub's mark for unlabelled rows), is a missing answer."""
+        """The right option; without an index, or with −1 (unlabelled rows on the Hub), there is no answer."""
         options = [text for name in columns for text in self._list(values, name, keep_blank=True)]
         index = _lookup(values, index_column)
         if index is _ABSENT or index is None or index == "":
@@ -164,6 +173,7 @@ class RowMapper:
 
 
 def _lookup(values: Mapping[str, Any], name: str) -> Any:
+    """The value of a column, or of a field in nested objects by a dotted name; _ABSENT if there is none."""
     if name in values:
         return values[name]
     head, dot, rest = name.partition(".")
@@ -172,23 +182,25 @@ def _lookup(values: Mapping[str, Any], name: str) -> Any:
 
 
 def _split(value: str, name: str) -> Any:
-    """A list in one CSV field: `Paris|Paree`, or JSON `["Paris", "Paree"]`."""
+    """Read a list in one CSV field: `Paris|Paree`, or JSON `["Paris", "Paree"]`."""
     if not value.lstrip().startswith("["):
         return value.split("|")
     try:
         return json.loads(value)
     except ValueError:
         raise ValueError(
-            f'{name!r} starts with [ but is no JSON list such as ["a", "b"]: {shortened(value)}'
+            f'{name!r} starts with [ but is not a JSON list such as ["a", "b"]: {shortened(value)}'
         ) from None
 
 
 def _texts(value: Any, name: str) -> list[str]:
+    """All texts in a value: a text, a list, or an object of SQuAD or TriviaQA."""
     if value is _ABSENT or value is None or (isinstance(value, float) and math.isnan(value)):
         return []
     if isinstance(value, list | tuple):
         return [text for item in value for text in _texts(item, name)]
-    if isinstance(value, Mapping):  # SQuAD: {"text": […]}; TriviaQA: {"value": …, "aliases": […]}
+    # SQuAD: {"text": […]}; TriviaQA: {"value": …, "aliases": […]}.
+    if isinstance(value, Mapping):
         if "text" in value:
             return _texts(value["text"], name)
         if "value" in value:
@@ -198,16 +210,19 @@ def _texts(value: Any, name: str) -> list[str]:
 
 
 def _text(value: Any, name: str) -> str:
-    """Text or a number as text (answers and ids are often years or counts)."""
+    """A text, or a number as text (answers and ids are often years or counts)."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{name!r} is {kind_of(value)}, not text: {shortened(value)}")
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        raise ValueError(f"{name!r} has half a surrogate pair, which no file can store: {shortened(value)}")
+        raise ValueError(
+            f"{name!r} has half a surrogate pair, which cannot be stored as UTF-8: {shortened(value)}"
+        )
     return text
 
 
 def kind_of(value: Any) -> str:
+    """The type of a JSON value in words, for messages."""
     names = {
         bool: "true/false",
         dict: "an object",
@@ -220,11 +235,9 @@ def kind_of(value: Any) -> str:
 
 
 def shortened(value: Any, length: int = 80) -> str:
-    shown = (
-        ascii(value)
-        if "\\ud" in ascii(value)
-        else repr(value)
-        if not isinstance(value, Exception)
-        else str(value)
-    )
+    """A value as it is shown in messages, at most `length` characters."""
+    shown = str(value) if isinstance(value, Exception) else repr(value)
+    # Half a surrogate pair cannot be printed.
+    if "\\ud" in ascii(value):
+        shown = ascii(value)
     return shown if len(shown) <= length else shown[: length - 1] + "…"

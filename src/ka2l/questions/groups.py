@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from ka2l.common.answer_text import normalize_question
 from ka2l.errors import DataError
-from ka2l.questions.question import Question, _group
+from ka2l.questions.question import Question
 
 
 def merge_duplicates(questions: Iterable[Question]) -> list[Question]:
-    """One question per normalised wording; the first keeps id and spelling, answers and rewordings are united."""
+    """Keep one question per normalised wording: the first one, with the answers and rewordings of all."""
     merged: dict[str, Question] = {}
     for new in questions:
         key = normalize_question(new.question)
@@ -25,10 +25,11 @@ def merge_duplicates(questions: Iterable[Question]) -> list[Question]:
 
 
 def join_groups(questions: Sequence[Question]) -> list[Question]:
-    """Join groups that share a wording, be it as question or as rewording, else a fact could leak between roles.
+    """Join groups that share a wording, as question or as rewording; otherwise a fact could leak between roles.
 
-    A question without a group gets its normalised wording; the joined group has the smallest of the names.
+    A question without a group gets the group `Question.fact`. A joined group has the smallest of the names.
     """
+    # Union-find: `parent` leads from each group to the name of the group it was joined to.
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -36,7 +37,7 @@ def join_groups(questions: Sequence[Question]) -> list[Question]:
             parent[name] = name = parent[parent[name]]
         return name
 
-    grouped = [q if q.group else replace(q, group=_group(q)) for q in questions]
+    grouped = [q if q.group else replace(q, group=q.fact) for q in questions]
     owner: dict[str, str] = {}
     for question in grouped:
         for wording in (question.question, *question.rewordings):
@@ -47,7 +48,7 @@ def join_groups(questions: Sequence[Question]) -> list[Question]:
 
 
 def check_disjoint(questions: Iterable[Question]) -> None:
-    """Raise DataError, with examples, when a group stands in two roles."""
+    """Raise DataError, with examples, if a group has two roles."""
     seen: dict[str, dict[str, str]] = {}
     for question in questions:
         seen.setdefault(question.group, {}).setdefault(question.role, question.id)
@@ -59,6 +60,6 @@ def check_disjoint(questions: Iterable[Question]) -> None:
     if problems:
         shown = "\n  ".join(problems[:20])
         raise DataError(
-            f"{len(problems)} group(s) stand in two roles; what is trained on would be tested on:\n  {shown}\n"
+            f"{len(problems)} group(s) have two roles, so training questions would also be test questions:\n  {shown}\n"
             "Fix: give all questions of a group, and all duplicates of a question, the same role."
         )

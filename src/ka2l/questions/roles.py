@@ -1,33 +1,46 @@
-"""Assign a role to every question: probe, pool, eval, shot or decoder, disjoint by group."""
+"""Assign a role to every question (probe, pool, eval, shot or decoder), disjoint by group.
+
+`assign_missing_roles` is for sources that give roles to some questions only, such as GeoNames.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ka2l.common.answer_text import normalize_question
 from ka2l.errors import ConfigError, DataError
-from ka2l.questions.question import Question, _group, rank
+from ka2l.questions.question import Question, rank
 from ka2l.questions.settings import RolesConfig
 
-# The pool comes last: where whole groups overfill a role, the pool, as a rule the largest, has a few less.
+# The pool comes last: if whole groups overfill a role, the pool gets a few fewer. It is usually the largest.
 _FILL_ORDER = ("probe", "eval", "decoder", "pool")
 
 
 def assign_roles(questions: Sequence[Question], roles: RolesConfig, seed: int, shots: int) -> list[Question]:
-    """Give every group one role, by the order of SHA-256 over (seed, group): the order of rows does not matter.
+    """Give every group one role, in the order of SHA-256 over (seed, group): the order of rows does not matter.
 
-    The shots come out first: `shots` questions with answers (fewer where fewer exist), from the smallest groups
-    so that little is lost, as the rest of a shot's group can serve nothing else and is dropped. Then probe, eval,
-    decoder and pool are filled in turn. Fractions are of what is left after the shots; they are rounded
-    cumulatively, so each role is less than one question off and fractions that sum to 1 leave nothing over.
-    Otherwise what is left over is dropped. A group that crosses a boundary goes to the role being filled.
+    The shots are taken first: `shots` questions with answers (fewer if fewer exist). They come from the smallest
+    groups, because the rest of a shot's group cannot be used for anything else and is dropped. Then probe, eval,
+    decoder and pool are filled in turn. Fractions refer to the questions left after the shots. They are rounded
+    cumulatively, so each role is less than one question off, and fractions that sum to 1 use every question.
+    With smaller fractions or counts the remaining questions are dropped. A group that crosses a boundary goes to the
+    role that is being filled.
+
+    Args:
+        questions: in any order.
+        roles: sizes of the roles, as fractions or as counts.
+        seed: of the run.
+        shots: number of worked examples.
+
+    Returns:
+        the questions that got a role, in the order given, each with its role and group set.
 
     Raises:
-        ConfigError: fractions above 1 in sum, counts that are no whole numbers, no role at all.
-        DataError: counts ask for more than there is, or large groups leave a role with nothing.
+        ConfigError: fractions sum to more than 1, counts are not whole numbers, or every role is 0.
+        DataError: counts ask for more questions than there are, or large groups leave a role empty.
     """
     groups: dict[str, list[Question]] = {}
     for question in questions:
-        groups.setdefault(_group(question), []).append(question)
+        groups.setdefault(question.fact, []).append(question)
     order = sorted(groups, key=lambda name: rank(seed, "role", name))
     role_of, spent = _take_shots(groups, order, seed, shots)
     rest = [name for name in order if name not in spent]
@@ -40,15 +53,17 @@ def assign_roles(questions: Sequence[Question], roles: RolesConfig, seed: int, s
             filled += len(groups[name])
         if size and not filled:
             raise DataError(
-                f"Role {role} asks for {size} questions but large groups left none of {len(questions)}: "
-                f"{len(groups)} groups, the largest has {max(map(len, groups.values()))}. "
+                f"Role {role} asks for {size} questions, but large groups left none of {len(questions)}: "
+                f"there are {len(groups)} groups, and the largest has {max(map(len, groups.values()))}. "
                 "Fix: finer groups (questions.columns.group), or smaller roles (questions.roles)."
             )
-    return [replace(q, role=role_of[q.id], group=_group(q)) for q in questions if q.id in role_of]
+    return [replace(q, role=role_of[q.id], group=q.fact) for q in questions if q.id in role_of]
 
 
-def _with_roles(questions: Sequence[Question], roles: RolesConfig, seed: int, shots: int) -> list[Question]:
-    """Roles for those that the source gave none, in the order of the source."""
+def assign_missing_roles(
+    questions: Sequence[Question], roles: RolesConfig, seed: int, shots: int
+) -> list[Question]:
+    """Assign roles to the questions that have none yet, and keep the order of the source; see `assign_roles`."""
     given = [question for question in questions if question.role]
     if not given:
         return assign_roles(questions, roles, seed, shots)
@@ -60,11 +75,11 @@ def _with_roles(questions: Sequence[Question], roles: RolesConfig, seed: int, sh
 def _take_shots(
     groups: Mapping[str, list[Question]], order: Sequence[str], seed: int, shots: int
 ) -> tuple[dict[str, str], set[str]]:
+    """The role `shot` by question id, and the groups that can have no other role."""
     role_of: dict[str, str] = {}
     spent: set[str] = set()
-    for name in sorted(
-        order, key=lambda name: len(groups[name])
-    ):  # stable: equal sizes keep the seeded order
+    # The sort is stable: groups of equal size keep their seeded order.
+    for name in sorted(order, key=lambda name: len(groups[name])):
         answered = [question for question in groups[name] if question.answers]
         if len(role_of) < shots and answered:
             answered.sort(key=lambda question: rank(seed, "shot", normalize_question(question.question)))
@@ -74,6 +89,7 @@ def _take_shots(
 
 
 def _sizes(roles: RolesConfig, available: int, shots: int) -> dict[str, int]:
+    """Number of questions of each role, out of `available`."""
     asked = {role: float(getattr(roles, role)) for role in _FILL_ORDER}
     listed = ", ".join(f"{role} {size:g}" for role, size in asked.items())
     total = sum(asked.values())
@@ -88,12 +104,12 @@ def _sizes(roles: RolesConfig, available: int, shots: int) -> dict[str, int]:
         edges, reached = [0], 0.0
         for size in asked.values():
             reached += size
-            # Halves go up, also those that sums of fractions have made a little less than a half.
+            # Halves are rounded up, also those that the rounding of sums has made slightly less than a half.
             edges.append(min(available, int(reached * available + 0.5 + 1e-9)))
         return {role: edges[i + 1] - edges[i] for i, role in enumerate(asked)}
     if any(size != int(size) for size in asked.values()):
         raise ConfigError(
-            f"questions.roles: all fractions (0–1) or all whole counts, not a mixture ({listed})."
+            f"questions.roles: give all fractions (0–1) or all whole counts, not a mixture ({listed})."
         )
     if total > available:
         raise DataError(

@@ -1,10 +1,10 @@
-"""Where questions come from: files, dataset folders and the Hub. Which column means what stands in `columns`.
+"""Read rows from files, dataset folders and the Hub; `columns.py` turns them into questions.
 
 Try it on a file of your own:
 
     ka2l run --questions my.csv questions.columns.question=stem --dry-run
 
-A broken row never stops the reading: it is added to a list, and the caller reports all of them together.
+A broken row does not stop the reading. It is added to a list, and the caller reports all broken rows together.
 """
 
 import codecs
@@ -23,17 +23,21 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class Row(NamedTuple):
-    """A row and where it stands: `line 3` (JSONL, from 1), `row 3` (CSV: the header is row 1; else from 1)."""
+    """A row and its place: `line 3` (JSONL, from 1) or `row 3` (from 1; in CSV files the header is row 1)."""
 
     where: str
     values: dict[str, Any]
 
 
 def read_rows(config: QuestionsConfig, problems: list[str]) -> Iterator[Row]:
-    """The rows of `config.source`; rows that cannot be read are described in `problems`, in order.
+    """Yield the rows of `config.source`.
+
+    Args:
+        config: the section `questions`.
+        problems: a description of each row that cannot be read is appended here, in order.
 
     Raises:
-        DataError: nothing can be read at all: no such file, unknown kind, no network, no such split.
+        DataError: nothing can be read: no such file, an unknown kind of file, no network, no such split.
     """
     path = Path(config.source).expanduser()
     suffix = path.suffix.lower()
@@ -61,12 +65,12 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _lines(path: Path, problems: list[str]) -> Iterator[tuple[int, str, bool]]:
-    """Number, text and validity of each line; a line that is not UTF-8 is reported, and passed on repaired."""
+    """Number, text and validity of each line; a line that is not UTF-8 is reported, and its bad bytes are replaced."""
     offset = 0
     with _open(path) as handle:
         for number, raw in enumerate(handle, start=1):
             if number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise DataError(f"{path}: is UTF-16. Fix: save it as UTF-8.")
+                raise DataError(f"{path}: the file is UTF-16. Fix: save it as UTF-8.")
             body = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             try:
                 yield number, body.decode("utf-8"), True
@@ -101,14 +105,15 @@ def _json_rows(path: Path, problems: list[str]) -> Iterator[Row]:
     try:
         loaded = json.loads(text)
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # one object a line under the name .json: common, and unmistakable
+        # Often a .json file is JSONL, with one object per line. This error is specific to that.
+        if error.msg == "Extra data":
             problems.clear()
             yield from _jsonl_rows(path, problems)
         else:
             problems.append(f"line {error.lineno}: not JSON ({error})")
         return
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON that can be read ({error}).") from None
+        raise DataError(f"{path}: this JSON cannot be read ({error}).") from None
     lists = (
         [value for value in loaded.values() if isinstance(value, list)]
         if isinstance(loaded, dict)
@@ -116,7 +121,7 @@ def _json_rows(path: Path, problems: list[str]) -> Iterator[Row]:
     )
     if len(lists) != 1 or not isinstance(lists[0], list):
         raise DataError(
-            f"{path}: expected a list of objects [{{…}}, …], or an object that holds one such list."
+            f"{path}: expected a list of objects [{{…}}, …], or an object that contains one such list."
         )
     for number, values in enumerate(lists[0], start=1):
         if isinstance(values, dict):
@@ -190,14 +195,15 @@ def _load_dataset(config: QuestionsConfig, folder: Path | None) -> Iterable[Mapp
     name = str(folder or config.source)
     try:
         loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config.subset)
-    except Exception as error:  # the Hub client raises errors of many libraries; for the user they are one
+    # The Hub's client raises errors of many libraries; for the user they mean the same.
+    except Exception as error:
         what = "cannot be loaded as a dataset folder"
-        fix = "a folder of .jsonl, .csv or .parquet files, or one written by save_to_disk"
+        fix = "give a folder of .jsonl, .csv or .parquet files, or one written by save_to_disk"
         if folder is None:
-            what = "no such file here, and cannot be loaded as a Hub dataset"
+            what = "no such file here, and it cannot be loaded as a Hub dataset"
             fix = (
                 "check name, questions.subset and network; for private data log in with `hf auth login`; "
-                "without a network, copy the files here and name the folder"
+                "without a network, copy the files here and give the folder"
             )
         raise DataError(
             f"{config.source}: {what} ({type(error).__name__}: {shortened(error, 300)}). Fix: {fix}."

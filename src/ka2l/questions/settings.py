@@ -1,15 +1,14 @@
-"""The sections of the configuration that say where questions come from, and what all sections have in common.
-
-The rest, and the whole, is in `config`.
-"""
+"""Settings of the questions: source, columns, roles, and the questions made from GeoNames."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from ka2l.common.settings_section import Positive, Section
+from ka2l.common.settings_section import PathOr, Positive, Section
 
-SOURCE = "imported"  # as questions.source: the questions came with the answers
+# Values of questions.source that are not paths.
+GEONAMES = "geonames"
+SOURCE = "imported"
 
 
 class ColumnsConfig(Section):
@@ -26,7 +25,7 @@ class ColumnsConfig(Section):
     role: str | None = None
     """A column that already holds probe, pool, eval, decoder or shot."""
     rewordings: str | None = None
-    """A list of other wordings of the same question, asked after teaching; none: `rewordings` if present."""
+    """Other wordings of the same question (a list), asked after teaching; none: the column `rewordings` if present."""
     options: list[str] | None = None
     """Columns with the options of a multiple choice (or one column with the list)."""
     answer_index: str | None = None
@@ -66,7 +65,7 @@ class GeonamesConfig(Section):
 class QuestionsConfig(Section):
     """Where the questions come from and what each is for."""
 
-    source: str = ""
+    source: Annotated[str, PathOr(GEONAMES, SOURCE)] = ""
     """`geonames`, `imported` (they came with imported answers), a .jsonl/.json/.csv/.tsv/.parquet file, a folder of a dataset, or a Hub dataset name."""
     subset: str | None = None
     """Configuration name of a Hub dataset."""
@@ -80,3 +79,13 @@ class QuestionsConfig(Section):
     """Sizes of the roles."""
     geonames: GeonamesConfig = GeonamesConfig()
     """Only for source `geonames`."""
+
+    @property
+    def is_geonames(self) -> bool:
+        """Whether the questions are made from GeoNames, which can also answer new ones."""
+        return self.source == GEONAMES
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the questions came with imported answers (`ka2l import`)."""
+        return self.source == SOURCE

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ka2l.common.settings_section import Positive, Section
+from ka2l.common.settings_section import PathOr, Positive, Section
 from ka2l.selection.options import Draw, Space, option_problem
 
 
@@ -25,7 +25,7 @@ class SelectConfig(Section):
     """Cosine (in `space`, about the pool's mean) above which two questions are near-copies; none: no check."""
     space: Space = "state"
     """The space of distances between questions: the hidden state the probe reads, or an embedding of the text by `encoder`."""
-    encoder: str = "minilm"
+    encoder: Annotated[str, PathOr("minilm")] = "minilm"
     """Model of the sentence embeddings, for `space=sentence`: `minilm` (installed with ka2l[embedding]), a folder or a Hub id."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Seed of a strategy's random draws; none: the run's."""

@@ -87,7 +87,7 @@ def test_labels_are_read_at_any_index(labels: dict[Any, str], expected: dict[int
     ],
 )
 def test_models_without_the_label_are_refused(labels: dict[Any, str]) -> None:
-    with pytest.raises(ModelError, match=r"measure\.nli_model=some/model.*one says entailment"):
+    with pytest.raises(ModelError, match=r"measure\.nli_model=some/model.*exactly one must be entailment"):
         label_relations(labels, "some/model")
 
 

@@ -1,119 +1,28 @@
-"""The engine against plain transformers: the same tokens, states and probabilities, whatever the batch around them.
+"""The model in this process against plain transformers: the same tokens, states and probabilities, and its errors.
 
-The reference is one unpadded prompt at a time: `generate` without sampling, and one forward pass. Models are the
-trained tiny Llama and random ones of four architectures, two of them awkward: GPT-2 has absolute positions, and
-the Mistral here has a sliding window shorter than its prompts.
+The reference is one unpadded prompt at a time: `generate` without sampling, and one forward pass.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from ka2l.errors import ModelError
-from ka2l.models.interface import Answer, Position, Prompt, SampledQuestion, Usage
+from ka2l.models.interface import Prompt
 from ka2l.models.loading import ResolvedModel, resolve
-from ka2l.models.local import answer_tree
 from ka2l.models.local.local_model import LocalModel
-from ka2l.models.local.memory_budget import Budget
 from ka2l.models.prompts import PromptBuilder
 from ka2l.models.settings import ModelConfig, PromptConfig
-from reference import NEW_TOKENS, Reference, assert_close
+from local_models import MODELS, sample, wrap
+from local_models import models as models  # a fixture
+from local_models import prompts as prompts  # a fixture
+from reference import Reference, assert_close
 from reference import builder as builder
 from reference import tokenizer as tokenizer
 from tiny import TinyWorld
-
-WINDOW = 24  # of the sliding models: shorter than any prompt with shots
-RANDOM_MODELS = ("llama", "gpt2", "qwen2", "mistral")
-MODELS = ("trained", *RANDOM_MODELS)
-
-
-@pytest.fixture(scope="module")
-def prompts(tiny_world: TinyWorld, builder: PromptBuilder) -> list[Prompt]:
-    """Prompts of mixed lengths: known and unknown facts, and questions much longer than the others."""
-    facts = tiny_world.known[5:10] + tiny_world.unknown[:4]
-    asked = [(fact["id"], fact["question"]) for fact in facts]
-    asked += [("long", "What is the capital of " + "Kalobe and of " * 9 + "Kalobe?"), ("short", "Who?")]
-    return [Prompt(name, builder.sensing(question)) for name, question in asked]
-
-
-@pytest.fixture(scope="module")
-def models(tiny_world: TinyWorld, tokenizer: Any) -> dict[str, Any]:
-    """Each architecture once; a test wraps it in a fresh LocalModel."""
-    ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": 2}
-    size: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "initializer_range": 0.3,  # far from uniform, so that greedy choices are not ties
-        **ids,
-    }
-    short = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512, "initializer_range": 0.3}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return {
-            "trained": LlamaForCausalLM.from_pretrained(tiny_world.folder).eval(),
-            "llama": LlamaForCausalLM(LlamaConfig(**size)).eval(),
-            "gpt2": GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **short, **ids)).eval(),
-            # Full attention in the first two layers, a sliding window in the last.
-            "qwen2": Qwen2ForCausalLM(
-                Qwen2Config(**size, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2)
-            ).eval(),
-            "mistral": MistralForCausalLM(MistralConfig(**size, sliding_window=WINDOW)).eval(),
-        }
-
-
-def wrap(model: Any, tokenizer: Any, build: Any = None) -> LocalModel:
-    """A model of its own, so that one test's prefix is not another's."""
-    local = LocalModel(model, tokenizer, ResolvedModel("tiny", "tiny", "0"))
-    if build is not None:
-        local.share_prefix(build)
-    return local
-
-
-def sample(
-    model: LocalModel,
-    prompts: Sequence[Prompt],
-    temperatures: Sequence[float] = (0.0,),
-    *,
-    rows: int = 4,
-    max_new_tokens: int = NEW_TOKENS,
-    position: Position | None = None,
-    seed: int = 0,
-) -> dict[str, SampledQuestion]:
-    """Samples numbered from 0; `rows` is the most that is computed together."""
-    model.budget = Budget(16 * rows, rows)
-    made = model.sample(
-        prompts,
-        dict(enumerate(temperatures)),
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        position=position,
-    )
-    results = list(made)
-    assert sorted(result.question_id for result in results) == sorted(
-        prompt.question_id for prompt in prompts
-    )
-    return {result.question_id: result for result in results}
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -207,29 +116,6 @@ def test_what_is_shared_is_not_computed_again(
             assert (model.usage.prompt, model.usage.prompt_saved) == (lengths, 0)
 
 
-def test_answers_that_agree_so_far_are_computed_once(
-    models: dict[str, Any], tokenizer: Any, builder: PromptBuilder, prompts: list[Prompt]
-) -> None:
-    for rows in (1, 64):
-        model = wrap(models["trained"], tokenizer, builder.sensing)
-        one = sample(model, prompts, (0.0,), rows=rows)
-        alone = model.usage.decoded
-        model.usage = Usage()
-        same = sample(model, prompts, (0.0,) * 5, rows=rows)
-        assert model.usage.decoded == alone
-        assert model.usage.decoded_saved == 4 * alone
-        for name, result in same.items():
-            assert result.answers == one[name].answers * 5
-    model.usage = Usage()
-    mixed = sample(model, prompts, (0.0, *(1.0,) * 9))
-    answers = [answer for result in mixed.values() for answer in result.answers]
-    # Every token but the first (the prompt's pass gives it) was either computed or shared. A stop token is not kept.
-    total = model.usage.decoded + model.usage.decoded_saved
-    assert sum(max(len(a.token_logprobs) - 1, 0) for a in answers) <= total
-    assert total <= sum(len(a.token_logprobs) for a in answers)
-    assert model.usage.decoded_saved > 0
-
-
 def test_prompts_that_do_not_begin_with_the_prefix_are_computed_in_full(
     models: dict[str, Any], tokenizer: Any, builder: PromptBuilder, prompts: list[Prompt]
 ) -> None:
@@ -239,146 +125,6 @@ def test_prompts_that_do_not_begin_with_the_prefix_are_computed_in_full(
         reference = Reference(models["trained"], tokenizer, prompt.text)
         assert made[prompt.question_id].answers[0].text == reference.greedy()[0]
         assert_close(np.asarray(made[prompt.question_id].states), reference.states())
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_greedy_answers_do_not_depend_on_the_batch_size(
-    name: str, models: dict[str, Any], tokenizer: Any, builder: PromptBuilder, prompts: list[Prompt]
-) -> None:
-    model = wrap(models[name], tokenizer, builder.sensing)
-    texts = []
-    for rows in (1, 3, 64):
-        made = sample(model, prompts, rows=rows)
-        texts.append({name: (r.answers[0].text, r.answers[0].finish_reason) for name, r in made.items()})
-    assert texts[0] == texts[1] == texts[2]
-
-
-def test_a_row_that_stops_early_does_not_truncate_the_others(
-    models: dict[str, Any], tokenizer: Any, tiny_world: TinyWorld, builder: PromptBuilder
-) -> None:
-    """SPEC item 3: answers cut short by another row's end became labels."""
-    facts = [fact for fact in tiny_world.known if " " in fact["answers"][0]][:3] + tiny_world.known[:6]
-    prompts = [Prompt(fact["id"], builder.sensing(fact["question"])) for fact in facts]
-    prompts = list(dict.fromkeys(prompts))
-    model = wrap(models["trained"], tokenizer, builder.sensing)
-    made = sample(model, prompts, (0.0, 1.0, 1.0), rows=64, max_new_tokens=16)
-    lengths = {len(answer.token_logprobs) for result in made.values() for answer in result.answers}
-    assert len(lengths) > 1, "the test needs rows that end at different steps"
-    for prompt in prompts:
-        text, tokens, reason = Reference(models["trained"], tokenizer, prompt.text).greedy(16)
-        answer = made[prompt.question_id].answers[0]
-        assert (answer.text, len(answer.token_logprobs), answer.finish_reason) == (text, len(tokens), reason)
-
-
-def test_the_length_limit_is_kept_and_said(
-    models: dict[str, Any], tokenizer: Any, prompts: list[Prompt]
-) -> None:
-    made = sample(wrap(models["trained"], tokenizer), prompts[:2], (0.0, 1.0), max_new_tokens=1)
-    for result in made.values():
-        for answer in result.answers:
-            assert len(answer.token_logprobs) <= 1
-            assert answer.finish_reason == "length"
-
-
-def test_samples_do_not_depend_on_the_batch_and_five_are_the_first_of_ten(
-    models: dict[str, Any], tokenizer: Any, builder: PromptBuilder, prompts: list[Prompt]
-) -> None:
-    model = wrap(models["trained"], tokenizer, builder.sensing)
-    ten = sample(model, prompts, (0.0, *[1.0] * 10), rows=64)
-    five = sample(model, prompts[::-1], (0.0, *[1.0] * 5), rows=2)
-    alone = sample(model, prompts[4:5], (0.0, *[1.0] * 5))
-    for name, result in five.items():
-        assert [answer.text for answer in result.answers] == [a.text for a in ten[name].answers[:6]]
-    name = prompts[4].question_id
-    assert [answer.text for answer in alone[name].answers] == [a.text for a in five[name].answers]
-    assert len({answer.text for result in ten.values() for answer in result.answers[1:]}) > len(ten)
-    other = sample(model, prompts, (0.0, *[1.0] * 10), rows=64, seed=1)
-    assert any(other[name].answers[1:] != ten[name].answers[1:] for name in ten)
-    assert all(other[name].answers[0].text == ten[name].answers[0].text for name in ten)
-
-
-@pytest.mark.parametrize("name", ["trained", "gpt2", "mistral"])
-def test_sampled_logprobs_equal_a_rescoring_pass(
-    name: str,
-    models: dict[str, Any],
-    tokenizer: Any,
-    builder: PromptBuilder,
-    prompts: list[Prompt],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Rows leave the batch at different steps and two temperatures stand side by side; every number stays right."""
-    kept: list[tuple[int, int, list[int], list[float]]] = []
-    finish = answer_tree._finish
-
-    def remember(question: Any, samples: Any, tokens: Any, logprobs: Any, *others: Any) -> None:
-        kept.extend((question.index, number, tokens, logprobs) for number in samples)
-        finish(question, samples, tokens, logprobs, *others)
-
-    monkeypatch.setattr(answer_tree, "_finish", remember)
-    model = wrap(models[name], tokenizer, builder.sensing)
-    made = sample(model, prompts[:6], (0.1, 1.0, 1.0, 2.0), rows=6)
-    assert len(kept) == 24
-    assert len({len(tokens) for _, _, tokens, _ in kept}) > 1 or name != "trained"
-    for index, number, tokens, logprobs in kept:
-        prompt = prompts[index]
-        answer = made[prompt.question_id].answers[number]
-        reference = Reference(models[name], tokenizer, prompt.text)
-        assert (answer.text, answer.token_logprobs) == (reference.text(tokens), logprobs)
-        assert logprobs == pytest.approx(reference.logprobs(tokens), abs=2e-4)
-
-
-@pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_samples_follow_the_models_own_probabilities(
-    temperature: float,
-    models: dict[str, Any],
-    tokenizer: Any,
-    builder: PromptBuilder,
-    prompts: list[Prompt],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """First tokens, and second tokens given the likeliest first, against a plain forward pass (chi-square)."""
-    from scipy.stats import chisquare
-
-    drawn: list[list[int]] = []
-
-    def remember(question: answer_tree.Question, samples: list[int], tokens: list[int], *_: Any) -> None:
-        drawn.extend([tokens] * len(samples))
-        question.answers.update(dict.fromkeys(samples, Answer("", [], "stop")))
-
-    monkeypatch.setattr(answer_tree, "_finish", remember)
-
-    n = 6000
-    model = wrap(models["llama"], tokenizer, builder.sensing)
-    sample(model, prompts[:1], (temperature,) * n, max_new_tokens=2, rows=2000)
-    assert len(drawn) == n
-    ids = tokenizer(prompts[0].text, return_tensors="pt")["input_ids"]
-    firsts = [tokens[0] for tokens in drawn if tokens]
-    first = max(set(firsts), key=firsts.count)
-    seconds = [tokens[1] for tokens in drawn if tokens[:1] == [first] and len(tokens) == 2]
-    assert len(seconds) > 300
-    for before, tokens in ((ids, firsts), (torch.cat([ids, torch.tensor([[first]])], dim=1), seconds)):
-        with torch.inference_mode():
-            exact = torch.softmax(models["llama"](before).logits[0, -1].double() / temperature, -1).numpy()
-        exact[tokenizer.eos_token_id] = 0  # an answer that ends keeps no token for it
-        exact /= exact.sum()
-        counts = np.bincount(tokens, minlength=len(exact))
-        likely = exact * len(tokens) >= 5
-        assert likely.sum() >= 5
-        observed = [*counts[likely], counts[~likely].sum()]
-        expected = np.array([*exact[likely], exact[~likely].sum()]) * len(tokens)
-        assert chisquare(observed, expected).pvalue > 1e-3
-
-
-def test_the_trained_model_knows_what_it_was_taught(
-    models: dict[str, Any], tokenizer: Any, tiny_world: TinyWorld, builder: PromptBuilder
-) -> None:
-    facts = tiny_world.known[3:13]
-    made = sample(
-        wrap(models["trained"], tokenizer, builder.sensing),
-        [Prompt(fact["id"], builder.sensing(fact["question"])) for fact in facts],
-    )
-    right = [made[fact["id"]].answers[0].text in fact["answers"] for fact in facts]
-    assert sum(right) >= 9
 
 
 @pytest.fixture
@@ -489,65 +235,3 @@ def test_chat_without_a_chat_template_is_refused(tiny_world: TinyWorld, models: 
         PromptBuilder(
             PromptConfig(template="chat"), (), model.render_chat if model.has_chat_template else None
         )
-
-
-def test_resolve_names_what_it_tried(tmp_path: Path, tiny_world: TinyWorld) -> None:
-    for name in (str(tmp_path / "nothing"), "./nothing", "a/b/c"):
-        with pytest.raises(ModelError, match=r"no such folder"):
-            resolve(ModelConfig(name=name))
-    with pytest.raises(ModelError, match=r"config\.json is missing"):
-        resolve(ModelConfig(name=str(tmp_path)))
-    found = resolve(ModelConfig(name=str(tiny_world.folder)))
-    assert found.path == str(tiny_world.folder.resolve())
-    assert found.revision.startswith("sha256-")
-
-
-def test_a_hub_id_while_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub.constants
-
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match=r"nobody/no-such-model: no such model.*the Hub says"):
-        resolve(ModelConfig(name="nobody/no-such-model"))
-
-
-def test_a_folders_revision_changes_with_its_weights(tmp_path: Path, tiny_world: TinyWorld) -> None:
-    import shutil
-
-    folder = tmp_path / "copy"
-    shutil.copytree(tiny_world.folder, folder)
-    config = ModelConfig(name=str(folder))
-    before = resolve(config).revision
-    assert before == resolve(ModelConfig(name=str(tiny_world.folder))).revision
-    weights = load_file(folder / "model.safetensors")
-    name = sorted(weights)[0]
-    weights[name] = weights[name] + 1e-3
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert resolve(config).revision != before
-
-
-@pytest.mark.parametrize("damage", ["truncated weights", "no tokenizer", "config is not JSON"])
-def test_a_damaged_folder_is_a_model_error(tmp_path: Path, tiny_world: TinyWorld, damage: str) -> None:
-    import shutil
-
-    folder = tmp_path / "copy"
-    shutil.copytree(tiny_world.folder, folder)
-    if damage == "truncated weights":
-        file = folder / "model.safetensors"
-        file.write_bytes(file.read_bytes()[:1000])
-    elif damage == "no tokenizer":
-        for file in folder.glob("tokenizer*"):
-            file.unlink()
-    else:
-        (folder / "config.json").write_text("{")
-    config = ModelConfig(name=str(folder), device="cpu")
-    with pytest.raises(ModelError, match="cannot load this model"):
-        LocalModel.load(config, resolve(config))
-
-
-def test_cuda_where_there_is_none(tiny_world: TinyWorld) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a CUDA device here")
-    config = ModelConfig(name=str(tiny_world.folder), device="cuda")
-    with pytest.raises(ModelError, match=r"model\.device is cuda"):
-        LocalModel.load(config, resolve(config))

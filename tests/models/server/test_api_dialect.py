@@ -215,7 +215,7 @@ def test_a_model_that_takes_no_temperature_is_refused(
 ) -> None:
     message = "Unsupported value: 'temperature' does not support 0.1 with this model. Only the default (1) is supported."
     server.faults += [status(400, message=message, param="temperature", code="unsupported_value")]
-    with pytest.raises(ModelError, match=r"takes no temperature but its own.*sample\.low_temperature"):
+    with pytest.raises(ModelError, match=r"supports no temperature but its own.*sample\.low_temperature"):
         draw(make(server, endpoint="chat"), prompts)
     assert len(server.bodies) == 1
 
@@ -236,7 +236,7 @@ def test_states_and_missing_messages_are_refused_before_anything_is_asked(
     [
         ({"url": "", "model": "m"}, "needs server.url"),
         ({"url": "http://localhost/v1", "model": ""}, "needs server.model"),
-        ({"url": "localhost:8000/v1", "model": "m"}, "no such address"),
+        ({"url": "localhost:8000/v1", "model": "m"}, "not an address such as"),
     ],
 )
 def test_an_address_that_cannot_be_right(values: dict[str, Any], words: str, tmp_path: Path) -> None:

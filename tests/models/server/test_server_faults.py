@@ -134,7 +134,7 @@ def test_a_server_that_is_not_there(prompts: list[Prompt], make: Make) -> None:
         (403, "not yours", f"environment variable {VARIABLE}"),
         (404, "The model `tiny` does not exist", "server.model"),
         (400, "maximum context length is 512 tokens", "prompt too long"),
-        (429, "You exceeded your current quota (insufficient_quota)", "nothing left to spend"),
+        (429, "You exceeded your current quota (insufficient_quota)", "no credit left"),
     ],
 )
 def test_what_cannot_pass_ends_at_once(
@@ -213,7 +213,7 @@ def test_the_key_is_sent_and_appears_nowhere_else(
     model = make(server, retries=1)
     draw(model, prompts[:1])
     assert set(server.keys) == {f"Bearer {SECRET}"}
-    said = [repr(model), repr(vars(model)), repr(vars(model._wire)), *model.notes]
+    said = [repr(model), repr(vars(model)), repr(vars(model._http)), *model.notes]
     for faults in (
         [echo_key(401)],
         [echo_key(500)] * 2,

@@ -210,7 +210,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, tiny_world: TinyWorld) 
     source = questions_file(tiny_world, tmp_path)
     config = tiny_config(tiny_world, source, "sample.engine=imported", "sample.states=none")
     recipe.write_text(to_yaml(config), encoding="utf-8")
-    with pytest.raises(RunError, match=r"no answers are here yet\. Take them in: ka2l import"):
+    with pytest.raises(RunError, match=r"no answers have been imported yet\. Import them: ka2l import"):
         run(config, tmp_path / "bare", Ear())
 
 

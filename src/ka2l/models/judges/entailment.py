@@ -1,4 +1,4 @@
-"""Entailment by any sequence-classification model that says which of its labels means it.
+"""Entailment by a sequence-classification model with a label for it.
 
     judge = EntailmentModel("microsoft/deberta-large-mnli")
     judge.relations([Pair("What is the capital of France?", "Paris", "the city of Paris")])   # ["entailment"]
@@ -21,10 +21,12 @@ from ka2l.models.local.cpu_workers import in_groups, workers_for
 from ka2l.models.local.memory_budget import Budget
 from ka2l.models.settings import ModelConfig
 
-_INPUT = 1  # version of how two answers become the model's input; part of the cache key
-_MOST_TOKENS = 512  # of a pair, where a model does not say how many it reads
-# Tokens of one pass on a CPU, and for which a pass beside the others is worth its start. Measured: a matrix product has
-# reached its rate by then, and the activations still lie in the core's own cache.
+# Version of the way in which two answers become the model's input; part of the cache key.
+_INPUT = 1
+# Most tokens of a pair, if a model does not say how many it reads.
+_MOST_TOKENS = 512
+# Tokens of one pass on a CPU, and the fewest tokens for which another worker is worth its start. Measured: a matrix
+# product has reached its full rate by then, and the activations still fit into the core's own cache.
 _CPU_TOKENS = 512
 
 
@@ -33,12 +35,12 @@ class EntailmentModel:
 
     Args:
         name: a folder or Hub id.
-        equivalence: what the relations are for; whether the labels suffice is said here rather than at the end.
-        device: where to compute.
-        batch_tokens: tokens, padding included, in one pass; halved where memory runs out.
+        equivalence: how the relations will be used; the model is refused at once if its labels are not sufficient.
+        device: of PyTorch.
+        batch_tokens: tokens, padding included, in one pass; halved if memory runs out.
 
     Raises:
-        ModelError: the model cannot be loaded, or its labels do not say what is needed.
+        ModelError: the model cannot be loaded, or its labels are not sufficient.
     """
 
     symmetric = False
@@ -55,32 +57,33 @@ class EntailmentModel:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self._resolved = _resolve(name)
-        where = _where(self._resolved)
+        source = _source(self._resolved)
         with quiet_transformers():
             try:
-                dtype = torch.float32  # DeBERTa overflows in float16, and NaN would pass for label 0
-                model = AutoModelForSequenceClassification.from_pretrained(**where, dtype=dtype)
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(**where)
+                # DeBERTa overflows in float16, and NaN would count as label 0.
+                dtype = torch.float32
+                model = AutoModelForSequenceClassification.from_pretrained(**source, dtype=dtype)
+                self.tokenizer: Any = AutoTokenizer.from_pretrained(**source)
             except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
                 raise _cannot_load(name, error) from error
         self.model: Any = model.to(device).eval()
         self.labels = label_relations(self.model.config.id2label, name, equivalence)
         self.batch_tokens = batch_tokens
         self._limit = _longest(self.tokenizer, self.model.config)
-        looks = [
+        trial = [
             Pair("Who?", "She", "He"),
             Pair("Which of the two is it, then?", "This one", "That other one"),
         ]
-        compute_first_token_only(self.model, self._padded(self._encode(looks)))
+        compute_first_token_only(self.model, self._padded(self._encode(trial)))
 
     @property
     def revision(self) -> str:
-        """What pins the weights: a commit of the Hub, or a hash of the folder's files."""
+        """Identifies the weights: a commit of the Hub, or a hash of the folder's files."""
         return self._resolved.revision
 
     @property
     def key(self) -> str:
-        """What determines its judgements, for a cache; a folder that moves keeps its key."""
+        """Identifies its judgements in a cache; a folder that is moved keeps its key."""
         return f"nli-{_INPUT} {model_key(self._resolved)}"
 
     def relations(self, pairs: Sequence[Pair]) -> list[Relation]:
@@ -89,7 +92,7 @@ class EntailmentModel:
 
     @torch.inference_mode()
     def batches(self, pairs: Sequence[Pair]) -> Iterator[Judged]:
-        """The relations as they are computed, pass by pass; not in the order of the pairs."""
+        """The relations in the order in which they are computed, which is not the order of the pairs."""
         encoded = self._encode(pairs)
         device = self.model.device
         total = sum(len(ids) for ids, _ in encoded)
@@ -108,8 +111,8 @@ class EntailmentModel:
             return [self.labels[label] for label in logits.argmax(dim=-1).tolist()]
 
         parts = [ids for ids, _ in encoded]
-        for rows, found in in_groups(parts, work, Budget(tokens, tokens), workers=workers):
-            yield Judged(rows, found)
+        for rows, relations in in_groups(parts, work, Budget(tokens, tokens), workers=workers):
+            yield Judged(rows, relations)
 
     def _encode(self, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:
         """Token and type ids of each pair, equal to those of `tokenizer(premise, hypothesis, truncation=True)`."""
@@ -143,44 +146,55 @@ class EntailmentModel:
 def label_relations(
     id2label: Mapping[Any, str], name: str, equivalence: Equivalence = "strict"
 ) -> dict[int, Relation]:
-    """What each label index means: entailment, contradiction, or neutral (all else, `not_entailment` among it).
+    """The meaning of each label: entailment, contradiction, or neutral (all others, also `not_entailment`).
+
+    Args:
+        id2label: from the model's config.
+        name: of the model, for messages.
+        equivalence: how the relations will be used.
 
     Raises:
-        ModelError: not exactly one label says entailment, or none says contradiction and `equivalence` needs it.
+        ModelError: not exactly one label is entailment, or none is contradiction and `equivalence` needs it.
     """
-    words = {int(i): str(label).strip().lower() for i, label in id2label.items()}
-    meanings: dict[int, Relation] = dict.fromkeys(words, "neutral")
-    meanings |= {i: "entailment" for i, word in words.items() if word in ("entailment", "entail")}
-    meanings |= {i: "contradiction" for i, word in words.items() if word in ("contradiction", "contradict")}
-    found = list(meanings.values())
-    if found.count("entailment") != 1:
+    labels = {int(i): str(label).strip().lower() for i, label in id2label.items()}
+    meanings: dict[int, Relation] = dict.fromkeys(labels, "neutral")
+    meanings |= {i: "entailment" for i, label in labels.items() if label in ("entailment", "entail")}
+    meanings |= {
+        i: "contradiction" for i, label in labels.items() if label in ("contradiction", "contradict")
+    }
+    relations = list(meanings.values())
+    if relations.count("entailment") != 1:
         raise ModelError(
-            f"measure.nli_model={name}: its labels are {list(id2label.values())}, of which not exactly one says "
+            f"measure.nli_model={name}: its labels are {list(id2label.values())}, but exactly one must be "
             "entailment. Use a model trained on natural language inference, or set id2label in its config.json."
         )
-    if equivalence != "strict" and found.count("contradiction") != 1:
+    if equivalence != "strict" and relations.count("contradiction") != 1:
         raise ModelError(
-            f"measure.equivalence={equivalence} needs a model that tells contradiction from neutral, and the labels of "
-            f"measure.nli_model={name} are {list(id2label.values())}. Use measure.equivalence=strict or another model."
+            f"measure.equivalence={equivalence} needs a model that distinguishes contradiction from neutral, but the labels "
+            f"of measure.nli_model={name} are {list(id2label.values())}. Use measure.equivalence=strict or another model."
         )
     return meanings
 
 
 def check_nli_model(name: str, equivalence: Equivalence = "strict") -> None:
-    """Refuse, from its config alone, an NLI model that is not there or whose labels do not say what is needed."""
+    """Refuse an NLI model that does not exist or whose labels are not sufficient, from its config alone.
+
+    Raises:
+        ModelError: as `EntailmentModel`.
+    """
     from transformers import AutoConfig
 
     resolved = _resolve(name)
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(**_where(resolved))
+            config = AutoConfig.from_pretrained(**_source(resolved))
         except (OSError, ValueError) as error:
             raise _cannot_load(name, error) from error
     label_relations(config.id2label, name, equivalence)
 
 
 def _context(question: str, answer: str) -> str:
-    """The NLI input is question and answer together (paper, Section 3.2.2)."""
+    """One side of the NLI input: question and answer together (paper, Section 3.2.2)."""
     return f"{question.strip()} {answer}"
 
 
@@ -191,8 +205,8 @@ def _resolve(name: str) -> ResolvedModel:
         raise _cannot_load(name, error) from error
 
 
-def _where(resolved: ResolvedModel) -> dict[str, Any]:
-    """Arguments of `from_pretrained`: the commit too, so that a moved branch cannot mix two models."""
+def _source(resolved: ResolvedModel) -> dict[str, Any]:
+    """Arguments of `from_pretrained`; with the commit, so that all files are of the same version."""
     pinned = {} if Path(resolved.path).is_dir() else {"revision": resolved.revision}
     return {"pretrained_model_name_or_path": resolved.path, **pinned}
 
@@ -205,6 +219,6 @@ def _cannot_load(name: str, error: Exception) -> ModelError:
 
 
 def _longest(tokenizer: Any, config: Any) -> int:
-    """Tokens of a pair that the model reads."""
+    """Most tokens of a pair that the model reads."""
     limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or _MOST_TOKENS]
     return min([*limits, *([_MOST_TOKENS] if tokenizer.model_max_length > 1 << 20 else [])])

@@ -1,24 +1,28 @@
-"""Classifiers that read their first token only: the rest of the last layer need not be computed.
+"""Compute the last layer of a classifier for the first token only, if its head reads no other token.
 
-Keys and values of the last layer come from all tokens, but what follows its attention (three quarters of the layer's
-weights) is only read where the head looks. Whether a model's head does is not taken from a list of names: its logits
-are compared with and without the rest.
+The keys and values of the last layer come from all tokens, but the part after its attention (three quarters of the
+layer's weights) is needed only for the tokens that the head reads. Whether a head reads the first token only is not taken
+from a list of names: the logits are compared with and without the other tokens.
 """
 
 from typing import Any
 
 import torch
 
-_CLOSE = 1e-4  # of the largest logit
+# Largest allowed difference, relative to the largest logit.
+_CLOSE = 1e-4
 
 
 @torch.inference_mode()
 def compute_first_token_only(model: Any, inputs: dict[str, torch.Tensor]) -> bool:
-    """Leave out what the head does not read, if that changes nothing; whether it could be left out.
+    """Leave out the tokens that the head does not read, if that does not change the logits.
 
     Args:
-        model: a sequence classifier in eval mode; BERT, RoBERTa, ELECTRA, DeBERTa and their kin can be shortened.
-        inputs: texts of different lengths, padded, to compare with.
+        model: a sequence classifier in eval mode; it works for BERT, RoBERTa, ELECTRA, DeBERTa and similar models.
+        inputs: the model's inputs for texts of different lengths, padded, for the comparison.
+
+    Returns:
+        whether they are left out from now on.
     """
     encoder = getattr(model.base_model, "encoder", None)
     layers = getattr(encoder, "layer", None)
@@ -30,12 +34,13 @@ def compute_first_token_only(model: Any, inputs: dict[str, torch.Tensor]) -> boo
     try:
         if float((model(**inputs).logits - whole).abs().max()) <= _CLOSE * float(whole.abs().max()):
             return True
-    except (RuntimeError, TypeError, ValueError, IndexError):  # a shape that does not fit
+    # The shapes do not fit this model.
+    except (RuntimeError, TypeError, ValueError, IndexError):
         pass
     hook.remove()
     return False
 
 
 def _first(_module: Any, tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """What the attention found and what it is added to, [rows, tokens, width], at the first token."""
+    """The attention's output and the residual it is added to, [rows, tokens, width], at the first token only."""
     return tuple(tensor[:, :1] for tensor in tensors)

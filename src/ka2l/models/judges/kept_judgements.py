@@ -1,9 +1,9 @@
-"""Judgements of equivalence in one SQLite file, so that no pair of answers is ever judged twice by one judge.
+"""Judgements of equivalence in one SQLite file, so that a judge never judges a pair of answers twice.
 
     with CachedJudge(EntailmentModel(name), run / "judgements.sqlite") as judge:
         cluster_by_meaning(questions, answers, judge)
 
-A judgement is written when its batch is done. The write-ahead log makes every committed batch survive `kill -9`.
+Judgements are written batch by batch. With the write-ahead log every committed batch survives `kill -9`.
 
     sqlite3 judgements.sqlite "SELECT judge, relation, count(*) FROM judgements GROUP BY 1, 2"
 """
@@ -23,36 +23,38 @@ from ka2l.models.loading import ResolvedModel
 
 
 class Judged(NamedTuple):
-    """One batch of relations and where in the queue its pairs stand."""
+    """One batch of relations, and the places of its pairs among all pairs."""
 
     places: Sequence[int]
     relations: Sequence[Relation]
 
 
 class BatchJudge(Protocol):
-    """A judge whose judgements come batch by batch."""
+    """A judge that yields its judgements batch by batch."""
 
     symmetric: bool
 
     @property
     def key(self) -> str:
-        """All that determines a judgement, apart from the pair."""
+        """Everything that determines a judgement, except the pair."""
         ...
 
     def batches(self, pairs: Sequence[Pair]) -> Iterator[Judged]:
-        """Every pair judged once, in any order."""
+        """Judge every pair once, in any order."""
         ...
 
 
 def gathered(batches: Iterator[Judged], count: int) -> list[Relation]:
     """The relations of all batches, in the order of the pairs."""
-    found = {i: said for batch in batches for i, said in zip(batch.places, batch.relations, strict=True)}
-    return [found[i] for i in range(count)]
+    relations: dict[int, Relation] = {}
+    for batch in batches:
+        relations.update(zip(batch.places, batch.relations, strict=True))
+    return [relations[place] for place in range(count)]
 
 
-def model_key(found: ResolvedModel) -> str:
-    """What pins a model's judgements: of a folder its content, wherever it lies; on the Hub name and commit."""
-    return found.revision if Path(found.path).is_dir() else f"{found.name}@{found.revision}"
+def model_key(model: ResolvedModel) -> str:
+    """The key of a model's judgements: of a folder its content, whatever its path; on the Hub name and commit."""
+    return model.revision if Path(model.path).is_dir() else f"{model.name}@{model.revision}"
 
 
 _TABLE = Table(
@@ -67,17 +69,21 @@ CREATE TABLE IF NOT EXISTS judgements (
     kept="judgements",
     rows="judgements",
     elsewhere="measure.cache",
-    rescue="Move it away, or give measure.cache another file: its pairs are then judged again.",
+    rescue="Move it away, or give measure.cache another file; the pairs are then judged again.",
 )
 
 
 class Counts(NamedTuple):
-    """What judging took."""
+    """How many judgements were needed, and how many calls they took."""
 
-    pairs: int = 0  # asked for
-    hits: int = 0  # those of them that the file knew
-    judged: int = 0  # those that the judge was asked about
-    calls: int = 0  # batches, or requests, that took
+    pairs: int = 0
+    """Pairs to judge."""
+    hits: int = 0
+    """Pairs whose judgement was in the file."""
+    judged: int = 0
+    """Pairs that the judge judged."""
+    calls: int = 0
+    """Batches, or requests, for these."""
 
     def __add__(self, other: object) -> "Counts":
         if not isinstance(other, Counts):
@@ -89,29 +95,30 @@ Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 
 @contextmanager
-def _unseen(_pairs: int) -> Iterator[Callable[[int], None]]:
+def _no_progress(_pairs: int) -> Iterator[Callable[[int], None]]:
     yield lambda _more: None
 
 
 class CachedJudge:
-    """Implements `ka2l.knowledge.uncertainty.semantic_clusters.Judge`: asks a judge what it has not said before; a context manager.
+    """Implements `ka2l.knowledge.uncertainty.semantic_clusters.Judge`: judges only pairs that are not in its file.
 
-    Several processes may share the file.
+    It is a context manager. Several processes may share the file.
 
     Args:
-        judge: who is asked.
-        path: the SQLite file; made where it is missing.
-        progress: given a number of pairs, a context in which to tell how many more of them are judged.
+        judge: judges the pairs that are not in the file.
+        path: the SQLite file, created if it is missing.
+        progress: takes the number of pairs to judge, and returns a context manager with a function that is called with
+            the number of pairs judged since its last call.
 
     Attributes:
         counts: of all calls so far.
-        key: all that determines a judgement, apart from the pair.
+        key: everything that determines a judgement, except the pair.
 
     Raises:
-        DataError: the file is damaged, is something else, or cannot be written.
+        DataError: the file is damaged, is not such a file, or cannot be written.
     """
 
-    def __init__(self, judge: BatchJudge, path: Path, *, progress: Progress = _unseen):
+    def __init__(self, judge: BatchJudge, path: Path, *, progress: Progress = _no_progress):
         self._judge, self.path, self._progress = judge, path, progress
         self.key, self.symmetric = judge.key, judge.symmetric
         self.counts = Counts()
@@ -127,7 +134,7 @@ class CachedJudge:
         self._base.close()
 
     def relations(self, pairs: Sequence[Pair]) -> list[Relation]:
-        """The relation of each pair; every batch is kept before the next one is computed."""
+        """The relation of each pair; every batch is stored before the next one is computed."""
         keys = [_pair_key(pair) for pair in pairs]
         known = self._get(keys)
         missing = [i for i, key in enumerate(keys) if key not in known]
@@ -135,8 +142,8 @@ class CachedJudge:
         if missing:
             with self._progress(len(missing)) as advance:
                 for batch in self._judge.batches([pairs[i] for i in missing]):
-                    told = zip(batch.places, batch.relations, strict=True)
-                    new = {keys[missing[place]]: said for place, said in told}
+                    judged = zip(batch.places, batch.relations, strict=True)
+                    new = {keys[missing[place]]: relation for place, relation in judged}
                     self._put(new)
                     known |= new
                     self.counts += Counts(judged=len(batch.places), calls=1)
@@ -144,19 +151,19 @@ class CachedJudge:
         return [known[key] for key in keys]
 
     def _get(self, keys: Sequence[bytes]) -> dict[bytes, Relation]:
-        found: dict[bytes, Relation] = {}
-        ask = "SELECT relation FROM judgements WHERE judge = ? AND pair = ?"
+        stored: dict[bytes, Relation] = {}
+        query = "SELECT relation FROM judgements WHERE judge = ? AND pair = ?"
         with self._file.plainly():
             for key in keys:
-                row = self._base.execute(ask, (self.key, key)).fetchone()
+                row = self._base.execute(query, (self.key, key)).fetchone()
                 if row is not None:
                     if row[0] not in get_args(Relation):
                         raise sqlite3.DatabaseError(f"no such relation: {row[0]}")
-                    found[key] = row[0]
-        return found
+                    stored[key] = row[0]
+        return stored
 
     def _put(self, new: Mapping[bytes, Relation]) -> None:
-        self._file.put([(self.key, key, said) for key, said in new.items()])
+        self._file.put([(self.key, key, relation) for key, relation in new.items()])
 
 
 def _pair_key(pair: Pair) -> bytes:

@@ -1,8 +1,8 @@
 """A language model as the judge: does one answer to a question entail another?
 
-A model in this process is never made to write: the likeliest of three words to begin its answer with is its judgement.
-A server writes one short answer at temperature 0, in which the first of the three words counts. The idea of asking a
-general model with a definition of entailment is that of Farquhar et al. (Nature 2024); the wording is ours.
+A model in this process generates no text: its judgement is the word with the highest probability, of three possible first
+words of its answer. A server generates one short answer at temperature 0, in which the first of the three words counts.
+Judging entailment with a general model and a definition is from Farquhar et al. (Nature 2024); the wording is KA2L's own.
 """
 
 import json
@@ -13,10 +13,13 @@ from ka2l.knowledge.uncertainty.semantic_clusters import Pair, Relation
 from ka2l.models.interface import LanguageModel, Prompt, Sampler
 from ka2l.models.judges.kept_judgements import Judged, gathered
 
-PROMPT_VERSION = 1  # raised whenever a byte of the prompt or the reading of answers changes
+# Raised whenever a byte of the prompt, or the reading of answers, changes.
+PROMPT_VERSION = 1
 RELATIONS: tuple[Relation, ...] = ("entailment", "neutral", "contradiction")
-_CHUNK = 256  # prompts between two writes to the cache
-_LONGEST = 16  # tokens of a server's answer: one word, and what chat models like to put around it
+# Prompts between two writes to the cache.
+_CHUNK = 256
+# Most tokens of a server's answer: one word, and the text that chat models often put around it.
+_LONGEST = 16
 _WORD = re.compile("|".join(RELATIONS), re.IGNORECASE)
 
 _INSTRUCTION = """\
@@ -37,22 +40,22 @@ _EXAMPLES: tuple[tuple[Pair, Relation], ...] = (
 
 
 def judge_prompt(pair: Pair) -> str:
-    """The prompt for one pair; a space and the relation follow."""
-    examples = [f"{_asked(example)} {relation}" for example, relation in _EXAMPLES]
-    return "\n\n".join([_INSTRUCTION, *examples, _asked(pair)])
+    """The prompt for one pair; the answer is a space and the relation."""
+    examples = [f"{_block(example)} {relation}" for example, relation in _EXAMPLES]
+    return "\n\n".join([_INSTRUCTION, *examples, _block(pair)])
 
 
 def read_relation(text: str) -> Relation | None:
-    """The first of the three words in an answer, in any case; None where there is none."""
-    found = _WORD.search(text)
-    return next((r for r in RELATIONS if found and found.group().lower() == r), None)
+    """The first of the three words in an answer, in upper or lower case; None if it contains none of them."""
+    match = _WORD.search(text)
+    return next((relation for relation in RELATIONS if match and match.group().lower() == relation), None)
 
 
 class LocalLlmJudge:
-    """Implements `ka2l.knowledge.uncertainty.semantic_clusters.Judge` with a model in this process: deterministic, nothing to parse.
+    """Implements `ka2l.knowledge.uncertainty.semantic_clusters.Judge` with a model in this process; it is deterministic.
 
     Args:
-        model: whom to ask. Its shared prefix becomes this prompt's.
+        model: the model that judges. Its shared prefix is set to that of this prompt.
         key: name and revision of the model, for the cache.
     """
 
@@ -70,7 +73,7 @@ class LocalLlmJudge:
         """See `BatchJudge.batches`.
 
         Raises:
-            ModelError: a prompt is too long, or the words begin alike in the model's vocabulary.
+            ModelError: a prompt is too long, or the words begin with the same token in the model's vocabulary.
         """
         self._model.share_prefix(lambda text: judge_prompt(Pair(text, text, text)))
         words = [f" {relation}" for relation in RELATIONS]
@@ -82,14 +85,14 @@ class LocalLlmJudge:
 
 
 class ServerLlmJudge:
-    """Implements `ka2l.knowledge.uncertainty.semantic_clusters.Judge` with whoever can answer: an OpenAI-compatible server.
+    """Implements `ka2l.knowledge.uncertainty.semantic_clusters.Judge` with a sampler, such as an OpenAI-compatible server.
 
     Args:
-        sampler: whom to ask.
-        key: name of the model and whatever else pins it, for the cache.
+        sampler: generates the judgements.
+        key: name of the model and everything else that identifies it, for the cache.
 
     Attributes:
-        unparsed: answers so far in which none of the three words stood; they count as neutral.
+        unparsed: number of answers so far without one of the three words; they count as neutral.
     """
 
     symmetric = False
@@ -104,36 +107,37 @@ class ServerLlmJudge:
         return gathered(self.batches(pairs), len(pairs))
 
     def batches(self, pairs: Sequence[Pair]) -> Iterator[Judged]:
-        """The relations as the answers come; see `BatchJudge.batches`.
+        """The relations in the order in which the answers arrive; see `BatchJudge.batches`.
 
         Raises:
-            ModelError: the server will not answer.
+            ModelError: the server does not answer.
         """
-        asked = {prompt.question_id: prompt for prompt in map(_prompt, pairs)}
+        prompts = {prompt.question_id: prompt for prompt in map(_prompt, pairs)}
         places: dict[str, list[int]] = {}
         for place, pair in enumerate(pairs):
             places.setdefault(_name(pair), []).append(place)
-        for result in self._sampler.sample(list(asked.values()), {0: 0.0}, seed=0, max_new_tokens=_LONGEST):
-            said = read_relation(result.answers[0].text)
-            self.unparsed += said is None
-            mine = places[result.question_id]
-            yield Judged(mine, [said or "neutral"] * len(mine))
+        for result in self._sampler.sample(list(prompts.values()), {0: 0.0}, seed=0, max_new_tokens=_LONGEST):
+            relation = read_relation(result.answers[0].text)
+            self.unparsed += relation is None
+            of_pair = places[result.question_id]
+            yield Judged(of_pair, [relation or "neutral"] * len(of_pair))
 
 
-def _asked(pair: Pair) -> str:
+def _block(pair: Pair) -> str:
+    """A pair as one block of the prompt."""
     return (
-        f"Question: {_line(pair.question)}\nFirst answer: {_line(pair.premise)}\n"
-        f"Second answer: {_line(pair.hypothesis)}\nRelation:"
+        f"Question: {_on_one_line(pair.question)}\nFirst answer: {_on_one_line(pair.premise)}\n"
+        f"Second answer: {_on_one_line(pair.hypothesis)}\nRelation:"
     )
 
 
-def _line(text: str) -> str:
-    """On one line, so that no answer can pretend to be the next field of the prompt."""
+def _on_one_line(text: str) -> str:
+    """The text on one line, so that an answer cannot look like the next field of the prompt."""
     return " ".join(text.split())
 
 
 def _name(pair: Pair) -> str:
-    """Stands for the pair in messages, and in the key of a paid answer."""
+    """The pair's name in messages and in the key of a paid answer."""
     return json.dumps(pair, ensure_ascii=False)
 
 

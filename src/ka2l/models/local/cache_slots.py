@@ -1,8 +1,8 @@
-"""The key/value cache of the engine: one slot a row, for the tokens the row does not share.
+"""The key/value cache of the sampling loop: one slot per row, for the tokens that the row does not share.
 
-transformers' dynamic cache concatenates at every step, so each new token copies all earlier ones for every row. Here
-a new token is written into room that is there; a row that forks is copied to a free slot; the last rows move into the
-places of finished ones, so that the rows at work are always the first of the buffer.
+transformers' dynamic cache concatenates at every step, so that each new token copies all earlier ones of every row. Here a
+new token is written into reserved columns; a row that forks is copied to a free slot; the last rows move into the places
+of finished ones, so that unfinished rows always come first in the buffer.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from ka2l.models.local.two_part_attention import KeysValues
 class Slots(Cache):
     """Keys and values of all layers, each [slots, key/value heads, columns, width].
 
-    A pass writes to the rows and columns said before it by `prefill` or `step`. Row r of a prefill of width w fills
-    the columns 0 to w − 1, padding on the left included.
+    A pass writes to the rows and columns set before it with `prefill` or `step`. Each row of a prefill of width w fills
+    the columns 0 to w − 1, including the padding on the left.
     """
 
     def __init__(self) -> None:
@@ -26,18 +26,20 @@ class Slots(Cache):
         self._buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._slots = self._columns = 0
         self._first = 0
-        self._used = 0  # columns that any row may have filled
-        self._ends: torch.Tensor | None = None  # of a step; none while a prefill runs
+        # Columns that any row may have filled.
+        self._used = 0
+        # The new column of each row in a step; None for a prefill.
+        self._ends: torch.Tensor | None = None
 
     @property
     def columns(self) -> int:
-        """Room in each slot."""
+        """Columns reserved in each slot."""
         return self._columns
 
     def reserve(self, slots: int, columns: int) -> None:
-        """Make room for this many rows and columns; what is there stays.
+        """Reserve at least this many rows and columns; existing content stays.
 
-        Rows grow by half as much again, so that a run of small demands seldom copies everything.
+        Rows grow by at least half, so that a sequence of small requests seldom copies everything.
         """
         if slots <= self._slots and columns <= self._columns:
             return
@@ -48,13 +50,16 @@ class Slots(Cache):
         self._slots, self._columns = slots, columns
 
     def prefill(self, first: int) -> None:
-        """The coming pass fills the slots from `first` on with whole prompts."""
+        """Prepare for a pass that fills the slots from `first` on with whole prompts."""
         self._first, self._ends = first, None
 
     def step(self, first: int, ends: torch.Tensor, used: int) -> None:
-        """The coming pass adds one token to the slots from `first` on, in the columns `ends`.
+        """Prepare for a pass that adds one token to the slots from `first` on, in the columns `ends`.
 
-        `used` columns will then be in use in some row, of this pass or not.
+        Args:
+            first: the first row's slot.
+            ends: [rows], the column of each new token.
+            used: columns in use in any row of the cache after the pass.
         """
         self._first, self._ends, self._used = first, ends, used
 
@@ -68,7 +73,7 @@ class Slots(Cache):
                 buffer[index[0], :, : self._used] = buffer[index[1], :, : self._used]
 
     def keep(self, slots: Sequence[int]) -> None:
-        """Only these slots stay, in this order, and no room to spare."""
+        """Keep only these slots, in this order, and free all others."""
         for layer, buffers in self._buffers.items():
             index = torch.tensor(slots, dtype=torch.long, device=buffers[0].device)
             self._buffers[layer] = (buffers[0][index], buffers[1][index])
@@ -89,9 +94,9 @@ class Slots(Cache):
         *_args: Any,
         **_kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Called by the model's attention: store new keys and values, return those of the rows in this pass."""
+        """Store new keys and values, and return those of the rows in this pass; called by the model's attention."""
         if layer_idx not in self._buffers:
-            # Zeros, not whatever was in memory: a masked column counts 0 × its value, and 0 × NaN is NaN.
+            # Zeros, not uninitialised memory: a masked column counts 0 × its value, and 0 × NaN is NaN.
             self._buffers[layer_idx] = (self._empty(key_states), self._empty(value_states))
         keys, values = self._buffers[layer_idx]
         rows = slice(self._first, self._first + key_states.shape[0])
@@ -106,7 +111,7 @@ class Slots(Cache):
         return keys[rows, :, : self._used], values[rows, :, : self._used]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002  (transformers' signature)
-        """Own columns in use; positions are always given, so nothing is derived from it."""
+        """Columns in use. Positions are always given explicitly, so nothing is derived from this."""
         return self._used
 
     def _empty(self, like: torch.Tensor) -> torch.Tensor:
@@ -120,7 +125,7 @@ class Slots(Cache):
 
 
 class NoSlots(Cache):
-    """For passes whose keys and values nobody reads later."""
+    """A cache that stores nothing, for passes whose keys and values are not needed later."""
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -133,9 +138,9 @@ class NoSlots(Cache):
         *_args: Any,
         **_kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Nothing is kept."""
+        """Return the keys and values without storing them."""
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002  (transformers' signature)
-        """Nothing is kept."""
+        """0, because nothing is stored."""
         return 0

@@ -1,7 +1,7 @@
-"""Several passes side by side on a CPU, each with few threads of its own.
+"""Several forward passes in parallel on a CPU, each with a few threads.
 
-With all threads on one pass, they meet at the end of every small operation, thousands of times a second; on a shared
-machine most of their time is waiting for each other. Passes over different questions need never meet.
+If all threads compute one pass, they synchronise at the end of every small operation, thousands of times a second; on a
+shared machine they mostly wait for each other. Passes over different questions need no synchronisation.
 """
 
 import threading
@@ -16,29 +16,30 @@ import torch
 from ka2l.models.local.memory_budget import Budget, is_out_of_memory
 
 T = TypeVar("T")
-_MOST = 4  # each worker reads all weights; more than a few would wait for memory
+# Each worker reads all weights, so more than a few would only wait for memory.
+_MOST = 4
 _END = object()
 
 
 def workers_for(device: torch.device, items: int) -> int:
-    """How many passes to run side by side for this many items."""
+    """Number of passes to run in parallel for this many items; 1 on a GPU."""
     if device.type != "cpu":
         return 1
     return max(1, min(_MOST, torch.get_num_threads(), items // 4))
 
 
 def together(jobs: Sequence[Generator[T | None, None, None]]) -> Iterator[T]:
-    """What the jobs yield, as it comes; each job runs in a thread of its own, or in this one if it is the only one.
+    """Yield the results of all jobs as they come; each job runs in a thread of its own, a single job in the caller's.
 
-    A job yields None where it has nothing to say yet, so that it can be ended there. The first error ends all of them
-    and is raised here; jobs left unfinished are closed.
+    A job yields None if it has no result yet, so that it can be stopped there. The first error stops all jobs and is
+    raised here; unfinished jobs are closed.
     """
     if len(jobs) == 1:
         yield from (result for result in jobs[0] if result is not None)
         return
     results: SimpleQueue[Any] = SimpleQueue()
     stop = threading.Event()
-    with _shared_out(len(jobs)):
+    with _divided_threads(len(jobs)):
         threads = [threading.Thread(target=_work, args=(job, results, stop), daemon=True) for job in jobs]
         for thread in threads:
             thread.start()
@@ -60,14 +61,14 @@ def together(jobs: Sequence[Generator[T | None, None, None]]) -> Iterator[T]:
 
 @contextmanager
 def side_by_side(workers: int) -> Iterator[Callable[[Callable[[Any], T], Sequence[Any]], list[T]]]:
-    """A `map` for a while, whose calls run in so many threads; results in the order of the items.
+    """A `map` whose calls run in this many threads; results are in the order of the items.
 
-    Unlike in `together`, gradients can be taken in them. With one worker all runs in the caller's thread.
+    Unlike in `together`, gradients can be computed. With one worker everything runs in the caller's thread.
     """
     if workers == 1:
         yield lambda work, items: [work(item) for item in items]
         return
-    with _shared_out(workers), ThreadPoolExecutor(workers) as threads:
+    with _divided_threads(workers), ThreadPoolExecutor(workers) as threads:
         yield lambda work, items: list(threads.map(work, items))
 
 
@@ -78,17 +79,17 @@ def in_groups(
     rows_each: int = 1,
     workers: int = 1,
 ) -> Iterator[tuple[list[int], T]]:
-    """Work on prompts of similar length, as many at once as the budget allows; fewer where memory runs out.
+    """Process prompts of similar length together, as many as the budget allows; fewer if memory runs out.
 
     Args:
         parts: the prompts' tokens.
-        work: takes places in `parts`.
+        work: takes places in `parts` and returns the result for them.
         budget: of all workers together.
-        rows_each: rows a prompt turns into.
-        workers: how many groups to work on side by side.
+        rows_each: rows of the batch for one prompt.
+        workers: number of groups to process in parallel.
 
     Yields:
-        places and what came of them.
+        places in `parts`, and the result for them.
     """
     order = sorted(range(len(parts)), key=lambda i: (len(parts[i]), i))
     share = budget.share(workers)
@@ -103,26 +104,31 @@ def in_groups(
             ):
                 size += 1
             try:
-                found = work(order[:size])
+                result = work(order[:size])
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                share.halve(error.with_traceback(None))  # its frames hold what must be freed
+                # Without the traceback, whose frames refer to the tensors that must be freed.
+                share.halve(error.with_traceback(None))
                 continue
-            yield order[:size], found
+            yield order[:size], result
             order = order[size:]
 
     yield from together([job(order[i::workers]) for i in range(workers)])
 
 
 class _Failure:
+    """An error of a job, on its way to the caller's thread."""
+
     def __init__(self, error: BaseException):
         self.error = error
 
 
 def _work(job: Generator[Any, None, None], results: "SimpleQueue[Any]", stop: threading.Event) -> None:
+    """Run a job in this thread and put its results, or its error, into the queue."""
     try:
-        with torch.inference_mode():  # of this thread
+        # Inference mode is set per thread.
+        with torch.inference_mode():
             for result in job:
                 if stop.is_set():
                     break
@@ -136,8 +142,8 @@ def _work(job: Generator[Any, None, None], results: "SimpleQueue[Any]", stop: th
 
 
 @contextmanager
-def _shared_out(jobs: int) -> Iterator[None]:
-    """Give each job its share of the processor's threads for a while."""
+def _divided_threads(jobs: int) -> Iterator[None]:
+    """Divide PyTorch's threads among the jobs inside."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // jobs))
     try:

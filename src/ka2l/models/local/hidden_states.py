@@ -1,8 +1,8 @@
-"""Hidden states of a prompt, caught by hooks on the blocks: the last token only, not every position of every layer.
+"""Hidden states of a prompt, read by hooks on the blocks: one state per layer, not every position of every layer.
 
-Layer 0 is the embedding, layer i the output of block i, the last layer after the final norm: `hidden_states[i]` of
-transformers. What enters block i+1 is what left block i, so one hook before each block and one after the whole
-backbone see them all, in every architecture.
+Layer 0 is the embedding, layer i the output of block i, and the last layer is after the final norm: `hidden_states[i]` of
+transformers. The input of block i+1 is the output of block i, so one hook before each block and one after the backbone
+read all layers in every architecture.
 """
 
 import threading
@@ -20,7 +20,7 @@ from ka2l.models.interface import Position
 
 
 class _LayerReached(Exception):  # noqa: N818  (not an error: it ends a forward pass early)
-    """Everything up to the wanted layer is computed."""
+    """The requested layer is computed."""
 
 
 def backbone(model: Any) -> Any:
@@ -34,21 +34,22 @@ def blocks(model: Any) -> list[torch.nn.Module]:
     lists = [m for m in backbone(model).modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
     if not lists:
         raise ModelError(
-            f"{type(model).__name__}: found no list of {count} blocks to read hidden states from."
+            f"{type(model).__name__}: the model has no list of {count} blocks to read hidden states from."
         )
     return list(lists[0])
 
 
 class _Catch(NamedTuple):
-    """What the hooks of the pass under way are to do."""
+    """What the hooks do in the current pass."""
 
     position: Position
     mask: torch.Tensor
     states: list[torch.Tensor]
-    only: int | None  # a layer: nothing above it is computed
+    only: int | None
+    """The only layer to read; the layers above it are not computed. None: all layers."""
 
 
-# Of the context, and so of the thread: passes of several threads go through the same hooks.
+# A context variable, and therefore separate for each thread: passes of several threads use the same hooks.
 _installing = threading.Lock()
 _catch: ContextVar[_Catch | None] = ContextVar("ka2l_catch", default=None)
 
@@ -60,10 +61,10 @@ def caught_states(model: Any, position: Position, mask: torch.Tensor) -> Iterato
     Args:
         model: the causal model.
         position: `tbg` (last token) or `mean_prompt` (mean over the question's tokens).
-        mask: [rows, tokens] of the tokens fed in this pass, 0 for padding on the left and for the run's prefix.
+        mask: [rows, tokens] of this pass, 0 for padding on the left and for tokens of the run's prefix.
 
     Yields:
-        a list that fills with [rows, width] tensors in layer order.
+        a list to which the pass appends [rows, width] tensors, in the order of the layers.
     """
     with _catching(model, _Catch(position, mask, [], None)) as catch:
         yield catch.states
@@ -72,9 +73,10 @@ def caught_states(model: Any, position: Position, mask: torch.Tensor) -> Iterato
 def read_states(
     model: Any, layer: int | None, position: Position, mask: torch.Tensor, inputs: dict[str, Any]
 ) -> torch.Tensor:
-    """States at one layer, [rows, width], or with None of all, [rows, layers + 1, width].
+    """Run the backbone and return the states at one layer, [rows, width], or with None of all, [rows, layers + 1, width].
 
-    Blocks above the layer and the head are not run.
+    Blocks above the layer and the head are not computed. For `position` and `mask` see `caught_states`; `inputs` are the
+    arguments of the backbone.
     """
     with _catching(model, _Catch(position, mask, [], layer)) as catch:
         with suppress(_LayerReached):
@@ -93,8 +95,9 @@ def _catching(model: Any, catch: _Catch) -> Iterator[_Catch]:
 
 
 def _install_hooks(model: Any) -> None:
-    """Hooks that stay for good and do nothing outside `_catching`."""
-    with _installing:  # several workers may come here first
+    """Install hooks once per model; they do nothing outside `_catching`."""
+    # Several workers may get here at the same time.
+    with _installing:
         if getattr(model, "_ka2l_hooks", False):
             return
         all_blocks = blocks(model)
@@ -127,7 +130,7 @@ def _take(layer: int, hidden: torch.Tensor) -> None:
 
 
 def stacked(states: list[torch.Tensor]) -> torch.Tensor:
-    """States of all layers, [rows, layers + 1, width], wherever the layers lie."""
+    """States of all layers on one device, [rows, layers + 1, width]."""
     return torch.stack([state.to(states[0].device) for state in states], dim=1)
 
 
@@ -138,7 +141,11 @@ def to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
 
 
 def check_states(states: NDArray[np.float32], ids: Sequence[str], first_layer: int = 0) -> None:
-    """Refuse NaN and infinite states [rows, layers, width], naming the first layer and question."""
+    """Refuse NaN and infinite states [rows, layers, width].
+
+    Raises:
+        ModelError: it names the first question and layer.
+    """
     bad = ~np.isfinite(states).all(axis=2)
     if bad.any():
         row, layer = (int(i) for i in np.argwhere(bad)[0])
@@ -149,14 +156,18 @@ def check_states(states: NDArray[np.float32], ids: Sequence[str], first_layer: i
 
 
 def check_logits(logits: torch.Tensor, ids: Sequence[str]) -> None:
-    """Refuse logits [rows, vocabulary] that hold NaN or have no finite maximum, naming the first question."""
+    """Refuse logits [rows, vocabulary] that contain NaN or have no finite maximum.
+
+    Raises:
+        ModelError: it names the first question.
+    """
     bad = ~torch.isfinite(logits.amax(dim=1))
     if bool(bad.any()):
         raise not_finite(ids[int(bad.nonzero()[0])])
 
 
 def not_finite(question_id: str) -> ModelError:
-    """The error of a question whose logits nothing can be drawn from."""
+    """The error for a question with logits from which no token can be drawn."""
     return ModelError(
         f"question {question_id}: the model's output holds NaN or infinite values. "
         "Load the model in float32 or bfloat16 (model.dtype)."
@@ -165,6 +176,7 @@ def not_finite(question_id: str) -> ModelError:
 
 def _reduce(hidden: torch.Tensor, position: Position, mask: torch.Tensor) -> torch.Tensor:
     if position == "tbg":
-        return hidden[:, -1].float()  # padding is on the left: the last column is every row's last token
+        # Padding is on the left, so the last column has the last token of every row.
+        return hidden[:, -1].float()
     weights = mask.to(hidden.device).unsqueeze(-1).float()
     return (hidden.float() * weights).sum(1) / weights.sum(1)

@@ -1,14 +1,14 @@
-"""A model that runs in this process: one prefill a question gives the states of every layer and all answers.
+"""A model that runs in this process: one prefill per question gives the states of every layer and starts all answers.
 
-The tokens all prompts begin with (instruction and shots) are computed once a run, each question's own tokens once,
-and its answers grow from there as a tree (`engine`). Every answer has its own random stream, derived from (seed,
-question id, sample number), so the batch around it changes nothing but the rounding of the last digits.
+The tokens that all prompts begin with (instruction and shots) are computed once per run, and each question's own tokens
+once. Its answers are decoded from there as a tree (`answer_tree`). Every answer has its own random stream, derived from
+(seed, question id, sample number), so the rest of the batch only changes the rounding of the last digits.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -28,14 +28,15 @@ from ka2l.models.local.token_draws import StopRule, uniforms
 from ka2l.models.local.two_part_attention import two_part
 from ka2l.models.local.unshared_passes import PlainPasses
 from ka2l.models.prompts import Message, render_chat
-from ka2l.models.settings import ModelConfig
+from ka2l.models.settings import ModelConfig, Template
 
 Passes = SharedPrefix | PlainPasses
 T = TypeVar("T")
 
-# Two made-up questions with nothing in common: what their prompts share, all prompts share.
+# Two questions with nothing in common: the tokens that their prompts share are shared by all prompts.
 _UNLIKE = ("0", "Who is it?")
-_TOLD: set[str] = set()
+# Messages that were already shown in this process.
+_SAID: set[str] = set()
 
 
 class LocalModel:
@@ -45,9 +46,9 @@ class LocalModel:
         model: a causal language model in eval mode.
         tokenizer: its tokenizer, with a padding token.
         resolved: name and revision, for cards and content keys.
-        special_tokens: whether the tokenizer adds its own (off for chat prompts: their template has them).
-        batch_tokens: tokens computed together; `auto` fits them to the free memory.
-        say: where to tell the user what they should know.
+        special_tokens: whether the tokenizer adds special tokens (off for chat prompts, whose template has them).
+        batch_tokens: tokens computed together; `auto`: what the free memory allows.
+        say: called with messages for the user.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class LocalModel:
         resolved: ResolvedModel,
         *,
         special_tokens: bool = True,
-        batch_tokens: int | str = "auto",
+        batch_tokens: int | Literal["auto"] = "auto",
         say: Callable[[str], None] = lambda _text: None,
     ):
         self.model = model
@@ -71,8 +72,10 @@ class LocalModel:
         self._rule = StopRule(tokenizer, _stop_ids(model, tokenizer))
         self._filler: int = tokenizer.pad_token_id or 0
         self._known: list[int] = []
-        self._shared: dict[bool, SharedPrefix] = {}  # with the run's prefix, and without any
-        self._exact_up_to: int | None = None  # tokens; none: not yet looked at
+        # By whether it has the run's prefix; the other one has an empty prefix.
+        self._shared: dict[bool, SharedPrefix] = {}
+        # See `_exact_length`; None: not yet tried.
+        self._exact_up_to: int | None = None
 
     @classmethod
     def load(
@@ -80,11 +83,11 @@ class LocalModel:
         config: ModelConfig,
         resolved: ResolvedModel,
         *,
-        template: str = "plain",
+        template: Template = "plain",
         adapter: Any = None,
         say: Callable[[str], None] = lambda _text: None,
     ) -> "LocalModel":
-        """Load weights and tokenizer; `adapter` is a folder of LoRA weights to merge in."""
+        """Load weights and tokenizer; `adapter` is a folder of LoRA weights to merge into the model."""
         model, tokenizer = load_causal_lm(config, resolved, adapter)
         special = template == "plain"
         return cls(
@@ -93,7 +96,7 @@ class LocalModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the inputs go."""
+        """The device of the inputs."""
         device: torch.device = self.model.device
         return device
 
@@ -103,15 +106,15 @@ class LocalModel:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the tokenizer carries one."""
+        """Whether the tokenizer has a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     @torch.inference_mode()
     def share_prefix(self, build: Callable[[str], str]) -> None:
         """Compute once the tokens that every prompt of `build` begins with.
 
-        They are found from two made-up questions, never from the prompts at hand: the same split between prefix and
-        question in every batch is what makes an interrupted run end like an uninterrupted one.
+        They are found from two fixed questions, not from the prompts of a call, so that prefix and question are split at
+        the same token in every batch. Only then does an interrupted run give the same results as an uninterrupted one.
         """
         first, second = self._encode([Prompt("", build(text)) for text in _UNLIKE])
         length = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
@@ -141,20 +144,21 @@ class LocalModel:
                 Question(i, part, temperatures, partial(uniforms, seed, names[i], numbers, max_new_tokens))
                 for i, part in zip(indices, parts, strict=True)
             ]
-            how: Any = {"max_new_tokens": max_new_tokens, "position": position}
-            for done in self._answer(passes, questions, names, how):
+            options: Any = {"max_new_tokens": max_new_tokens, "position": position}
+            for done in self._answer(passes, questions, names, options):
                 answers = [done.answers[number] for number in temperatures]
                 yield SampledQuestion(names[done.index], answers, done.states)
 
     def _answer(
-        self, passes: Passes, questions: list[Question], names: list[str], how: dict[str, Any]
+        self, passes: Passes, questions: list[Question], names: list[str], options: dict[str, Any]
     ) -> Iterator[Question]:
+        """Answer questions whose prompts are computed by `passes`; yields them as they finish."""
         if isinstance(passes, SharedPrefix):
             workers = workers_for(self.device, len(questions))
             share = self.budget.share(workers)
             by_length = sorted(questions, key=lambda q: (len(q.part), q.index))
             engines = [
-                Engine(passes, by_length[i::workers], names, self._rule, budget=share, **how)
+                Engine(passes, by_length[i::workers], names, self._rule, budget=share, **options)
                 for i in range(workers)
             ]
             try:
@@ -167,7 +171,7 @@ class LocalModel:
         def work(group: list[int]) -> None:
             batch = [questions[i] for i in group]
             ids = [names[question.index] for question in batch]
-            self.usage += passes.sample(batch, ids, self._rule, **how)
+            self.usage += passes.sample(batch, ids, self._rule, **options)
 
         samples = len(questions[0].temperatures) if questions else 1
         for group, _ in in_groups([q.part for q in questions], work, self.budget, samples):
@@ -183,12 +187,12 @@ class LocalModel:
         states = np.empty((len(prompts), *shape, width), dtype=np.float32)
 
         def work(passes: Passes, parts: list[list[int]], names: list[str]) -> NDArray[np.float32]:
-            found = to_numpy(passes.states(parts, layer, position))
-            check_states(found if layer is None else found[:, None], names, layer or 0)
-            return found
+            of_parts = to_numpy(passes.states(parts, layer, position))
+            check_states(of_parts if layer is None else of_parts[:, None], names, layer or 0)
+            return of_parts
 
-        for rows, found in self._over_prompts(prompts, work):
-            states[rows] = found
+        for rows, of_rows in self._over_prompts(prompts, work):
+            states[rows] = of_rows
         return states
 
     @torch.inference_mode()
@@ -202,12 +206,13 @@ class LocalModel:
     ) -> NDArray[np.float32]:
         """See `LanguageModel.choice_log_probabilities`."""
         begin = first_tokens(self.tokenizer, prompts, choices)
-        found = self._of_next_token(begin.prompts, (len(begin.tokens),), begin.log_probabilities)
-        return np.take_along_axis(found, begin.columns, axis=1)
+        of_tokens = self._of_next_token(begin.prompts, (len(begin.tokens),), begin.log_probabilities)
+        return np.take_along_axis(of_tokens, begin.columns, axis=1)
 
     def _of_next_token(
         self, prompts: Sequence[Prompt], shape: tuple[int, ...], measure: Callable[[Any], torch.Tensor]
     ) -> NDArray[np.float32]:
+        """What `measure` computes from the logits after each prompt, float32 [prompts, *shape]."""
         result = np.empty((len(prompts), *shape), dtype=np.float32)
 
         def work(passes: Passes, parts: list[list[int]], names: list[str]) -> NDArray[np.float32]:
@@ -215,8 +220,8 @@ class LocalModel:
             check_logits(logits, names)
             return to_numpy(measure(logits))
 
-        for rows, found in self._over_prompts(prompts, work):
-            result[rows] = found
+        for rows, of_rows in self._over_prompts(prompts, work):
+            result[rows] = of_rows
         return result
 
     def _over_prompts(
@@ -224,7 +229,7 @@ class LocalModel:
         prompts: Sequence[Prompt],
         work: Callable[[Passes, list[list[int]], list[str]], NDArray[np.float32]],
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Work on all prompts, pass by pass; yields which rows, and what came of them."""
+        """Process all prompts, pass by pass; yields places in `prompts` and the result of `work` for them."""
         for passes, indices, parts in self._by_passes(self._encode(prompts)):
 
             def one(
@@ -239,15 +244,23 @@ class LocalModel:
             in_two = isinstance(passes, SharedPrefix)
             workers = workers_for(self.device, len(parts)) if in_two else 1
             with two_part(self.model) if in_two else nullcontext():
-                for group, found in in_groups(parts, one, self.budget, workers=workers):
-                    yield [indices[i] for i in group], found
+                for group, result in in_groups(parts, one, self.budget, workers=workers):
+                    yield [indices[i] for i in group], result
             shared = len(passes.tokens) if isinstance(passes, SharedPrefix) else 0
             self.usage += Usage(prompt=sum(map(len, parts)), prompt_saved=shared * len(parts))
 
     def _by_passes(
         self, encoded: list[list[int]], answer: int = 0
     ) -> Iterator[tuple[Passes, list[int], list[list[int]]]]:
-        """Which prompts are computed how: behind the run's prefix, without one, or the model's own way."""
+        """Group prompts by how they are computed: after the run's prefix, without a prefix, or by the model itself.
+
+        Args:
+            encoded: the prompts' tokens.
+            answer: most tokens of an answer.
+
+        Yields:
+            the passes, places in `encoded`, and the tokens to compute of each.
+        """
         known, exact = self._known, self._exact_length() if encoded else 0
         behind = [len(t) > len(known) and t[: len(known)] == known and True in self._shared for t in encoded]
         for prefixed in (True, False):
@@ -259,28 +272,34 @@ class LocalModel:
         rest = [i for i, t in enumerate(encoded) if len(t) + answer > exact]
         if rest:
             if exact:
-                self._tell(f"prompts of more than {exact} tokens leave its window or its usual positions")
+                self._say_once(
+                    f"prompts of more than {exact} tokens exceed its window or its usual positions"
+                )
             yield PlainPasses(self.model, known, self._filler), rest, [encoded[i] for i in rest]
 
     def _exact_length(self) -> int:
-        """Up to how many tokens prompts can be computed in parts and stay exact; looked at once."""
+        """The longest prompts that are computed exactly in two parts; see `exact_length`. It is tried once."""
         if self._exact_up_to is None:
             text = "Question: Which of these is it, and who says so?"
             tokens: list[int] = self.tokenizer(text, add_special_tokens=self.special_tokens)["input_ids"]
             self._exact_up_to, why = exact_length(self.model, tokens, self._filler)
             if why:
-                self._tell(why)
+                self._say_once(why)
         return self._exact_up_to
 
-    def _tell(self, why: str) -> None:
-        """Say once per process and model that something cannot be shared."""
-        text = f"{self.resolved.name}: {why}, so they are computed in full and nothing is shared: slower, and as exact."
-        if text not in _TOLD:
-            _TOLD.add(text)
+    def _say_once(self, reason: str) -> None:
+        """Tell the user, once per process and model, why nothing is shared."""
+        text = f"{self.resolved.name}: {reason}, so they are computed in full and nothing is shared: slower, but as exact."
+        if text not in _SAID:
+            _SAID.add(text)
             self.say(text)
 
     def _encode(self, prompts: Sequence[Prompt], answer: int = 0) -> list[list[int]]:
-        """Token ids; refuses prompts that do not fit the model together with `answer` tokens."""
+        """Token ids of the prompts.
+
+        Raises:
+            ModelError: a prompt is empty, or does not fit into the model's context together with `answer` tokens.
+        """
         texts = [prompt.text for prompt in prompts]
         if not texts:
             return []
@@ -299,6 +318,7 @@ class LocalModel:
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end a turn."""
     ids: set[int] = set()
     for source in (getattr(model, "generation_config", None), tokenizer):
         eos = getattr(source, "eos_token_id", None)

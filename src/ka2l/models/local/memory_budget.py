@@ -1,32 +1,36 @@
-"""How much fits: tokens in one pass, rows decoded together, and what to do when that was too much."""
+"""How much fits into memory: tokens in one pass and rows decoded together; less if memory runs out."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from ka2l.errors import ModelError
 
-# Measured (docs/performance.md): on a CPU a matrix product reaches its rate at about 128 rows; more only needs memory.
+# Measured (docs/performance.md): on a CPU a matrix product reaches its full rate at about 128 rows; more rows only need
+# more memory.
 _CPU_TOKENS, _CPU_ROWS = 512, 384
 _GPU_TOKENS, _GPU_ROWS = 16384, 1024
 
 
 class Costs(NamedTuple):
-    """Bytes a model needs for its work."""
+    """Memory that a model needs, in bytes."""
 
-    token: int  # activations of one token in one pass
-    column: int  # keys and values of one token
-    row: int  # logits of one row, and what drawing from them takes
+    token: int
+    """Activations of one token in one pass."""
+    column: int
+    """Keys and values of one token."""
+    row: int
+    """Logits of one row, and the memory to draw from them."""
 
 
 class Budget:
-    """Tokens and rows of a pass; shrinks when memory runs out.
+    """Most tokens and rows of a pass; reduced when memory runs out.
 
     Args:
-        tokens: of one pass.
+        tokens: in one pass.
         rows: decoded together.
-        slots: bytes for the keys and values of all rows; none: as many as there are rows.
-        costs: what a row needs of them.
+        slots: bytes for the keys and values of all rows; none: no limit besides `rows`.
+        costs: memory per column and row, to apply `slots`.
     """
 
     def __init__(self, tokens: int, rows: int, slots: int | None = None, costs: "Costs | None" = None):
@@ -35,16 +39,16 @@ class Budget:
         self._slots, self._costs = slots, costs
 
     def rows_of(self, columns: int) -> int:
-        """Rows that may decode together when each has this many tokens of its own."""
+        """Most rows to decode together if each has this many tokens of its own."""
         if self._slots is None or self._costs is None:
             return self.rows
         return max(1, min(self.rows, self._slots // (self._costs.column * columns + self._costs.row)))
 
     def halve(self, error: BaseException) -> None:
-        """Less from now on.
+        """Halve the budget.
 
         Raises:
-            ModelError: there is nothing left to halve.
+            ModelError: it cannot be halved further.
         """
         if self.tokens == 1 and self.rows == 1:
             raise ModelError(
@@ -57,11 +61,13 @@ class Budget:
             torch.cuda.empty_cache()
 
     def share(self, workers: int) -> "Budget":
-        """What one of several workers may use; when one runs out of memory, all get less."""
+        """The budget of one of several workers; if one runs out of memory, the budget of all is halved."""
         return self if workers == 1 else _Share(self, workers)
 
 
 class _Share(Budget):
+    """An equal part of a budget that several workers use."""
+
     def __init__(self, whole: Budget, workers: int):
         self._whole, self._workers = whole, workers
 
@@ -80,13 +86,17 @@ class _Share(Budget):
         self._whole.halve(error)
 
 
-def find_budget(model: Any, asked: int | str) -> Budget:
-    """The budget for this model on its device: what was asked for, or what the free memory allows.
+def find_budget(model: Any, batch_tokens: int | Literal["auto"]) -> Budget:
+    """The budget for this model on its device.
 
-    Half of the free memory is for keys and values of rows that decode, a quarter for the activations of one pass.
+    Half of the free memory is for the keys and values of rows that are decoded, a quarter for the activations of one pass.
+
+    Args:
+        model: a causal language model.
+        batch_tokens: tokens and rows; `auto`: what the free memory allows.
     """
-    if isinstance(asked, int):
-        return Budget(asked, asked)
+    if isinstance(batch_tokens, int):
+        return Budget(batch_tokens, batch_tokens)
     costs = costs_of(model)
     on_gpu = model.device.type == "cuda"
     free = sum(_free_bytes(device) for device in {p.device for p in model.parameters()})
@@ -95,7 +105,7 @@ def find_budget(model: Any, asked: int | str) -> Budget:
 
 
 def costs_of(model: Any) -> Costs:
-    """Estimated from the shapes in the model's config."""
+    """Memory that a model needs, estimated from the shapes in its config."""
     config = model.config.get_text_config(decoder=True)
     size = model.dtype.itemsize
     heads = config.num_attention_heads
@@ -110,7 +120,7 @@ def costs_of(model: Any) -> Costs:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; the CPU allocator says so only in words."""
+    """Whether the error means that memory ran out. The CPU allocator's error can only be recognised by its message."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,7 +1,7 @@
-"""The sampling loop: prompts enter, rows fork, finished rows leave, waiting prompts take their place.
+"""The sampling loop: prompts enter the batch, rows fork, finished rows leave, and waiting prompts take their place.
 
-Every question's own tokens are computed once; all its answers grow from there, together with those of other
-questions. Nothing about an answer depends on who shares the batch, except the rounding of the last digits.
+The tokens of each question are computed once, and all its answers are decoded from there, in one batch with those of other
+questions. An answer does not depend on the other rows of the batch, except for the rounding of the last digits.
 """
 
 from collections import Counter, deque
@@ -19,15 +19,15 @@ from ka2l.models.local.token_draws import NotFiniteError, StopRule, draw
 
 
 class Engine:
-    """One call of `sample` at work; the model must attend in two parts around it.
+    """One call of `sample`; the model must use two-part attention while it runs.
 
     Args:
-        prefix: the model and the tokens all prompts begin with.
-        questions: what to answer, the shortest first, so that little is padding; yielded as they finish.
-        names: a name for each prompt index, for errors.
+        prefix: the model, and the tokens that all prompts begin with.
+        questions: what to answer, the shortest first, so that there is little padding.
+        names: the question id of each prompt, for errors.
         rule: what ends an answer.
-        max_new_tokens: longest answer.
-        budget: how much is computed at once; shrinks when memory runs out.
+        max_new_tokens: most tokens of an answer.
+        budget: how much is computed at once; halved when memory runs out.
         position: where to read hidden states; none: they are not read.
     """
 
@@ -47,13 +47,14 @@ class Engine:
         self._waiting = deque(questions)
         self._rows: list[Row] = []
         self._slots = Slots()
-        self._columns = 0  # of the slots in use
+        # Columns that the current rows need in their slots.
+        self._columns = 0
         self.usage = Usage()
 
     def run(self) -> Generator[Question | None, None, None]:
         """Yield each question when all its answers are there, and None after every pass."""
-        # The room made by earlier calls is borrowed: making it anew would cost more than using it.
-        # No look before the leap: between the two another worker may take the last one.
+        # Slots of earlier calls are reused, because allocating new ones takes longer. There is no check whether any are
+        # left: between the check and `pop` another worker could take the last ones.
         try:
             self._slots = self._prefix.spare.pop()
         except IndexError:
@@ -72,16 +73,19 @@ class Engine:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            self._shrink(error.with_traceback(None))  # its frames hold what must be freed
+            # Without the traceback, whose frames refer to the tensors that must be freed.
+            self._shrink(error.with_traceback(None))
             return []
 
     def _has_room(self) -> bool:
+        """Whether waiting questions can enter the batch now."""
         if not self._waiting:
             return False
         columns = len(self._waiting[0].part) + self._limit
+        # A much longer prompt waits until the slots are free, because it would make all of them as long.
         if self._rows and columns > 2 * self._columns:
-            return False  # a much longer prompt waits until the slots are free: it would make all of them as long
-        # Half, as a prompt's row forks into several with the first token.
+            return False
+        # Only half of the rows, because a prompt's row forks into several with the first token.
         return not self._rows or 2 * len(self._rows) < self._budget.rows_of(columns)
 
     def _admit(self) -> list[Question]:
@@ -108,7 +112,7 @@ class Engine:
         return [question for question in group if question.is_done]
 
     def _next_group(self) -> list[Question]:
-        """Waiting questions of similar length, at most a pass and the free rows hold."""
+        """Waiting questions of similar length, at most as many as fit into a pass and into the free rows."""
         group: list[Question] = []
         for question in self._waiting:
             too_wide = (len(group) + 1) * len(question.part) > self._budget.tokens
@@ -121,7 +125,7 @@ class Engine:
         return group
 
     def _step(self) -> list[Question]:
-        """One more token for every row."""
+        """Decode one more token for every row; returns the questions that are finished."""
         used = max(row.end for row in self._rows) + 1
         logits = []
         for first in range(0, len(self._rows), self._budget.rows):
@@ -130,11 +134,11 @@ class Engine:
             starts, ends = [row.start for row in rows], [row.end for row in rows]
             logits.append(self._prefix.step(tokens, starts, ends, self._slots, first, used))
         samples, count = sum(len(row.samples) for row in self._rows), len(self._rows)
-        touched = {row.question.index: row.question for row in self._rows}
-        # Until here nothing has changed, so a step that runs out of memory can be taken again.
+        stepped = {row.question.index: row.question for row in self._rows}
+        # Nothing has changed so far, so a step that runs out of memory can be repeated.
         self._grow(self._rows, 0, torch.cat(logits) if len(logits) > 1 else logits[0])
         self.usage += Usage(decoded=count, decoded_saved=samples - count)
-        return [question for question in touched.values() if question.is_done]
+        return [question for question in stepped.values() if question.is_done]
 
     def _grow(self, rows: list[Row], first: int, logits: torch.Tensor) -> None:
         """Draw a token for every sample of `rows[first:]`, let rows fork or leave, and rearrange the slots."""
@@ -143,7 +147,7 @@ class Engine:
             tokens, logprobs = draw(logits, at, temperatures, numbers)
             self._slots.reserve(first + len(set(zip(at, tokens, strict=True))), self._columns)
             grown = grow(rows[first:], tokens, logprobs, self._rule, self._limit)
-            going = [*rows[:first], *grown.rows]
+            unfinished = [*rows[:first], *grown.rows]
             new, targets, sources = places([*range(first), *(first + source for source in grown.sources)])
             self._slots.move(targets, sources)
         except NotFiniteError as error:
@@ -151,21 +155,22 @@ class Engine:
             raise not_finite(name) from None
         except Exception as error:
             if is_out_of_memory(error):
-                # Answers are noted and slots half rearranged: nothing there can be trusted.
+                # Some answers are already stored and some slots moved, so these questions start again.
                 self._restart(rows)
             raise
-        self._rows = [row for _, row in sorted(zip(new, going, strict=True), key=lambda pair: pair[0])]
+        self._rows = [row for _, row in sorted(zip(new, unfinished, strict=True), key=lambda pair: pair[0])]
 
     def _restart(self, rows: Sequence[Row]) -> None:
-        """Put the questions of these rows back in front of the waiting ones, as if they had never begun."""
+        """Put the questions of these rows back in front of the waiting ones, without answers."""
         again = {row.question.index: row.question for row in rows}
         for question in again.values():
-            question.answers.clear()  # the same numbers will draw the same answers
+            # The same random numbers will draw the same answers.
+            question.answers.clear()
         self._waiting.extendleft(sorted(again.values(), key=lambda q: (-len(q.part), -q.index)))
         self._rows, self._slots = [], Slots()
 
     def _shrink(self, error: BaseException) -> None:
-        """Memory ran out: less at once from now on; questions that no longer fit wait again."""
+        """Halve the budget after memory ran out; questions that no longer fit wait again."""
         self._budget.halve(error)
         of_question = Counter(row.question.index for row in self._rows)
         kept: set[int] = set()

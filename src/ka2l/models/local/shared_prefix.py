@@ -1,7 +1,7 @@
-"""Forward passes over prompts that begin alike: the shared beginning is computed once, then only looked at.
+"""Forward passes over prompts with the same beginning, whose keys and values are computed once.
 
-Whether a model can be read this way is not taken from a list of names: `SharedPrefix.error` compares two made-up
-prompts and a further token with the model's own way of computing them.
+Whether this works for a model is not taken from a list of names: `SharedPrefix.error` compares the results for two
+prompts and one more token with those of the model's own computation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,13 +23,16 @@ from ka2l.models.local.two_part_attention import Call, KeysValues, calling, two_
 class Padded(NamedTuple):
     """Prompts of one pass, padded on the left."""
 
-    tokens: torch.Tensor  # [rows, width]
-    starts: torch.Tensor  # [rows]: columns of padding before the first token
-    own: torch.Tensor  # [rows, width], 1 = the row's own token
+    tokens: torch.Tensor
+    """[rows, width]."""
+    starts: torch.Tensor
+    """[rows], columns of padding before the first token."""
+    own: torch.Tensor
+    """[rows, width], 1 for the row's own tokens, 0 for padding."""
 
 
 def pad(parts: Sequence[Sequence[int]], filler: int, device: torch.device) -> Padded:
-    """Token lists as one tensor, every row's last token in the last column."""
+    """Put token lists into one tensor, with the last token of every row in the last column."""
     width = max(len(part) for part in parts)
     tokens = torch.tensor([[filler] * (width - len(part)) + list(part) for part in parts], device=device)
     starts = torch.tensor([width - len(part) for part in parts], device=device)
@@ -37,26 +40,29 @@ def pad(parts: Sequence[Sequence[int]], filler: int, device: torch.device) -> Pa
 
 
 class Prefilled(NamedTuple):
-    """What a pass over prompts gives."""
+    """The result of a pass over prompts."""
 
-    logits: torch.Tensor  # [rows, vocabulary], behind each prompt's last token
-    states: torch.Tensor | None  # [rows, layers + 1, width]
+    logits: torch.Tensor
+    """[rows, vocabulary], after each prompt's last token."""
+    states: torch.Tensor | None
+    """[rows, layers + 1, width]; None if no position was given."""
 
 
 class SharedPrefix:
-    """A model and the tokens that the coming prompts begin with, perhaps none.
+    """A model, and the tokens that the prompts begin with.
 
     Args:
         model: a causal language model in eval mode.
-        tokens: the prefix.
-        filler: the token that pads.
+        tokens: the prefix; it may be empty.
+        filler: the padding token.
     """
 
     def __init__(self, model: Any, tokens: Sequence[int], filler: int):
         self.model = model
         self.tokens = list(tokens)
         self._filler = filler
-        self.spare: list[Slots] = []  # of engines that have ended
+        # Slots of engines that have finished, for reuse.
+        self.spare: list[Slots] = []
         self._layers: list[KeysValues] = []
         if self.tokens:
             alone = Slots()
@@ -67,16 +73,16 @@ class SharedPrefix:
 
     @property
     def n_bytes(self) -> int:
-        """Memory the prefix takes."""
+        """Memory of the prefix's keys and values."""
         return sum(t.numel() * t.element_size() for layer in self._layers for t in layer)
 
     @contextmanager
     def _prompt_pass(self, padded: Padded, slots: Slots | None) -> Iterator[dict[str, Any]]:
-        """The arguments of a pass over whole prompts behind the prefix, for the model or its backbone."""
+        """The arguments of a pass over whole prompts after the prefix, for the model or its backbone."""
         width = padded.tokens.shape[1]
         columns = torch.arange(width, device=padded.tokens.device)
         causal = (columns[:, None] >= columns) & (columns >= padded.starts[:, None, None])
-        # Padding looks at itself: a query that sees nothing would be NaN, and spoil the products it is masked in.
+        # Padding attends to itself: a query without any key would be NaN, also in products where it is masked.
         causal |= torch.eye(width, dtype=torch.bool, device=columns.device)
         positions = (columns - padded.starts[:, None]).clamp(min=0) + (
             len(self.tokens) if self._layers else 0
@@ -96,7 +102,14 @@ class SharedPrefix:
         first: int = 0,
         position: Position | None = None,
     ) -> Prefilled:
-        """Compute prompts; their keys and values go to the slots from `first` on, or nowhere."""
+        """Compute prompts.
+
+        Args:
+            parts: their tokens after the prefix.
+            slots: where to store keys and values; none: they are not stored.
+            first: the first prompt's slot.
+            position: where to read hidden states; none: they are not read.
+        """
         padded = pad(parts, self._filler, self.model.device)
         if slots is not None:
             slots.prefill(first)
@@ -108,7 +121,7 @@ class SharedPrefix:
             return Prefilled(logits, stacked(states))
 
     def states(self, parts: Sequence[Sequence[int]], layer: int | None, position: Position) -> torch.Tensor:
-        """States at one layer, [rows, width], or with None of all, [rows, layers + 1, width]; no head."""
+        """States at one layer, [rows, width], or with None of all, [rows, layers + 1, width]; the head is not computed."""
         padded = pad(parts, self._filler, self.model.device)
         with self._prompt_pass(padded, None) as inputs:
             return read_states(self.model, layer, position, padded.own, inputs)
@@ -122,12 +135,12 @@ class SharedPrefix:
         first: int,
         used: int,
     ) -> torch.Tensor:
-        """Logits behind one more token of the rows in the slots from `first` on, [rows, vocabulary].
+        """Logits after one more token of the rows in the slots from `first` on, [rows, vocabulary].
 
         Args:
             tokens: [rows], the new token of each.
             starts: [rows], columns of padding at the beginning of each row's slot.
-            ends: [rows], the column the token takes.
+            ends: [rows], the column of the new token.
             slots: the cache.
             first: the first row's slot.
             used: columns in use in the whole cache, the new ones included.
@@ -149,11 +162,11 @@ class SharedPrefix:
         return logits[:, -1]
 
     def error(self, prompts: Sequence[Sequence[int]]) -> tuple[float, float]:
-        """How far this way of computing is from the model's own, on these prompts and one more token of each.
+        """Largest differences to the model's own computation, for these prompts and one more token of each.
 
         Returns:
-            two largest differences of log-probabilities among likely tokens, in nats, infinite for NaN: ours from one
-            pass over the whole, and the model's own in two passes from its own in one.
+            two largest differences of log-probabilities among likely tokens, in nats, infinite for NaN: between this
+            class and the model's own single pass, and between the model's own two passes and its own single pass.
         """
         parts = [prompt[len(self.tokens) :] for prompt in prompts]
         slots = Slots()
@@ -166,15 +179,15 @@ class SharedPrefix:
             second = self.step(tokens, starts, [width] * len(parts), slots, 0, width + 1)
         worst = noise = 0.0
         for row, (prompt, token) in enumerate(zip(prompts, tokens, strict=True)):
-            whole = self._own_way([*prompt, token])
+            whole = self._by_model([*prompt, token])
             worst = max(worst, _difference(first[row], whole[0]), _difference(second[row], whole[1]))
             noise = max(
-                noise, _difference(self._own_way([*prompt, token], split=len(self.tokens))[1], whole[1])
+                noise, _difference(self._by_model([*prompt, token], split=len(self.tokens))[1], whole[1])
             )
         return worst, noise
 
-    def _own_way(self, tokens: Sequence[int], split: int = 0) -> torch.Tensor:
-        """Logits behind the last two tokens as the model computes them, in one pass or split in two."""
+    def _by_model(self, tokens: Sequence[int], split: int = 0) -> torch.Tensor:
+        """Logits after the last two tokens, computed by the model itself in one pass, or in two split at `split`."""
         cache = DynamicCache(config=self.model.config)
         ids = torch.tensor([list(tokens)], device=self.model.device)
         if split:
@@ -185,13 +198,18 @@ class SharedPrefix:
 
 
 def exact_length(model: Any, tokens: Sequence[int], filler: int) -> tuple[int, str]:
-    """Up to how many tokens a model's prompts can be computed in two parts and stay exact.
+    """The longest prompts of a model that are computed exactly in two parts.
 
-    A sliding window that no prompt leaves is no window. Everything else is tried, on `tokens` and once more with
-    some of them repeated.
+    A sliding window makes no difference for prompts that fit into it. Everything else is tried, on `tokens` and on a longer
+    prompt in which some of them are repeated.
+
+    Args:
+        model: a causal language model in eval mode.
+        tokens: of some text.
+        filler: the padding token.
 
     Returns:
-        the number of tokens (0: never) and, where it is 0, why.
+        the number of tokens (0: never) and, if it is 0, the reason.
     """
     limit = 1 << 30
     for layer in DynamicCache(config=model.config).layers:
@@ -200,7 +218,8 @@ def exact_length(model: Any, tokens: Sequence[int], filler: int) -> tuple[int, s
         elif type(layer) is not DynamicLayer:
             return 0, "its prompts need another cache than keys and values of every token"
     rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("dynamic", "longrope"):  # other frequencies beyond this length
+    # These have other frequencies beyond this length.
+    if rope.get("rope_type") in ("dynamic", "longrope"):
         limit = min(limit, int(rope.get("original_max_position_embeddings") or limit))
     tokens = list(tokens)[: limit // 2]
     half = len(tokens) // 2
@@ -218,16 +237,17 @@ def exact_length(model: Any, tokens: Sequence[int], filler: int) -> tuple[int, s
         ) as failure:
             if is_out_of_memory(failure):
                 raise
-            return 0, "its prompts cannot be read through an attention of ours"
-    whole_numbers = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
-    # Weights or activations in few bits round otherwise in every other batch, whoever computes them.
-    if error > max(1e-3 if whole_numbers else 0.5, 4 * noise):
-        return 0, f"its prompts read otherwise through an attention of ours (by {error:.2g} nats)"
+            return 0, "its prompts cannot be computed with KA2L's attention"
+    full_precision = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+    # Weights or activations with few bits are rounded differently in every batch, also in the model's own computation.
+    if error > max(1e-3 if full_precision else 0.5, 4 * noise):
+        return 0, f"its prompts give other results with KA2L's attention (by {error:.2g} nats)"
     return limit, ""
 
 
 def _difference(mine: torch.Tensor, other: torch.Tensor) -> float:
     mine, other = mine.float().log_softmax(-1), other.float().log_softmax(-1)
-    likely = other >= other.max() - 7  # the far tail is rounding
+    # Very unlikely tokens differ by rounding only.
+    likely = other >= other.max() - 7
     worst = float((mine - other)[likely].abs().max())
     return worst if worst == worst else float("inf")

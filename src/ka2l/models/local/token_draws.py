@@ -1,4 +1,4 @@
-"""How one token is drawn, from which random stream, and what ends an answer."""
+"""Draw tokens from logits, with a random stream for each sample, and the rule that ends an answer."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,17 +10,19 @@ from numpy.typing import NDArray
 
 from ka2l.models.prompts import is_finished
 
-# A token is found by four draws, each among the fourth root of the vocabulary, the later ones inside the earlier
-# one's share. One draw from the cumulative distribution over the whole vocabulary would be as exact, but a rounding
-# error anywhere before a token moves that token's interval; here it moves a few coarse borders by 1e-7, so a batch
-# of another size or shape almost never changes a token.
+# A token is found by four draws. Each chooses one of b branches, where b is the fourth root of the vocabulary's size, and
+# each later draw is made inside the branch of the earlier one. One draw from the cumulative distribution over the whole
+# vocabulary would be as exact, but there a rounding error anywhere before a token moves that token's interval. Here it
+# moves a few coarse borders by 1e-7, so a batch of another size or shape almost never changes a token.
 LEVELS = 4
-_GREEDY = 1e-6  # below this temperature the likeliest token is the only one, and dividing by it overflows
-_IN_CACHE = 1 << 20  # numbers of one kind worked on at once: 4 MiB
+# Below this temperature only the likeliest token can be drawn, and dividing by the temperature overflows.
+_GREEDY = 1e-6
+# Numbers of one kind that are processed at once: 4 MiB.
+_IN_CACHE = 1 << 20
 
 
 class NotFiniteError(ValueError):
-    """A row of logits without a largest finite score: NaN, or infinite."""
+    """A row of logits contains NaN, or its largest score is not finite."""
 
     def __init__(self, row: int):
         super().__init__(f"row {row}")
@@ -28,7 +30,7 @@ class NotFiniteError(ValueError):
 
 
 class StopRule:
-    """Where an answer ends: at a token that ends the turn, or at the first line break after some text.
+    """The end of an answer: a token that ends the turn, or the first line break after some text.
 
     Args:
         tokenizer: of the model.
@@ -45,11 +47,11 @@ class StopRule:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
     def ends(self, tokens: Sequence[int]) -> bool:
-        """Whether the last of these tokens (none a stop token) completed the answer."""
+        """Whether the last of these tokens (none of them a stop token) completes the answer."""
         return self._breaks(tokens[-1]) and is_finished(self.text(tokens))
 
     def _breaks(self, token: int) -> bool:
-        """Whether this token can hold a line break (asked once per token, then remembered)."""
+        """Whether this token can contain a line break; the result is cached."""
         known = self._has_break.get(token)
         if known is None:
             known = self._has_break[token] = "\n" in self._tokenizer.decode([token])
@@ -62,7 +64,7 @@ def draw(
     """Draw tokens; several draws may come from one row of logits.
 
     Args:
-        logits: [rows, vocabulary]; overwritten, as a copy of it would cost as much as the drawing.
+        logits: [rows, vocabulary]; overwritten, because a copy would take as long as the drawing.
         rows: [draws], the row each is drawn from.
         temperatures: [draws]; 0 takes the likeliest token.
         uniforms: [draws, LEVELS] numbers in [0, 1).
@@ -71,7 +73,7 @@ def draw(
         tokens and their log-probabilities at temperature 1 (nats), a list of [draws] each.
 
     Raises:
-        NotFiniteError: a row holds NaN, or no finite largest score.
+        NotFiniteError: a row contains NaN, or its largest score is not finite.
     """
     scores = logits.float()
     index = torch.tensor(rows, device=logits.device)
@@ -95,7 +97,7 @@ def draw(
 
 
 def uniforms(seed: int, question_id: str, samples: Sequence[int], steps: int) -> NDArray[np.float64]:
-    """[samples, steps, LEVELS] numbers in [0, 1), each sample a stream of its own: (seed, question, number)."""
+    """Random numbers in [0, 1), float64 [samples, steps, LEVELS], with a stream for each (seed, question, sample)."""
     name = int.from_bytes(hashlib.sha256(question_id.encode()).digest()[:8], "big")
     streams = [
         np.random.Generator(np.random.Philox(key=_key(seed, name, sample))).random(steps * LEVELS)
@@ -109,10 +111,10 @@ def _key(seed: int, name: int, sample: int) -> NDArray[np.uint64]:
 
 
 def _shares(scores: torch.Tensor, temperature: float, only: torch.Tensor | None = None) -> list[torch.Tensor]:
-    """Weights e^(score/temperature) summed at every level but the finest: [rows, b], [rows, b, b], [rows, b, b, b].
+    """Weights e^(score/temperature) summed at every level except the finest: [rows, b], [rows, b, b], [rows, b, b, b].
 
-    b⁴ ≥ vocabulary. Row by row the largest score is first taken from all scores, in place. A few rows at a time, so
-    that they stay in the processor's cache between one pass and the next.
+    b⁴ ≥ vocabulary. Without `only`, each row's largest score is first subtracted from its scores, in place. A few rows are
+    processed at a time, so that they stay in the processor's cache.
     """
     rows = torch.arange(len(scores), device=scores.device) if only is None else only
     vocabulary, branches = scores.shape[1], _branches(scores.shape[1])
@@ -124,9 +126,9 @@ def _shares(scores: torch.Tensor, temperature: float, only: torch.Tensor | None 
         if only is None:
             block = scores[int(chunk[0]) : int(chunk[-1]) + 1]
             top = block.amax(-1, keepdim=True)
-            sound = torch.isfinite(top[:, 0])
-            if not bool(sound.all()):
-                raise NotFiniteError(int(chunk[0]) + int((~sound).nonzero()[0]))
+            finite = torch.isfinite(top[:, 0])
+            if not bool(finite.all()):
+                raise NotFiniteError(int(chunk[0]) + int((~finite).nonzero()[0]))
             block -= top
             torch.exp(block, out=weights)
         else:
@@ -146,7 +148,7 @@ def _descend(
     score_rows: torch.Tensor,
     numbers: torch.Tensor,
 ) -> torch.Tensor:
-    """From the coarsest level to a token: at each, the branch whose share holds the number.
+    """Find tokens from the coarsest level down: at each level, the branch whose interval contains the random number.
 
     Args:
         scores: [all rows, vocabulary].
@@ -161,12 +163,13 @@ def _descend(
     for level in range(LEVELS):
         if level < len(shares):
             weights = shares[level].reshape(shares[level].shape[0], -1, branches)[rows, found]
-        else:  # single tokens: cheaper to compute again than to keep for the whole vocabulary
+        # Single tokens: computing their weights again is cheaper than keeping them for the whole vocabulary.
+        else:
             ids = found[:, None] * branches + torch.arange(branches, device=rows.device)
             of_ids = scores[score_rows[:, None], ids.clamp(max=vocabulary - 1)]
             weights = torch.where(ids < vocabulary, torch.exp(of_ids / temperature), 0)
         cumulative = weights.double().cumsum(-1)
-        # A hair below the whole, whatever the rounding: the last branches may have no weight at all.
+        # Always slightly below the total, also after rounding: the last branches may have no weight.
         target = (numbers[:, level] * cumulative[:, -1]).minimum(cumulative[:, -1] * (1 - 1e-12))
         branch = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
         found = found * branches + branch

@@ -1,9 +1,9 @@
-"""Attention in two parts: over a prefix that all rows share, and over what each row has of its own.
+"""Attention in two parts: over a prefix that all rows share, and over the tokens of each row.
 
-The prefix's keys and values are there once, not once a row: every query of the batch meets them in one matrix
-product, and the two parts are joined by the usual rule for a softmax computed in pieces. transformers lets a model
-attend through a function of ours (its attention interface), so this works for every architecture that calls it;
-`ka2l.models.local.shared_prefix` checks each model once against its own attention before relying on it.
+The prefix's keys and values are stored once, not once per row. All queries of the batch are multiplied with them in one
+matrix product, and the two parts are combined by the usual rule for a softmax computed in pieces. With transformers'
+attention interface a model can use another attention function, so this works for every architecture that supports the
+interface; `ka2l.models.local.shared_prefix` checks each model once against its own attention.
 """
 
 from collections.abc import Iterator
@@ -25,10 +25,12 @@ class KeysValues(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What the attention function must know about one forward pass."""
+    """What the attention function needs to know about one forward pass."""
 
-    prefix: list[KeysValues]  # a layer each; empty without a prefix
-    own: torch.Tensor  # [rows, queries, own columns] bool: which of its own columns a query sees
+    prefix: list[KeysValues]
+    """One per layer; empty without a prefix."""
+    own: torch.Tensor
+    """Bool [rows, queries, own columns]: the columns of its row that a query attends to."""
 
 
 _call: ContextVar[Call] = ContextVar("ka2l_attention_call")
@@ -36,7 +38,7 @@ _call: ContextVar[Call] = ContextVar("ka2l_attention_call")
 
 @contextmanager
 def two_part(model: Any) -> Iterator[None]:
-    """Let `model` attend in two parts for a while; every pass inside needs a `calling`."""
+    """Let `model` use two-part attention inside this context; every pass needs a `calling`."""
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
@@ -47,7 +49,7 @@ def two_part(model: Any) -> Iterator[None]:
 
 @contextmanager
 def calling(call: Call) -> Iterator[None]:
-    """The pass inside this context belongs to `call`."""
+    """Set the `Call` of the pass inside this context."""
     token = _call.set(call)
     try:
         yield
@@ -72,15 +74,15 @@ def two_part_attention(
         query: [rows, heads, queries, width].
         key: the rows' own keys, [rows, key/value heads, own columns, width].
         value: the rows' own values, like `key`.
-        attention_mask: not used: what is visible stands in the call.
-        scaling: of the scores; none: width to the power −1/2.
+        attention_mask: not used, because the call says what is visible.
+        scaling: factor of the scores; none: width to the power −1/2.
         softcap: bounds the scores (Gemma 2).
     """
     call = _call.get()
     rows, heads, queries, width = query.shape
     kv_heads = key.shape[1]
     group = heads // kv_heads
-    # The heads that share keys are further queries to them.
+    # The query heads that share a key/value head are treated as further queries.
     query = query.reshape(rows, kv_heads, group * queries, width)
     query = query * (width**-0.5 if scaling is None else scaling)
     own = _capped(query @ key.transpose(-1, -2), softcap)

@@ -1,7 +1,7 @@
-"""The model's own way of computing prompts, for architectures whose cache cannot be shared.
+"""Prompts computed by the model itself, for architectures whose cache cannot be shared.
 
-Every prompt is computed in full and its cache repeated for each sample; rows stop alone and leave the batch. Slower
-than `engine`, and equal to it in what it answers.
+Every prompt is computed in full, and its cache is repeated for each sample; rows that stop leave the batch. It is slower
+than `sampling_loop`, and its answers are the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,8 +30,8 @@ class PlainPasses:
 
     Args:
         model: a causal language model in eval mode.
-        known: tokens at the beginning of the prompts that `mean_prompt` leaves out, as it does where they are shared.
-        filler: the token that pads.
+        known: tokens at the beginning of the prompts that `mean_prompt` leaves out, as if they were shared.
+        filler: the padding token.
     """
 
     def __init__(self, model: Any, known: Sequence[int], filler: int):
@@ -51,7 +51,7 @@ class PlainPasses:
         return Prefilled(logits, stacked(states))
 
     def states(self, prompts: Sequence[Sequence[int]], layer: int | None, position: Position) -> torch.Tensor:
-        """States at one layer or, with None, of all; see `SharedPrefix.states`."""
+        """States at one layer, or with None of all; see `SharedPrefix.states`."""
         padded = pad(prompts, self._filler, self.model.device)
         inputs = self._inputs(padded) | {"use_cache": False}
         return read_states(self.model, layer, position, self._own(padded, prompts), inputs)
@@ -65,9 +65,10 @@ class PlainPasses:
         max_new_tokens: int,
         position: Position | None,
     ) -> Usage:
-        """Answer one batch of questions, all together."""
+        """Answer one batch of questions together; returns the tokens computed."""
         for question in questions:
-            question.answers.clear()  # of an attempt that ran out of memory
+            # There may be answers of an attempt that ran out of memory.
+            question.answers.clear()
         cache = DynamicCache(config=self.model.config)
         prompts = [question.part for question in questions]
         done = self.prefill(prompts, position, cache)
@@ -90,7 +91,7 @@ class PlainPasses:
         rule: StopRule,
         limit: int,
     ) -> Iterator[tuple[int, int]]:
-        """Decode to the end, yielding rows computed and samples served at every step."""
+        """Decode all answers; yields at every step the number of rows computed and of samples they stand for."""
         width = max(len(question.part) for question in questions)
         rows = [Row(q, list(q.temperatures), width - len(q.part), width) for q in questions]
         while True:
@@ -126,7 +127,7 @@ class PlainPasses:
         }
 
     def _own(self, padded: Padded, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """The tokens that `mean_prompt` means over."""
+        """Mask [rows, width] of the tokens that `mean_prompt` averages over."""
         known = len(self._known)
         begins = np.array([known if list(prompt[:known]) == self._known else 0 for prompt in prompts])
         columns = torch.arange(padded.tokens.shape[1], device=padded.tokens.device)

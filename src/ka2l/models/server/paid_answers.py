@@ -1,13 +1,13 @@
-"""Answers that were paid for, in one SQLite file, so that none is ever paid for twice.
+"""Paid answers of servers in one SQLite file, so that no answer is paid for twice.
 
-An answer is written before anybody sees it. The write-ahead log makes every committed answer survive `kill -9`; a
-power cut can cost the last few, never the file.
+An answer is written before it is used. With the write-ahead log every committed answer survives `kill -9`. A power cut
+can lose the last answers, but not the file.
 
     sqlite3 paid.sqlite "SELECT server, model, count(*) FROM answers GROUP BY 1, 2"
 
-The server's address is a column beside the key rather than left out: TGI calls every model `tgi` and llama.cpp ignores
-the name, so two addresses with one name may well be two models, and mixing their answers would spoil the measurement
-silently. Whoever moves a server changes the column: `UPDATE answers SET server = 'http://new:8000/v1'`.
+The server's address is part of the primary key: TGI calls every model `tgi` and llama.cpp ignores the name, so two
+addresses with the same model name can serve two models, and mixing their answers would make the measurement wrong without
+notice. If a server moves, change the column: `UPDATE answers SET server = 'http://new:8000/v1'`.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from types import TracebackType
 
 from ka2l.common.sqlite_file import SqliteFile, Table
 from ka2l.models.interface import Answer, Prompt
+from ka2l.models.settings import Endpoint
 
 _TABLE = Table(
     name="answers",
@@ -39,9 +40,9 @@ CREATE TABLE IF NOT EXISTS answers (
 
 
 def answer_key(
-    endpoint: str, prompt: Prompt, sample: int, *, temperature: float, max_new_tokens: int, seed: int
+    endpoint: Endpoint, prompt: Prompt, sample: int, *, temperature: float, max_new_tokens: int, seed: int
 ) -> str:
-    """SHA-256 of all that determines an answer, apart from who gives it."""
+    """SHA-256 (hex) of everything that determines an answer, except the server and the model."""
     asked = prompt.text if endpoint == "completions" else list(prompt.messages)
     parts = [endpoint, asked, prompt.question_id, sample, float(temperature), max_new_tokens, seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -50,10 +51,15 @@ def answer_key(
 class PaidAnswers:
     """The paid answers of one model on one server; a context manager.
 
-    Several processes may share the file. One instance may be handed from thread to thread.
+    Several processes may share the file. One instance may be used from another thread than the one that made it.
+
+    Args:
+        path: the SQLite file, created if it is missing.
+        server: base URL.
+        model: the model's name on the server.
 
     Raises:
-        DataError: the file is damaged, is something else, or cannot be written.
+        DataError: the file is damaged, is not such a file, or cannot be written.
     """
 
     def __init__(self, path: Path, server: str, model: str):
@@ -71,7 +77,7 @@ class PaidAnswers:
         self._base.close()
 
     def get(self, keys: Sequence[str], *, logprobs: bool) -> dict[str, Answer]:
-        """Those of `keys` that are there; with `logprobs` only answers for which they were asked."""
+        """The stored answers among `keys`; with `logprobs` only those that were requested with log-probabilities."""
         found = {}
         with self._file.plainly():
             for key in keys:
@@ -80,12 +86,17 @@ class PaidAnswers:
                     (*self._who, key),
                 ).fetchone()
                 if row is not None and (row[1] is not None or not logprobs):
-                    # Without `logprobs` they are left out even where known: a run must not depend on an earlier one.
+                    # Without `logprobs` they are left out even if they are stored: a run must not depend on earlier runs.
                     found[key] = Answer(row[0], json.loads(row[1]) if logprobs else [], row[2])
         return found
 
     def put(self, answers: Mapping[str, Answer], *, logprobs: bool) -> None:
-        """Keep these answers; they are safe when this returns. `logprobs`: whether they were asked for."""
+        """Store these answers; they are committed when this returns.
+
+        Args:
+            answers: by key; see `answer_key`.
+            logprobs: whether log-probabilities were requested.
+        """
         rows = [
             (*self._who, key, a.text, json.dumps(a.token_logprobs) if logprobs else None, a.finish_reason)
             for key, a in answers.items()

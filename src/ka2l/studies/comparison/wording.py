@@ -7,8 +7,7 @@ import math
 from collections.abc import Sequence
 
 from ka2l.common.curve_statistics import Estimate
-from ka2l.common.number_format import MISSING, p_value
-from ka2l.common.progress import duration
+from ka2l.common.number_format import MISSING, duration, p_value
 from ka2l.studies.comparison.measures import MEASURES
 from ka2l.studies.comparison.summary import BETTER, CRITERIA, WHOLE, WORSE, Difference, Standing, Summary
 from ka2l.studies.comparison.text_tables import one_line
@@ -39,7 +38,7 @@ def mean_std(value: Estimate | None, unit: str) -> str:
     if value is None or not math.isfinite(value.mean):
         return MISSING
     if unit == "seconds":
-        return duration(value.mean)
+        return duration(value.mean, plain=True)
     if unit == "count" and value.mean == round(value.mean) and not value.std > 0:
         return f"{value.mean:,.0f}"
     digits = 1 if unit in ("share", "count") else 2
