@@ -1,15 +1,20 @@
-"""The evaluation protocol on six questions whose numbers can be counted on fingers."""
+"""The evaluation protocol on six questions whose numbers can be counted by hand."""
 
 import json
 import math
-import random
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from evaluated_questions import (
+    ANSWERS,
+    ARM,
+    CONFIG,
+    DECODED,
+    DECODED_ANSWERS,
+    DECODED_ARM,
+    QUESTIONS,
+)
 from ka2l.common.intervals import Interval
 from ka2l.evaluation.evaluation_json import interval_from, to_json
 from ka2l.evaluation.protocol import (
@@ -18,39 +23,8 @@ from ka2l.evaluation.protocol import (
     Prediction,
     best_base_prompt,
     evaluate,
-    evaluation_sets,
 )
 from ka2l.evaluation.settings import EvaluateConfig
-from ka2l.questions.question import Question
-
-CONFIG = EvaluateConfig(unbought=10, rewordings=2, bootstrap=100)
-
-
-def asking(unbought: int) -> EvaluateConfig:
-    return EvaluateConfig(unbought=unbought, rewordings=2)
-
-
-def ask(id_: str, role: str, *answers: str, group: str = "", rewordings: Sequence[str] = ()) -> Question:
-    return Question(id_, f"What is {id_}?", answers, role, group, {"rewordings": list(rewordings)})
-
-
-def by_id(*questions: Question) -> dict[str, Question]:
-    return {question.id: question for question in questions}
-
-
-QUESTIONS = by_id(
-    ask("e1", "eval", "A1 x"),
-    ask("e2", "eval", "A2 x"),
-    ask("e3", "eval", "A3 x"),
-    ask("p1", "pool", "B1 x", rewordings=["Name p1.", "And p1?"]),
-    ask("p2", "pool", "B2 x"),
-    ask("p3", "pool"),
-    ask("p4", "pool", "B4 x"),
-    ask("p5", "pool"),
-    ask("s1", "probe", "C1 x"),
-)
-ANSWERS = {**{q.id: q.answers for q in QUESTIONS.values() if q.answers}, "p3": ("B3 x",)}
-ARM = ArmSelection("unknown", ("p1", "p2", "p3", "p5"), 7.5)
 
 
 def answer(model: str, texts: Mapping[str, str]) -> list[Prediction]:
@@ -63,6 +37,8 @@ def answer(model: str, texts: Mapping[str, str]) -> list[Prediction]:
 
 
 BASE = {"e1": "a1 x", "e2": "a2 x", "e3": "no"}
+
+
 PREDICTIONS = [
     *answer("base:sensing", {"e1": "a1 x", "e2": "no", "e3": "no"}),
     *answer(
@@ -77,56 +53,6 @@ PREDICTIONS = [
 
 def run(predictions: Sequence[Prediction] = PREDICTIONS, arm: ArmSelection = ARM) -> Evaluation:
     return evaluate(predictions, {"unknown": arm}, QUESTIONS, ANSWERS, CONFIG, "exact_match", seed=0)
-
-
-def test_sets_hold_who_belongs_there() -> None:
-    sets = evaluation_sets(QUESTIONS, ARM.bought, asking(10), 0, ANSWERS)
-    assert sets["held_out"] == [(id_, 0, f"What is {id_}?") for id_ in ("e1", "e2", "e3")]
-    assert [id_ for id_, _, _ in sets["bought"]] == ["p1", "p2", "p3"]  # nobody knows p5
-    assert sets["bought_reworded"] == [("p1", 1, "Name p1."), ("p1", 2, "And p1?")]
-    assert sets["unbought"] == [("p4", 0, "What is p4?")]
-
-
-def test_without_annotations_the_gold_answers_decide() -> None:
-    assert [id_ for id_, _, _ in evaluation_sets(QUESTIONS, ["p3", "p1"], asking(10), 0)["bought"]] == ["p1"]
-
-
-def test_a_fact_that_was_taught_is_not_unbought() -> None:
-    questions = by_id(
-        ask("a", "pool", "x", group="g"), ask("b", "pool", "x", group="g"), ask("c", "pool", "x")
-    )
-    assert [id_ for id_, _, _ in evaluation_sets(questions, ["a"], asking(10), 0)["unbought"]] == ["c"]
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, 40), st.integers(0, 5), st.randoms(use_true_random=False))
-def test_unbought_is_nested_and_blind_to_the_order_of_rows(
-    size: int, seed: int, shuffler: random.Random
-) -> None:
-    pool = [ask(f"q{i}", "pool", "x") for i in range(40)]
-    bought = ["q3", "q30"]
-    everything = evaluation_sets(by_id(*pool), bought, asking(40), seed)["unbought"]
-    shuffler.shuffle(pool)
-    assert evaluation_sets(by_id(*pool), bought, asking(size), seed)["unbought"] == everything[:size]
-    assert len(everything) == 38
-
-
-def test_unbought_follows_the_seed_and_hardly_the_purchase() -> None:
-    pool = by_id(*(ask(f"q{i}", "pool", "x") for i in range(200)))
-    draws = [
-        {id_ for id_, _, _ in evaluation_sets(pool, [], asking(50), seed)["unbought"]} for seed in range(4)
-    ]
-    assert all(left != right for left, right in pairwise(draws))
-    after = {id_ for id_, _, _ in evaluation_sets(pool, sorted(draws[0])[:5], asking(50), 0)["unbought"]}
-    assert len(after & draws[0]) == 45
-
-
-@pytest.mark.parametrize(
-    ("bought", "message"), [(["nobody"], "nobody"), (["p1", "p1"], "bought 2 times"), (["e1"], "role 'eval'")]
-)
-def test_a_purchase_that_cannot_be_is_refused(bought: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        evaluation_sets(QUESTIONS, bought, asking(1), 0)
 
 
 def test_the_base_model_gets_its_better_prompt() -> None:
@@ -240,38 +166,11 @@ def test_json_round_trip() -> None:
     assert plain["base"]["teaching"]["bleu"] == evaluation.base["teaching"].bleu
 
 
-DECODED = by_id(
-    *QUESTIONS.values(),
-    ask("d1", "decoded", group="p4", rewordings=["Name d1."]),  # the fact of p4, in other words than p4's
-    ask("d2", "decoded"),
-    ask("d3", "decoded"),  # nobody has an answer to it
-)
-DECODED_ANSWERS = {**ANSWERS, "d1": ("D1 x",), "d2": ("D2 x",)}
-DECODED_ARM = ArmSelection("unknown", ("p1", "p2", "p3", "p5", "d1", "d2", "d3"), 9.5)
 DECODED_PREDICTIONS = [
     *PREDICTIONS,
     *answer("base:teaching", {"d1": "no", "d2": "d2 x"}),
     *answer("unknown", {"d1": "d1 x", "d2": "no"}),
 ]
-
-
-def test_decoded_questions_are_a_set_of_their_own() -> None:
-    without = evaluation_sets(QUESTIONS, ARM.bought, asking(10), 0, ANSWERS)
-    sets = evaluation_sets(DECODED, DECODED_ARM.bought, asking(10), 0, DECODED_ANSWERS)
-    assert list(sets) == ["held_out", "bought", "bought_reworded", "decoded", "unbought"]
-    assert sets["decoded"] == [("d1", 0, "What is d1?"), ("d2", 0, "What is d2?")]
-    assert sets["unbought"] == []  # p4's fact was taught through d1
-    assert {name: sets[name] for name in ("held_out", "bought", "bought_reworded")} == {
-        name: without[name] for name in ("held_out", "bought", "bought_reworded")
-    }
-    assert "decoded" not in evaluation_sets(DECODED, ARM.bought, asking(10), 0, DECODED_ANSWERS)
-
-
-def test_another_arm_is_not_asked_what_was_taught_through_a_decoded_question() -> None:
-    sets = evaluation_sets(
-        DECODED, ["p2"], asking(10), 0, DECODED_ANSWERS, bought_elsewhere=DECODED_ARM.bought
-    )
-    assert [name for name, items in sets.items() if items] == ["held_out", "bought"]
 
 
 def test_labels_of_decoded_questions_count_and_are_told_apart() -> None:
@@ -303,13 +202,6 @@ def test_only_decoded_questions_can_have_got_a_label() -> None:
     assert (learned.labels, learned.learned) == (1, 1)
     assert learned.decoded is not None
     assert "bought" not in evaluation.arms["unknown"].sets
-
-
-@pytest.mark.parametrize("role", ["pool", "decoded"])
-def test_a_held_out_fact_cannot_be_taught(role: str) -> None:
-    questions = by_id(*QUESTIONS.values(), ask("leak", role, "A1 x", group="e1"))
-    with pytest.raises(ValueError, match="'leak' teaches the fact 'e1', which 'e1' holds out"):
-        evaluation_sets(questions, ["p1", "leak"], asking(1), 0, ANSWERS)
 
 
 def test_json_names_decoded_questions_only_where_there_are_any() -> None:

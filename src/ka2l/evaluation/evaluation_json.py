@@ -1,6 +1,6 @@
 """evaluation.json: an Evaluation as plain values, and intervals read back from them.
 
-JSON has no NaN: it is written as null and read back as NaN.
+JSON has no NaN: NaN is written as null, and null is read back as NaN.
 """
 
 import math
@@ -15,7 +15,7 @@ from ka2l.evaluation.protocol import Evaluation
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """The evaluation as dicts, lists and numbers; an interval is {"value", "low", "high", "n"}, NaN is None.
 
-    A part that is None because the run has none of it (`Learned.decoded`) is left out.
+    A field that is None because it does not apply to the run (`Learned.decoded`) is left out.
     """
     plain: dict[str, Any] = _plain(evaluation)
     return plain
@@ -35,6 +35,11 @@ def interval_from(value: Interval | Mapping[str, Any] | Sequence[Any]) -> Interv
         raise ValueError(f"not an interval: {value!r}") from None
 
 
+def finite_or_none(value: Any) -> Any:
+    """The value as JSON can hold it: None for NaN and infinite floats, everything else as it is."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
@@ -47,6 +52,4 @@ def _plain(value: Any) -> Any:
         return {name: _plain(part) for name, part in parts.items() if part is not None}
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return finite_or_none(value)

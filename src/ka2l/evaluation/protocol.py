@@ -1,14 +1,14 @@
-"""The evaluation protocol: which questions are asked after teaching, and what the answers say.
+"""The evaluation protocol: the base model against the fine-tuned one, on five sets of questions (`question_sets`).
 
-Four sets, never mixed: held_out (nothing was trained on them), bought (taught, in the wording that was taught),
-bought_reworded (taught, in other words) and unbought (left in the pool); and a fifth where new questions were
-decoded out of hidden states and taught beside the bought ones: decoded (as they were taught). The base model answers with the prompt
-that serves it best, the tuned model with the teaching prompt; both answer the same questions and are compared
-in pairs. Intervals are bootstrapped by question group. `ka2l evaluate` runs it.
+    ka2l evaluate runs/mine
+
+The sets are never mixed: held_out (nothing was trained on them), bought (taught, in the wording that was taught),
+bought_reworded (taught, in another wording), unbought (left in the pool), and decoded (new questions decoded from hidden
+states and taught, if the run has any). The base model answers with the prompt that gives it the most correct answers,
+the fine-tuned model with the teaching prompt. Both answer the same questions, and differences are paired. Intervals are
+bootstrapped by question group.
 """
 
-import hashlib
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,41 +16,48 @@ from typing import NamedTuple
 from ka2l.common.answer_text import is_correct
 from ka2l.common.intervals import Interval, mean_interval
 from ka2l.evaluation.answer_metrics import AnswerScores, corpus_bleu, score
+from ka2l.evaluation.question_sets import (
+    Answers,
+    Item,
+    Questions,
+    answers_of,
+    evaluation_sets,
+    group_of,
+)
 from ka2l.evaluation.settings import EvaluateConfig
 from ka2l.questions.question import DECODED, Question
 
-Item = tuple[str, int, str]  # question id, wording (0 = as in the pool, 1… = rewordings), question text
-Questions = Mapping[str, Question]  # by id
-Answers = Mapping[str, Sequence[str]]  # accepted answers by question id, gold and annotated together
-BASE_PROMPTS = ("sensing", "teaching")  # the first wins a tie
+BASE_PROMPTS = ("sensing", "teaching")
+"""Prompts of the base model; the first is used if both give as many correct answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One evaluated answer. `model` is `base:sensing`, `base:teaching` or an arm's name (`unknown`, `random`)."""
+    """One answer to be evaluated."""
 
     model: str
+    """`base:sensing`, `base:teaching` or an arm's name (`unknown`, `random`)."""
     question_id: str
-    wording: int  # 0 = as in the pool, 1… = rewordings
+    wording: int
+    """0: as in the pool, 1…: rewordings."""
     question: str
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ArmSelection:
-    """What one strategy bought labels for, and what they cost together.
-
-    `bought` are unique ids of questions of role pool and, where there are any, decoded: a label costs either way.
-    """
+    """The questions one strategy bought labels for."""
 
     strategy: str
     bought: Sequence[str]
+    """Unique ids of questions of role pool or decoded: both cost a label."""
     cost: float
+    """Of all labels together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Means over a set of questions, all between 0 and 1, best alias each; BLEU is the corpus score / 100."""
+    """Means over a set of questions, all between 0 and 1, by the best alias; BLEU is the corpus score / 100."""
 
     exact_match: Interval
     f1: Interval
@@ -65,34 +72,38 @@ class SetComparison:
     n: int
     base: Scores
     tuned: Scores
-    difference: Interval  # paired difference of the correctness rate, tuned − base
+    difference: Interval
+    """Paired difference of the share of correct answers, tuned − base."""
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Taught questions, bought and decoded, that the base model had wrong and the tuned model has right."""
+    """Taught questions, bought and decoded, that the base model answered wrong and the tuned model answers right."""
 
     wrong_before: int
+    """Answered wrong by the base model."""
     learned: int
     labels: int
-    per_label: Interval  # learned / labels
-    decoded: "Learned | None" = (
-        None  # the decoded ones among them, None (and not in the JSON) where there are none
-    )
+    per_label: Interval
+    """learned / labels."""
+    decoded: "Learned | None" = None
+    """The decoded questions among them; None (and not in the JSON) if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """Held-out questions the base model had right and the tuned model has wrong."""
+    """Held-out questions that the base model answered right and the tuned model answers wrong."""
 
     right_before: int
+    """Answered right by the base model."""
     forgotten: int
-    share: Interval  # forgotten / right_before
+    share: Interval
+    """forgotten / right_before."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArmEvaluation:
-    """What one selection of questions has bought."""
+    """The results of one arm."""
 
     strategy: str
     labels: int
@@ -104,69 +115,27 @@ class ArmEvaluation:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """evaluation.json: `base_prompt` is the prompt that serves the base model best on held-out questions."""
+    """The content of evaluation.json."""
 
     correct: str
+    """Rule by which an answer counts as correct: `exact_match` or `f1`."""
     base_prompt: str
-    base: dict[str, Scores]  # held-out scores of the base model by prompt: sensing, teaching
+    """The prompt with which the base model has the most correct answers to held-out questions."""
+    base: dict[str, Scores]
+    """Held-out scores of the base model by prompt: sensing, teaching."""
     arms: dict[str, ArmEvaluation] = field(default_factory=dict)
-
-
-def evaluation_sets(
-    questions: Questions,
-    bought: Sequence[str],
-    config: EvaluateConfig,
-    seed: int,
-    answers: Answers | None = None,
-    bought_elsewhere: Collection[str] = (),
-) -> dict[str, list[Item]]:
-    """The questions to ask, by set: held_out, bought, bought_reworded, unbought (a set may be empty).
-
-    Decoded questions that were taught are a set `decoded` before `unbought`, which is there only if it is not empty.
-    Questions that nobody has an answer to are left out. `unbought` leaves out questions that share a group with
-    a bought or decoded one: that fact was taught. Its draw is ordered by a hash of (seed, id), so it does not depend on the
-    order of rows, and a smaller sample is the beginning of a larger one.
-
-    Args:
-        bought: unique ids of the questions whose answers were bought, of role pool or decoded.
-        config: `unbought` and `rewordings` say how many of each are asked.
-        seed: seed of that draw.
-        answers: questions that are not named here keep their gold answers.
-        bought_elsewhere: ids other arms have bought; `unbought` leaves them out too, so that all arms are asked the
-            same questions there.
-
-    Raises:
-        ValueError: a bought id is unknown, repeated, or held out, or shares its group with a held-out question.
-    """
-    _check_bought(questions, bought)
-    answered = [q for q in questions.values() if _answers_of(q, answers)]
-    taught_groups = {_group(questions[id_]) for id_ in (*bought, *bought_elsewhere)}
-    taught = [questions[id_] for id_ in bought if _answers_of(questions[id_], answers)]
-    decoded = [(q.id, 0, q.question) for q in taught if q.role == DECODED]
-    taught = [q for q in taught if q.role != DECODED]
-    unbought = [q for q in answered if q.role == "pool" and _group(q) not in taught_groups]
-    unbought.sort(key=lambda q: hashlib.sha256(f"{seed}:{q.id}".encode()).digest())
-    return {
-        "held_out": [(q.id, 0, q.question) for q in answered if q.role == "eval"],
-        "bought": [(q.id, 0, q.question) for q in taught],
-        "bought_reworded": [
-            (q.id, i, text)
-            for q in taught
-            for i, text in enumerate(q.rewordings[: config.rewordings], start=1)
-        ],
-        **({"decoded": decoded} if decoded else {}),
-        "unbought": [(q.id, 0, q.question) for q in unbought[: config.unbought]],
-    }
 
 
 def best_base_prompt(
     predictions: Iterable[Prediction], questions: Questions, answers: Answers | None, correct: str
 ) -> str:
-    """`sensing` or `teaching`: with which the base model is right more often on held-out questions (tie: sensing).
+    """`sensing` or `teaching`: the prompt with which the base model has more correct held-out answers (tie: sensing).
 
-    The base model is asked with both prompts on held_out, and with the one returned here on the other sets. That
-    the choice sees the questions it is scored on favours the base model: the gain is not made larger by it.
-    ValueError: a held-out question is not answered with both prompts.
+    The base model answers held_out with both prompts, and the other sets with the prompt returned here. The choice is made
+    on questions that are also scored. That favours the base model, so it cannot make the gain larger.
+
+    Raises:
+        ValueError: a held-out question is not answered with both prompts.
     """
     return _best_prompt(_held_out_rows(_Judge(_by_key(predictions), questions, answers, correct, 0, 0)))
 
@@ -179,17 +148,20 @@ def evaluate(
     config: EvaluateConfig,
     correct: str,
     seed: int,
-    taught_beside: Collection[str] = (),
+    replayed: Collection[str] = (),
 ) -> Evaluation:
     """Compare the base model with each arm's tuned model on the sets of `evaluation_sets`.
 
     Args:
-        predictions: answers of `base:sensing` and `base:teaching` to held_out, of the better of the two and of
-            each arm (`Prediction.model` is the arm's name) to all sets of that arm. Others are not looked at.
-        config: `unbought` and `bootstrap` are used here.
+        predictions: answers of `base:sensing` and `base:teaching` to held_out, of the better of the two to the sets of all
+            arms, and of each arm (`Prediction.model` is the arm's name) to its sets. Others are ignored.
+        arms: what each arm has bought, by the arm's name.
+        questions: all questions of the run, or those of `asked_ids`.
+        answers: questions that are not in it have their gold answers.
+        config: `unbought`, `rewordings` and `bootstrap` are read.
         correct: `exact_match` or `f1`.
         seed: of the unbought draw and of the bootstrap.
-        taught_beside: ids that were taught without being bought; they are no part of `unbought`.
+        replayed: ids of questions that were taught without a label; they are not part of `unbought`.
 
     Raises:
         ValueError: a prediction is missing, or given twice with different texts (how many, and an example).
@@ -198,11 +170,11 @@ def evaluate(
     held_out = _held_out_rows(judge)
     base_prompt = _best_prompt(held_out)
     base = {prompt: judge.summarize(rows) for prompt, rows in held_out.items() if rows}
-    all_bought = {id_ for arm in arms.values() for id_ in arm.bought} | set(taught_beside)
-    after = {
+    all_bought = {id_ for arm in arms.values() for id_ in arm.bought} | set(replayed)
+    by_arm = {
         name: _evaluate_arm(judge, base_prompt, name, arm, config, all_bought) for name, arm in arms.items()
     }
-    return Evaluation(correct=correct, base_prompt=base_prompt, base=base, arms=after)
+    return Evaluation(correct=correct, base_prompt=base_prompt, base=base, arms=by_arm)
 
 
 class _Row(NamedTuple):
@@ -215,12 +187,13 @@ class _Row(NamedTuple):
     right: bool
 
 
-_Pair = tuple[Sequence[_Row], Sequence[_Row]]  # of the base and of the tuned model, the same questions
+# Rows of the base and of the tuned model, for the same questions.
+_Pair = tuple[Sequence[_Row], Sequence[_Row]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """The predictions by (model, question, wording), and the rules by which they are judged."""
+    """The predictions by (model, question id, wording), and the rules by which they are judged."""
 
     texts: Mapping[tuple[str, str, int], str]
     questions: Questions
@@ -240,9 +213,9 @@ class _Judge:
         return [self._row(self.texts[model, id_, wording], self.questions[id_]) for id_, wording, _ in items]
 
     def _row(self, text: str, question: Question) -> _Row:
-        accepted = _answers_of(question, self.answers)
+        accepted = answers_of(question, self.answers)
         right = is_correct(text, accepted, self.correct)
-        return _Row(text, accepted, _group(question), score(text, accepted), right)
+        return _Row(text, accepted, group_of(question), score(text, accepted), right)
 
     def mean(self, values: Sequence[float], rows: Sequence[_Row]) -> Interval:
         """Mean with its interval, resampled by the group of each row."""
@@ -311,24 +284,3 @@ def _by_key(predictions: Iterable[Prediction]) -> dict[tuple[str, str, int], str
         if texts.setdefault(key, prediction.text) != prediction.text:
             raise ValueError(f"two different predictions for (model, question, wording) {key}")
     return texts
-
-
-def _check_bought(questions: Questions, bought: Sequence[str]) -> None:
-    for id_, times in Counter(bought).items():
-        if id_ not in questions:
-            raise ValueError(f"bought question {id_!r} is not among the {len(questions)} questions")
-        if times > 1 or questions[id_].role == "eval":
-            raise ValueError(f"{id_!r} was bought {times} times and has role {questions[id_].role!r}")
-    held_out = {_group(question): question.id for question in questions.values() if question.role == "eval"}
-    for id_ in bought:
-        if _group(questions[id_]) in held_out:
-            fact = _group(questions[id_])
-            raise ValueError(f"{id_!r} teaches the fact {fact!r}, which {held_out[fact]!r} holds out")
-
-
-def _answers_of(question: Question, answers: Answers | None) -> Sequence[str]:
-    return (answers or {}).get(question.id) or question.answers
-
-
-def _group(question: Question) -> str:
-    return question.group or question.id

@@ -1,4 +1,4 @@
-"""evaluation.json as the page shows it: names in words, intervals as Intervals, nothing missing but None."""
+"""evaluation.json as the page shows it: readable names, `Interval` objects, None for missing values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ _SETS = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One metric before and after; BLEU is a corpus score and has no interval."""
+    """One metric of the base and the tuned model; BLEU is a corpus score and has no interval."""
 
     base: Interval | float | None
     tuned: Interval | float | None
@@ -41,7 +41,7 @@ class Cell:
 
     @property
     def intervals(self) -> tuple[Interval | None, Interval | None]:
-        """The two intervals, None where there are none."""
+        """The two intervals; None for a value without one."""
         return as_interval(self.base), as_interval(self.tuned)
 
     @property
@@ -65,7 +65,7 @@ class SetView:
 
 @dataclass(frozen=True, slots=True)
 class ArmView:
-    """One selection, what it cost and what it brought."""
+    """One arm: its labels, their cost, and the results."""
 
     name: str
     title: str
@@ -76,21 +76,24 @@ class ArmView:
     per_label: Interval | None
     forgotten: Mapping[str, Any]
     forgotten_share: Interval | None
-    decoded: Mapping[str, Any]  # of `learned`, the decoded questions; empty where there are none
+    decoded: Mapping[str, Any]
+    """The part of `learned` for decoded questions; empty if there are none."""
     decoded_labels: int
 
     def set(self, name: str) -> SetView | None:
-        """The set of that name, None where it was not evaluated."""
+        """The set of that name; None if it was not evaluated."""
         return next((view for view in self.sets if view.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The whole evaluation, with the rule by which an answer counts as right."""
+    """The whole evaluation."""
 
     correct: str
+    """The rule by which an answer counts as right."""
     base_prompt: str
-    prompts: Mapping[str, Interval | None]  # prompt -> held-out exact match of the base model
+    prompts: Mapping[str, Interval | None]
+    """Held-out exact match of the base model by prompt."""
     arms: tuple[ArmView, ...]
 
 
@@ -100,10 +103,11 @@ def arm_title(name: str) -> str:
 
 
 def read_evaluation(evaluation: Mapping[str, Any]) -> Comparison:
-    """Read `dataclasses.asdict(Evaluation)`, before or after its trip through JSON."""
+    """Read `dataclasses.asdict(Evaluation)`, or the same read from JSON."""
     base = evaluation.get("base") or {}
     arms = [_arm(name, arm) for name, arm in (evaluation.get("arms") or {}).items()]
-    if len({arm.title for arm in arms}) < len(arms):  # two of ours
+    # Two arms with one title: their strategies' own names.
+    if len({arm.title for arm in arms}) < len(arms):
         arms = [replace(arm, title=arm.name.replace("_", " ")) for arm in arms]
     return Comparison(
         correct=str(evaluation.get("correct") or "").replace("_", " "),

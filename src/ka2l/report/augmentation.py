@@ -1,4 +1,4 @@
-"""The section on new questions out of hidden states: what became of them, how good the decoder is, examples.
+"""The page's section on questions decoded from hidden states: the funnel, the decoder's quality, examples.
 
 view(data.augmentation)        # what page.html draws
 """
@@ -9,8 +9,9 @@ from typing import NamedTuple
 from ka2l.common.number_format import MISSING, count, decimal, percent
 from ka2l.report.run_page_data import Augmentation, DecodedExample
 
+# Source questions in the table of examples, and new questions of each.
 SOURCES_SHOWN = 8
-PER_SOURCE = 6  # of the new questions of one source
+PER_SOURCE = 6
 
 REASONS = {
     "not_a_question": "does not read as a question",
@@ -37,18 +38,22 @@ _KINDS = {"soft_prompt": "the language model itself, with LoRA", "t5": "T5"}
 
 
 class Step(NamedTuple):
-    """One row of the funnel; `start` and `width` place its bar, in percent of all that was decoded."""
+    """One row of the funnel."""
 
     title: str
     n: int
     share: float | None
+    """Of all decoded questions."""
     start: float
+    """Left end of the bar, in percent of all decoded questions."""
     width: float
-    kind: str  # all | dropped | kept
+    """Width of the bar, in percent of all decoded questions."""
+    kind: str
+    """all, dropped or kept."""
 
 
 class Fact(NamedTuple):
-    """A named number with what it is of."""
+    """A named number with a note on what it was computed from."""
 
     name: str
     value: str
@@ -56,11 +61,13 @@ class Fact(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A bought question and what was decoded from its state: (example, its fate in words), the kept ones first."""
+    """A bought question and examples of what was decoded from its state."""
 
     question: str
     examples: tuple[tuple[DecodedExample, str], ...]
+    """Each with its outcome (kept, or why it was dropped); the kept ones first."""
     left_out: int
+    """How many are not shown."""
 
 
 class View(NamedTuple):
@@ -69,36 +76,37 @@ class View(NamedTuple):
     funnel: tuple[Step, ...]
     noise: str
     temperature: str
-    never: str  # the reasons that dropped nothing, in words
+    never: str
+    """The titles of the reasons that dropped nothing."""
     facts: tuple[Fact, ...]
     sources: tuple[Source, ...]
 
 
 def view(new: Augmentation) -> View:
-    """The section's funnel, facts and examples, with shares that are None (a dash) where there is nothing to divide by."""
+    """The section's funnel, facts and examples; shares are None (a dash on the page) if the total is 0."""
     never = [reason_title(reason) for reason, n in new.reasons.items() if not n]
     setting = (_plain(new.noise), _plain(new.temperature))
     return View(_funnel(new), *setting, "; ".join(never), _facts(new), _sources(new.examples))
 
 
 def reason_title(reason: str) -> str:
-    """Why a decoded question was dropped, in words; an unknown reason is its own name."""
+    """Why a decoded question was dropped, as a phrase; of an unknown reason its name."""
     return REASONS.get(reason) or reason.replace("_", " ")
 
 
 def copies(reasons: Mapping[str, int]) -> int:
-    """How many candidates were dropped for having been asked before, in the same words or nearly."""
+    """How many candidates were dropped as copies or near-copies of another question."""
     return sum(n for reason, n in reasons.items() if reason in COPIES)
 
 
 def still_unknown(new: Augmentation) -> tuple[int, int]:
-    """Of those that nothing else speaks against, how many the probe calls unknown: (unknown, all of them)."""
+    """Of the candidates that passed all other filters: how many are unknown according to the probe, and how many in all."""
     unknown = new.kept + new.reasons.get("over_budget", 0)
     return unknown, unknown + new.reasons.get("known", 0)
 
 
 def _funnel(new: Augmentation) -> tuple[Step, ...]:
-    """A waterfall: every reason takes a slice off the right end of what is left, and the kept ones remain."""
+    """A waterfall chart: each reason's bar is at the right end of the rest, and the kept questions remain."""
     left = new.candidates
     steps = [Step("Decoded", left, _share(left, left), 0.0, 100.0 if left else 0.0, "all")]
     for reason, n in new.reasons.items():
@@ -141,15 +149,16 @@ def _sources(examples: Iterable[DecodedExample]) -> tuple[Source, ...]:
     by_source: dict[str, list[DecodedExample]] = {}
     for example in examples:
         by_source.setdefault(example.source, []).append(example)
-    found = []
+    sources = []
     for question, own in list(by_source.items())[:SOURCES_SHOWN]:
-        own.sort(key=lambda example: not example.kept)  # stable: the given order within each half
-        shown = tuple((example, _fate(example)) for example in own[:PER_SOURCE])
-        found.append(Source(question, shown, len(own) - len(shown)))
-    return tuple(found)
+        # Stable: the given order among the kept and among the dropped ones.
+        own.sort(key=lambda example: not example.kept)
+        shown = tuple((example, _outcome(example)) for example in own[:PER_SOURCE])
+        sources.append(Source(question, shown, len(own) - len(shown)))
+    return tuple(sources)
 
 
-def _fate(example: DecodedExample) -> str:
+def _outcome(example: DecodedExample) -> str:
     return "kept" if example.kept else reason_title(example.reason)
 
 
@@ -158,17 +167,17 @@ def _known(n: int | None) -> str:
 
 
 def _plain(value: float) -> str:
-    """0.3, 1, 0.25: as it was configured, two decimals at most."""
+    """0.3, 1, 0.25: without trailing zeros, at most two decimals."""
     return decimal(value).rstrip("0").rstrip(".")
 
 
-def _share(n: int, of: int) -> float | None:
-    return n / of if of else None
+def _share(n: int, total: int) -> float | None:
+    return n / total if total else None
 
 
-def _bar(start: int, n: int, of: int) -> tuple[float, float]:
-    """Where a bar begins and how wide it is, in percent; counts that contradict each other stay inside."""
-    if not of:
+def _bar(start: int, n: int, total: int) -> tuple[float, float]:
+    """Left end and width of a bar in percent; within 0 to 100 even if the counts contradict each other."""
+    if not total:
         return 0.0, 0.0
-    begin = min(max(100 * start / of, 0.0), 100.0)
-    return begin, min(max(100 * n / of, 0.0), 100.0 - begin)
+    left = min(max(100 * start / total, 0.0), 100.0)
+    return left, min(max(100 * n / total, 0.0), 100.0 - left)

@@ -1,4 +1,4 @@
-"""The top of the page: one sentence that says what the run found, and the numbers behind it."""
+"""The top of the page: one sentence with the main result of the run, and the headline numbers."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from ka2l.report.run_page_data import ReportData
 
 
 class Figure(NamedTuple):
-    """One number of a tile; `whose` tells several apart."""
+    """One number of a tile; `whose` names the arm if there are several."""
 
     value: str
     note: str
@@ -29,7 +29,7 @@ class Figure(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A named headline number, or one per arm."""
+    """A named headline number, or one number per arm."""
 
     name: str
     figures: tuple[Figure, ...]
@@ -47,7 +47,7 @@ def unknown_share(data: ReportData) -> tuple[float, int, int, str] | None:
 
 
 def probe_auroc(data: ReportData) -> Interval | None:
-    """The kept probe's AUROC on test rows; without the pipeline's interval, the bare value of its layer."""
+    """The kept probe's AUROC on the test rows; without an interval from the pipeline, the value of its layer alone."""
     if data.probe_auroc is not None and is_number(data.probe_auroc[0]):
         return Interval(*data.probe_auroc)
     chosen = [row.test_auroc for row in data.layers if row.chosen and is_number(row.test_auroc)]
@@ -55,7 +55,7 @@ def probe_auroc(data: ReportData) -> Interval | None:
 
 
 def verdict(data: ReportData, comparison: Comparison | None) -> str:
-    """One sentence in plain words, as far as the run has got."""
+    """One sentence about what the run has measured so far."""
     share = unknown_share(data)
     if share is None:
         total = sum(data.role_counts.values())
@@ -65,12 +65,12 @@ def verdict(data: ReportData, comparison: Comparison | None) -> str:
     where = "pool questions" if share[3] == "pool" else "sampled questions"
     about = "an estimated " if share[3] == "pool" else ""
     sentence = f"{data.model} does not know {about}{percent(share[0])} of the {count(share[2])} {where}"
-    sentence += _taught(comparison.arms) if comparison else ""
+    sentence += _learned_clause(comparison.arms) if comparison else ""
     return sentence + "."
 
 
-def _taught(arms: tuple[ArmView, ...]) -> str:
-    """What the first arm's labels have taught, next to the second's, and whether held-out answers moved."""
+def _learned_clause(arms: tuple[ArmView, ...]) -> str:
+    """What the first arm has learned, compared with the second, and whether held-out accuracy changed."""
     first = arms[0] if arms else None
     if first is None or (per_label := first.per_label) is None:
         return ""
@@ -81,20 +81,22 @@ def _taught(arms: tuple[ArmView, ...]) -> str:
     taught = f"; {count(first.labels)} bought labels{of_them} taught it {learned} new answers"
     other = arms[1] if len(arms) > 1 else None
     if other is not None and other.per_label is not None:
-        relation = "against" if _apart(per_label, other.per_label) else "no clear difference from"
+        relation = "against" if _do_not_overlap(per_label, other.per_label) else "no clear difference from"
         answers = count(other.learned.get("learned", 0))
-        if first.decoded_labels:  # more labels on one side: only what each has taught can be compared
+        # With decoded questions one arm has more labels: only what was learned per label can be compared.
+        if first.decoded_labels:
             relation = "" if relation == "against" else f"per label {relation} "
-            return f"{taught} ({relation}{other.title}: {answers} with {count(other.labels)})" + _held_out(
-                first, other
+            return (
+                f"{taught} ({relation}{other.title}: {answers} with {count(other.labels)})"
+                + _held_out_clause(first, other)
             )
         taught += f" ({relation} {answers} with {other.title}"
         taught += f" and {count(other.labels)})" if other.labels != first.labels else ")"
-    return taught + _held_out(first, other)
+    return taught + _held_out_clause(first, other)
 
 
-def _held_out(first: ArmView, other: ArmView | None) -> str:
-    """Whether held-out answers moved, with the second arm's number beside it: gains there seldom need KA2L."""
+def _held_out_clause(first: ArmView, other: ArmView | None) -> str:
+    """Whether held-out accuracy changed, with the second arm's change: such gains are seldom due to the strategy."""
     mine, theirs = first.set("held_out"), other.set("held_out") if other else None
     if mine is None or mine.difference is None:
         return ""
@@ -107,13 +109,13 @@ def _held_out(first: ArmView, other: ArmView | None) -> str:
     return f"{text} ({other.title}: {points(theirs.difference.value)})"
 
 
-def _apart(one: Interval, other: Interval) -> bool:
-    """Whether two intervals do not overlap (stricter than a test at 5 %)."""
+def _do_not_overlap(one: Interval, other: Interval) -> bool:
+    """Whether two intervals do not overlap; stricter than a test at 5 %."""
     return has_bounds(one) and has_bounds(other) and (one.low > other.high or other.low > one.high)
 
 
 def tiles(data: ReportData, comparison: Comparison | None) -> list[Tile]:
-    """The headline numbers, those that exist."""
+    """The headline numbers that the run has."""
     found: list[Tile] = []
     share = unknown_share(data)
     if share is not None:

@@ -1,4 +1,4 @@
-"""The reliability diagram: what a probability says against how often it comes true, as an inline SVG."""
+"""The reliability diagram, predicted probability against observed rate, as an inline SVG."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -23,8 +23,8 @@ def reliability_diagram(
 
     Args:
         bins: of `ka2l.knowledge.reliability.reliability_curve`.
-        event: what the probability is of, as an adjective, for the axes.
-        name: prefix of the drawing's ids, unique on the page.
+        event: the event whose probability is predicted, as an adjective, for the axes.
+        name: prefix of the figure's ids, unique on the page.
     """
 
     def paint(figure: "Figure") -> None:

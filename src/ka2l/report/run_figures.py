@@ -1,4 +1,4 @@
-"""The drawings of the report: each function takes plain values and returns an inline SVG."""
+"""The figures of the report: each function takes plain values and returns an inline SVG."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-MOST_POINTS = 1500  # a scatter with more is a blot, and a megabyte
+# A scatter plot with more points is unreadable, and a megabyte.
+MOST_POINTS = 1500
+# Vertical offset, edge colour, face colour, name.
 _BEFORE_AFTER = (
     (-0.15, INK, "none", "before"),
     (0.15, UNKNOWN, UNKNOWN, "after"),
-)  # offset, edge, face, name
+)
 
 
 def entropy_histogram(entropies: Sequence[float], threshold: float | None, n_samples: int = 0) -> str:
-    """Semantic entropy (nats) of the probe questions, known and unknown side of the threshold."""
+    """Histogram of the semantic entropy (nats) of the probe questions, split at the threshold into known and unknown."""
     values = [value for value in entropies if is_number(value)]
     top = max([math.log(n_samples) if n_samples > 1 else 0.1, *values])
     cut = threshold if threshold is not None and is_number(threshold) else 0.0
@@ -51,7 +53,7 @@ def entropy_histogram(entropies: Sequence[float], threshold: float | None, n_sam
 
 
 def pool_histogram(p_unknown: Sequence[float]) -> str:
-    """The probe's probability that a pool question is unknown, as shares of the pool."""
+    """Histogram of the probe's probability that a pool question is unknown, as shares of the pool."""
     values = [value for value in p_unknown if is_number(value)]
     edges = [step / 20 for step in range(21)]
 
@@ -65,7 +67,7 @@ def pool_histogram(p_unknown: Sequence[float]) -> str:
 
 
 def layer_curve(layers: Sequence[LayerScore]) -> str:
-    """AUROC by layer, validation (dashed) and test, one colour per kind of probe, the chosen one ringed."""
+    """AUROC by layer, validation (dashed) and test, one colour per kind of probe, a ring around the chosen one."""
     from matplotlib.ticker import MaxNLocator
 
     rows = sorted(layers, key=lambda row: (row.kind, row.layer))
@@ -183,7 +185,7 @@ def _explains(share: float) -> str:
 
 
 def _note(dx: float, dy: float, align: str) -> dict[str, Any]:
-    """A small caption, offset in px from the point it belongs to."""
+    """The style of a small caption, offset in px from its point."""
     return {"xytext": (dx, dy), "textcoords": "offset points", "ha": align, "fontsize": 10, "alpha": 0.8}
 
 
@@ -194,7 +196,7 @@ def _split_histogram(
     threshold: float | None,
     weights: Sequence[float],
 ) -> None:
-    """One stacked histogram: what lies below the threshold, what lies at or above it."""
+    """One stacked histogram of the values below the threshold and of those at or above it."""
     from matplotlib.ticker import MaxNLocator
 
     cut = threshold if threshold is not None and is_number(threshold) else None

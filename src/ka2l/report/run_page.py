@@ -1,8 +1,8 @@
-"""The report: one self-contained HTML page, no script, no network, readable on a phone, in the dark and on paper.
+"""The report: one self-contained HTML page without scripts or network access, for screens, dark mode and print.
 
     ka2l report runs/mine        # writes runs/mine/report.html
 
-Questions and answers are hostile input: the template escapes every string, and only drawings pass as markup.
+Questions and answers are untrusted input: the templates escape every string, and only figures are inserted as markup.
 """
 
 import math
@@ -22,19 +22,20 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-ROWS_SHOWN = 10  # of each arm's selection
+# Rows of each arm's selection.
+ROWS_SHOWN = 10
 _LEVELS = {"low": "Low entropy", "middle": "Middle entropy", "high": "High entropy"}
 
 
 class Wording(NamedTuple):
-    """One of the ways an answer was put, and how often."""
+    """One wording of an answer, and how often it was sampled."""
 
     text: str
     times: int
 
 
 class Cluster(NamedTuple):
-    """Answers that mean the same."""
+    """Answers with the same meaning."""
 
     size: int
     wordings: tuple[Wording, ...]
@@ -55,7 +56,7 @@ def render(data: ReportData) -> str:
         data: everything on the page; sections whose data is None or empty are left out.
 
     Returns:
-        A complete HTML document, to be written as UTF-8.
+        a complete HTML document, to be written as UTF-8.
     """
     comparison = read_evaluation(data.evaluation) if data.evaluation else None
     page = environment().get_template("page.html")
@@ -74,13 +75,13 @@ def render(data: ReportData) -> str:
         most_entropy=math.log(data.n_samples) if data.n_samples > 1 else None,
         seconds=sum(stage.seconds for stage in data.stages if number_format.is_number(stage.seconds)),
         rows_shown=ROWS_SHOWN,
-        **_drawings(data, comparison),
+        **_figures(data, comparison),
     )
     return number_format.clean(html)
 
 
 def environment() -> "Environment":
-    """Templates that escape every string, with the numbers' filters."""
+    """The environment of the templates, which escapes every string, with the filters that format numbers."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -107,26 +108,26 @@ def environment() -> "Environment":
     return environment
 
 
-def _drawings(data: ReportData, comparison: Comparison | None) -> dict[str, "Markup | None"]:
-    """The drawings whose data exists, marked as safe: they hold our own labels, escaped by matplotlib."""
+def _figures(data: ReportData, comparison: Comparison | None) -> dict[str, "Markup | None"]:
+    """The figures whose data exists, marked as safe: all their text is our own labels, escaped by matplotlib."""
     from markupsafe import Markup
 
-    def some(values: Iterable[object]) -> bool:
+    def any_number(values: Iterable[object]) -> bool:
         return any(number_format.is_number(value) for value in values)
 
-    drawn = {
-        "entropy_svg": some(data.entropies)
+    figures = {
+        "entropy_svg": any_number(data.entropies)
         and run_figures.entropy_histogram(data.entropies, data.threshold, data.n_samples),
-        "layers_svg": some(row.test_auroc for row in data.layers if row.layer >= 0)
+        "layers_svg": any_number(row.test_auroc for row in data.layers if row.layer >= 0)
         and run_figures.layer_curve([row for row in data.layers if row.layer >= 0]),
         "reliability_svg": bool(data.reliability) and reliability_diagram(data.reliability, data.probe_event),
         "states_svg": bool(data.pca) and run_figures.state_scatter(data.pca, data.pca_variance),
-        "pool_svg": some(data.p_unknown) and run_figures.pool_histogram(data.p_unknown),
+        "pool_svg": any_number(data.p_unknown) and run_figures.pool_histogram(data.p_unknown),
         "gain_svg": comparison is not None
         and any(arm.sets for arm in comparison.arms)
         and run_figures.teaching_gain(comparison),
     }
-    return {name: Markup(svg) if isinstance(svg, str) else None for name, svg in drawn.items()}
+    return {name: Markup(svg) if isinstance(svg, str) else None for name, svg in figures.items()}
 
 
 def _case(case: Case) -> CaseView:

@@ -1,4 +1,4 @@
-"""The tables of ways to tell unknown questions apart: every method against both targets, and what each target is."""
+"""The tables of scores for unknown questions: every method against both targets, and what the targets are."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -28,8 +28,10 @@ class MethodView(NamedTuple):
     """One row of the table."""
 
     name: str
-    auroc: Mapping[str, Interval | None]  # by target
+    auroc: Mapping[str, Interval | None]
+    """By target."""
     p: Mapping[str, float | None]
+    """By target: of the difference from the kept probe."""
 
 
 class MetricTable(NamedTuple):
@@ -41,7 +43,7 @@ class MetricTable(NamedTuple):
 
 
 def views(data: ReportData) -> dict[str, Any]:
-    """What the template needs of the methods."""
+    """The template's variables for these tables."""
     kept = next((row for row in data.scores if row.metrics), None)
     return {
         "targets": TARGETS,
@@ -60,7 +62,7 @@ def views(data: ReportData) -> dict[str, Any]:
 
 
 def _event(data: ReportData) -> str:
-    """The target that the kept probe gives the probability of."""
+    """The target whose probability the kept probe predicts."""
     return "wrong_answer" if data.probe_event == "wrong" else "se_label"
 
 

@@ -1,4 +1,4 @@
-"""Settings of the report."""
+"""Configuration section `report`."""
 
 from ka2l.common.settings_section import Positive, Section
 
@@ -7,6 +7,6 @@ class ReportConfig(Section):
     """The HTML page."""
 
     title: str = "What the model does not know"
-    """Headline of the page."""
+    """Title of the page."""
     cases: Positive = 3
-    """Questions shown for each of low, middle and high entropy."""
+    """Questions shown with low, with middle and with high semantic entropy each."""

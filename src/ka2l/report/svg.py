@@ -1,4 +1,4 @@
-"""One matplotlib drawing as an inline SVG that takes its text colour and typeface from the page around it."""
+"""A matplotlib figure as an inline SVG that takes its text colour and typeface from the page around it."""
 
 import html
 import io
@@ -13,15 +13,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-INK = "#010203"  # stands for currentColor until the drawing is written
-KNOWN = "#4f8fb8"  # mid-tones: legible on white and on near-black, apart for every kind of colour vision
+# Replaced by currentColor in the SVG.
+INK = "#010203"
+# Mid-tones: legible on white and on near-black, and distinguishable with every kind of colour vision.
+KNOWN = "#4f8fb8"
 UNKNOWN = "#d9692b"
 
-WIDTH, HEIGHT = 420.0, 265.0  # px of the viewBox; fonts below are px too
+# In px of the viewBox, as the font sizes below.
+WIDTH, HEIGHT = 420.0, 265.0
 
 _RC = {
-    "svg.fonttype": "none",  # real text: small, searchable, in the page's typeface
-    "svg.hashsalt": "ka2l",  # the same drawing gives the same bytes
+    # Text stays text: small, searchable, in the page's typeface.
+    "svg.fonttype": "none",
+    # The same figure gives the same bytes.
+    "svg.hashsalt": "ka2l",
     "text.parse_math": False,
     "font.size": 11.5,
     "axes.labelsize": 11.5,
@@ -54,9 +59,9 @@ def drawn(name: str, label: str, paint: "Callable[[Figure], None]", height: floa
 
     Args:
         name: prefix of every id, unique on the page.
-        label: what the drawing shows, for who cannot see it.
+        label: what the figure shows, for screen readers.
         paint: draws on the empty figure.
-        height: px at a width of 420 px.
+        height: in px, at a width of 420 px.
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -65,7 +70,7 @@ def drawn(name: str, label: str, paint: "Callable[[Figure], None]", height: floa
 
 
 def save(path: Path, paint: "Callable[[Figure], None]", height: float = HEIGHT) -> None:
-    """Paint a figure into a file of its own, black on white: an .svg or a .png, twice as fine."""
+    """Paint a figure into a file, black on white: an .svg, or a .png of twice the resolution."""
     kind = path.suffix.lower().removeprefix(".")
     nothing = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with atomic_files.atomic(path) as temporary:
@@ -80,7 +85,8 @@ def _painted(paint: "Callable[[Figure], None]", height: float, target: Any, **ho
     defaults = {
         key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")
     }
-    settings: Any = {**defaults, **_RC}  # the user's matplotlibrc does not show
+    # The defaults, so that the user's matplotlibrc has no effect.
+    settings: Any = {**defaults, **_RC}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, layout="constrained")
         FigureCanvasAgg(figure)
@@ -89,7 +95,7 @@ def _painted(paint: "Callable[[Figure], None]", height: float, target: Any, **ho
 
 
 def inline(document: str, name: str, label: str) -> str:
-    """Turn a whole SVG document into an element of an HTML page: no prolog, own ids, the page's colour and font."""
+    """Turn an SVG document into an element of an HTML page: no prolog, ids with a prefix, the page's colour and font."""
     body = document[document.index("<svg") :]
     tag, body = body.split(">", 1)
     tag = re.sub(r'\s(?:width|height)="[^"]*"', "", tag)

@@ -1,11 +1,13 @@
 """Stage `evaluate`: ask the base model and the tuned ones, and compare what they get right."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from ka2l.common import atomic_files
 from ka2l.config.run_config import RunConfig
 from ka2l.evaluation.evaluation_json import to_json
-from ka2l.evaluation.protocol import ArmSelection, best_base_prompt, evaluate, evaluation_sets
+from ka2l.evaluation.protocol import ArmSelection, best_base_prompt, evaluate
+from ka2l.evaluation.question_sets import Answers, QuestionRow, answers_of, asked_ids, evaluation_sets
 from ka2l.pipeline.arms import arm_stage, arms, strategy_of
 from ka2l.pipeline.content_keys import prompted_model, values
 from ka2l.pipeline.context import Context
@@ -17,13 +19,16 @@ from ka2l.pipeline.stage import ANSWER_TOKENS, Cost, Identities, Sizes, Stage
 
 
 def evaluate_models(context: Context, attempt: Attempt) -> None:
-    """Ask the base model and every tuned one, and say what was learned and what was forgotten."""
+    """Ask the base model and every tuned one; compare their answers."""
     config, run = context.config, context.run
     given = {i: answers for arm in arms(config) for i, answers in read_annotations(context, arm).items()}
-    questions = all_questions(context)
-    answers = {i: tuple(dict.fromkeys((*own, *questions[i].answers))) for i, own in given.items()}
-    selections = {strategy_of(config, arm): _arm_selection(context, arm) for arm in arms(config)}
     beside = {known.question.id for arm in arms(config) for known in replayed(context, arm)}
+    labelled = all_questions(context, {*given, *beside})
+    answers = {i: tuple(dict.fromkeys((*own, *labelled[i].answers))) for i, own in given.items()}
+    # Only the questions that are asked are held; the pool is streamed.
+    ids = asked_ids(_rows(context, answers), labelled, config.evaluate.unbought, config.seed)
+    questions = all_questions(context, ids)
+    selections = {strategy_of(config, arm): _arm_selection(context, arm) for arm in arms(config)}
     all_bought = {i for arm in selections.values() for i in arm.bought} | beside
     sets = {
         name: evaluation_sets(questions, arm.bought, config.evaluate, config.seed, answers, all_bought)
@@ -57,6 +62,14 @@ def evaluate_models(context: Context, attempt: Attempt) -> None:
         atomic_files.write_table(run.file("predictions.parquet"), prediction_table(predictions))
         atomic_files.write_json(run.file("evaluation.json"), to_json(result))
         record.counts = {"answers": len(predictions)}
+
+
+def _rows(context: Context, answers: Answers) -> Iterator[QuestionRow]:
+    """What the draw of unlabelled questions needs of every question of the run."""
+    for batch in context.question_batches(None, 4096):
+        for question in batch:
+            answered = bool(answers_of(question, answers))
+            yield QuestionRow(question.id, question.role, question.group, answered)
 
 
 def _arm_selection(context: Context, arm: str) -> ArmSelection:
