@@ -2,9 +2,10 @@
 
 import pytest
 
+from built_once import built_once
 from console import ka2l as ka2l  # a fixture: the command line
 from runs import finished as finished  # a fixture: one finished run for all tests
-from tiny import TinyWorld, build_tiny_model
+from tiny import TinyWorld, build_tiny_model, tiny_facts
 
 
 @pytest.fixture(autouse=True)
@@ -18,4 +19,5 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
     """A small Llama that knows 42 invented facts and not 42 others; do not write into its folder."""
-    return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    folder = built_once(tmp_path_factory, "tiny", lambda folder: build_tiny_model(folder / "model"))
+    return TinyWorld(folder / "model", tiny_facts())

@@ -62,13 +62,18 @@ def write_questions(world: TinyWorld, path: Path) -> None:
 
 def build_tiny_model(folder: Path, seed: int = 0) -> TinyWorld:
     """Invent a world, train a tokenizer and a model on it, save both into `folder`. The same seed: the same weights."""
-    facts = _invent_facts(random.Random(seed))
+    facts = tiny_facts(seed)
     tokenizer = _train_tokenizer(facts)
     with _torch_seed(seed):
         model = _train_model(facts, tokenizer, random.Random(seed + 1))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return TinyWorld(folder, facts)
+
+
+def tiny_facts(seed: int = 0) -> list[dict[str, Any]]:
+    """The facts of the invented world, as `build_tiny_model` teaches them; a fresh list at each call."""
+    return _invent_facts(random.Random(seed))
 
 
 @contextmanager
