@@ -19,6 +19,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
+def _one_thread_in_fixtures() -> None:
+    """The fixtures of a module come before those of its tests."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
 def _short_garbage_collections() -> None:
     """Take what is imported out of the collections: each training asks for one, which takes half a second with it."""
     gc.collect()

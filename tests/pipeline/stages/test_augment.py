@@ -26,7 +26,7 @@ from ka2l.pipeline.shared.artifact_tables import read_signal
 from ka2l.pipeline.shared.run_decoder import run_decoder
 from ka2l.pipeline.shared.run_probe import read_probe
 from places import HELPERS
-from runs import Ear, assert_same, content, copy_of, questions_file, times, tiny_config
+from runs import Ear, assert_same, content, questions_file, times, tiny_config
 from tiny import TinyWorld
 from tiny_t5 import build_tiny_t5
 
@@ -364,7 +364,8 @@ def test_killed_at_many_places_ends_like_the_uninterrupted_run(decoded: RunDirec
 def test_the_command_says_what_it_needs(
     ka2l: Cli, finished: RunDirectory, decoded: RunDirectory, tmp_path: Path
 ) -> None:
-    plain = copy_of(finished, tmp_path).path
+    plain = tmp_path / "run"
+    shutil.copytree(finished.path, plain)
     assert_refused(ka2l("augment", plain), "augment.per_question=0", "augment.per_question=8")
     result = ka2l("augment", plain, "augment.per_question=2", "annotate.annotator=file")
     assert_refused(result, "none has the role decoder")
