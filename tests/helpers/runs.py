@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from built_once import built_once
 from ka2l.common.atomic_files import parts, read_json, read_table, read_tensors
 from ka2l.common.progress import Reporter
 from ka2l.config.recipes import load_config
@@ -130,4 +131,5 @@ def finished(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) ->
     import torch
 
     torch.set_num_threads(1)
-    return make_finished_run(tiny_world, tmp_path_factory.mktemp("finished"))
+    folder = built_once(tmp_path_factory, "finished", lambda folder: make_finished_run(tiny_world, folder))
+    return RunDirectory.open(folder / "run")

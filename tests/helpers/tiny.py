@@ -62,9 +62,9 @@ def write_questions(world: TinyWorld, path: Path) -> None:
 
 def build_tiny_model(folder: Path, seed: int = 0) -> TinyWorld:
     """Invent a world, train a tokenizer and a model on it, save both into `folder`. The same seed: the same weights."""
-    facts = _invent_facts(random.Random(seed))
-    tokenizer = _train_tokenizer(facts)
-    with _torch_seed(seed):
+    facts = tiny_facts(seed)
+    tokenizer = train_tokenizer(facts)
+    with torch_seed(seed):
         model = _train_model(facts, tokenizer, random.Random(seed + 1))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -72,7 +72,7 @@ def build_tiny_model(folder: Path, seed: int = 0) -> TinyWorld:
 
 
 @contextmanager
-def _torch_seed(seed: int) -> Iterator[None]:
+def torch_seed(seed: int) -> Iterator[None]:
     """One thread and a fixed seed inside, the caller's random state and threads untouched outside."""
     import torch
 
@@ -86,7 +86,9 @@ def _torch_seed(seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _invent_facts(rng: random.Random) -> list[dict[str, Any]]:
+def tiny_facts(seed: int = 0) -> list[dict[str, Any]]:
+    """The facts of the invented world, as `build_tiny_model` teaches them; a fresh list at each call."""
+    rng = random.Random(seed)
     syllables = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "al", "en", "or")]
     names = sorted({(rng.choice(syllables) + rng.choice(syllables)).capitalize() for _ in range(4 * FACTS)})
     rng.shuffle(names)
@@ -108,7 +110,8 @@ def _invent_facts(rng: random.Random) -> list[dict[str, Any]]:
     return facts
 
 
-def _train_tokenizer(facts: Sequence[dict[str, Any]]) -> Any:
+def train_tokenizer(facts: Sequence[dict[str, Any]]) -> Any:
+    """A byte-level tokenizer of at most 1,024 tokens, trained on the questions and answers of the facts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

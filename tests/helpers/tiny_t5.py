@@ -1,11 +1,10 @@
 """A T5 small enough for a test, with random weights: it can learn a dozen questions by heart in a second."""
 
-import random
 from pathlib import Path
 
-from tiny import _invent_facts, _torch_seed, _train_tokenizer
+from tiny import tiny_facts, torch_seed, train_tokenizer
 
-FACTS = _invent_facts(random.Random(0))
+FACTS = tiny_facts()
 SIZE = 32
 
 
@@ -13,7 +12,7 @@ def build_tiny_t5(folder: Path) -> None:
     """Save it and its tokenizer into `folder`; as every T5 it starts with the padding."""
     from transformers import T5Config, T5ForConditionalGeneration
 
-    tokenizer = _train_tokenizer(FACTS)
+    tokenizer = train_tokenizer(FACTS)
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=SIZE,
@@ -26,6 +25,6 @@ def build_tiny_t5(folder: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
     )
-    with _torch_seed(0):
+    with torch_seed(0):
         T5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,6 +1,5 @@
 """The smallest network a decoder can have (one linear map a place in the question), and the smallest real model."""
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ka2l.augmentation.network import Generated
-from tiny import _invent_facts, _train_tokenizer
+from tiny import tiny_facts, train_tokenizer
 
 END = 0
 QUESTIONS = [
@@ -85,7 +84,7 @@ def toy_states(n: int = len(QUESTIONS), width: int = 16, seed: int = 0) -> np.nd
 
 def toy_tokenizer() -> Any:
     """Byte-level, of the tiny world's words."""
-    return _train_tokenizer(_invent_facts(random.Random(0)))
+    return train_tokenizer(tiny_facts())
 
 
 def language_model(tokenizer: Any, size: int = 16) -> tuple[Any, Any]:

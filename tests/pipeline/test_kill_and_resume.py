@@ -70,7 +70,7 @@ def recipe(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def statuses(recipe: Path) -> dict[str, list[int]]:
     """How each child ended, for three runs of the same recipe: never, often and at random times killed."""
-    seconds = [f"time:{random.uniform(0.1, 2.0):.2f}" for _ in range(4)]
+    seconds = [f"time:{random.uniform(0.05, 1.0):.2f}" for _ in range(4)]
     plan = {"uninterrupted": [""], "places": [*PLACES, ""], "times": [*seconds, ""]}
     named = json.dumps({str(recipe.parent / name): places for name, places in plan.items()})
     command = [sys.executable, str(SCRIPT), str(recipe), named]

@@ -146,13 +146,14 @@ def test_summary_is_plain_json(finished: RunDirectory) -> None:
     assert set(values["evaluation"]) == {"unknown", "random"}
 
 
-def test_second_run_does_nothing_and_says_so(finished: RunDirectory) -> None:
-    before, ear = times(finished.path), Ear()
-    run(finished.config, finished.path, ear)
-    assert times(finished.path) == before
+def test_second_run_does_nothing_and_says_so(finished: RunDirectory, tmp_path: Path) -> None:
+    directory = copy_of(finished, tmp_path)
+    before, ear = times(directory.path), Ear()
+    run(directory.config, directory.path, ear)
+    assert times(directory.path) == before
     assert all(line.endswith("(done before)") for line in ear.said[:-1])
     assert (
-        ear.said[-1] == f"Nothing to do: {finished.path} is finished, and nothing it depends on has changed."
+        ear.said[-1] == f"Nothing to do: {directory.path} is finished, and nothing it depends on has changed."
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from ka2l.common import number_format
 from ka2l.common.intervals import Interval
 from ka2l.evaluation.evaluation_json import to_json
-from ka2l.report import run_figures
+from ka2l.report import reliability_diagram, run_figures
 from ka2l.report.arms import read_evaluation
 from ka2l.report.headline import verdict
 from ka2l.report.run_page import render
@@ -76,7 +76,8 @@ def test_a_loaded_run_claims_nothing() -> None:
 
 
 def test_every_optional_field_can_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_figures, "drawn", lambda name, *_, **__: f'<svg aria-label="{name}"></svg>')
+    for module in (run_figures, reliability_diagram):
+        monkeypatch.setattr(module, "drawn", lambda name, *_, **__: f'<svg aria-label="{name}"></svg>')
     for field in dataclasses.fields(ReportData):
         if field.default is not dataclasses.MISSING:
             check(render(dataclasses.replace(full(), **{field.name: field.default})))

@@ -360,9 +360,13 @@ def test_killed_at_many_places_ends_like_the_uninterrupted_run(decoded: RunDirec
     assert_same(content(tmp_path / "run"), content(decoded.path))
 
 
-def test_the_command_says_what_it_needs(ka2l: Cli, finished: RunDirectory, decoded: RunDirectory) -> None:
-    assert_refused(ka2l("augment", finished.path), "augment.per_question=0", "augment.per_question=8")
-    result = ka2l("augment", finished.path, "augment.per_question=2", "annotate.annotator=file")
+def test_the_command_says_what_it_needs(
+    ka2l: Cli, finished: RunDirectory, decoded: RunDirectory, tmp_path: Path
+) -> None:
+    plain = tmp_path / "run"
+    shutil.copytree(finished.path, plain)
+    assert_refused(ka2l("augment", plain), "augment.per_question=0", "augment.per_question=8")
+    result = ka2l("augment", plain, "augment.per_question=2", "annotate.annotator=file")
     assert_refused(result, "none has the role decoder")
     shown = ka2l("run", "--out", decoded.path, "--dry-run")
     assert shown.code == 0, shown.err

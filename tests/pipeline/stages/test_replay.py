@@ -44,11 +44,10 @@ def test_replay_teaches_what_the_map_calls_known_and_nobody_bought(
     assert written["train.jsonl"] == len(bought) + len(own)
 
 
-def test_as_many_as_there_are(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    source = questions_file(tiny_world, tmp_path)
-    ear = Ear()
-    config = tiny_config(tiny_world, source, "finetune.replay=9", "finetune.epochs=1", "select.baseline=null")
-    directory = run(config, tmp_path / "run", ear)
+def test_as_many_as_there_are(finished: RunDirectory, tmp_path: Path) -> None:
+    there, ear = copy_of(finished, tmp_path), Ear()
+    settings = ["finetune.replay=9", "finetune.epochs=1", "select.baseline=null"]
+    directory = run(RunDirectory.open(there.path, settings).config, there.path, ear)
     table = atomic_files.read_table(directory.file("knowledge_map.parquet")).to_pylist()
     bought = set(atomic_files.read_table(directory.file("annotations.parquet"))["question_id"].to_pylist())
     known = {row["question_id"] for row in table if not row["unknown"]} - bought

@@ -25,11 +25,13 @@ from ka2l.studies.comparison.policies import parse_policies
 from ka2l.studies.comparison.publish import publish
 from ka2l.studies.comparison.run_grid import Comparison, Grid, cell_plans, compare
 from ka2l.studies.forecast.collect import collect
+from places import HELPERS
 from runs import Ear, questions_file, times, tiny_config
 from tiny import TinyWorld
 
 TEACH = (
     "finetune.epochs=8",
+    "finetune.batch_size=3",
     "finetune.learning_rate=1e-2",
     "finetune.lora_rank=16",
     "finetune.save_steps=100",
@@ -228,22 +230,13 @@ def test_two_processes_share_the_cells(config: RunConfig, tmp_path: Path) -> Non
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(override(config, ["finetune.epochs=1"])), encoding="utf-8")
     out = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "ka2l.cli.main",
-        "compare",
-        str(recipe),
-        "--strategies",
-        "unknown,random",
-    ]
-    command += ["--budgets", "4", "--seeds", "2", "--out", str(out), "--json"]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    ends = [(*process.communicate(timeout=200), process.returncode) for process in both]
-    assert [code for _, _, code in ends] == [0, 0], [err[-2000:] for _, err, _ in ends]
-    worked = [line for _, err, _ in ends for line in err.splitlines() if line.startswith("compare ")]
+    command = ["compare", str(recipe), "--strategies", "unknown,random", "--budgets", "4", "--seeds", "2"]
+    command += ["--out", str(out), "--json"]
+    script = [sys.executable, str(HELPERS / "commands_at_once.py"), str(tmp_path), json.dumps([command] * 2)]
+    made = subprocess.run(script, capture_output=True, text=True, check=False, timeout=200)
+    errors = [(tmp_path / f"{number}.err").read_text(encoding="utf-8") for number in range(2)]
+    assert json.loads(made.stdout.splitlines()[-1]) == [0, 0], [made.stderr, *(err[-2000:] for err in errors)]
+    worked = [line for err in errors for line in err.splitlines() if line.startswith("compare ")]
     assert len(worked) == len(set(worked)) == 4
     assert all(
         (out / "compare" / "cells" / name / "cell.json").exists() for name in ("unknown-4-0", "random-4-1")
