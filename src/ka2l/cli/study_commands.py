@@ -1,5 +1,6 @@
 """Commands beside the stages of a run: compare query strategies, plan the next labels, export the training data."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +59,7 @@ def compare(
     from ka2l.cli.output import print_json
     from ka2l.cli.which_run import choose, whole_numbers
     from ka2l.common.progress import Reporter
-    from ka2l.studies.comparison.default_grid import default_budgets, default_seeds
+    from ka2l.studies.comparison.default_grid import default_budgets
     from ka2l.studies.comparison.policies import parse_policies
     from ka2l.studies.comparison.publish import publish, publish_progress
     from ka2l.studies.comparison.run_grid import Grid
@@ -66,13 +67,8 @@ def compare(
 
     config, folder = choose(recipe, overrides or [], {}, out)
     policies = parse_policies(config, strategies.split(","), policy or [])
-    is_list = "," in seeds
-    numbers = whole_numbers(seeds, "--seeds", least=0 if is_list else 1)
-    grid = Grid(
-        policies,
-        whole_numbers(budgets, "--budgets") if budgets else default_budgets(config),
-        list(dict.fromkeys(numbers)) if is_list else default_seeds(numbers[0]),
-    )
+    chosen_budgets = whole_numbers(budgets, "--budgets") if budgets else default_budgets(config)
+    grid = Grid(policies, chosen_budgets, _seeds(seeds))
     reporter = Reporter(quiet=quiet)
     comparison = run_comparison(
         config,
@@ -87,6 +83,15 @@ def compare(
         print_json(published.values)
     else:
         print(published.text)
+
+
+def _seeds(text: str) -> Sequence[int]:
+    """The value of --seeds: a number of repetitions, or a list of seeds."""
+    from ka2l.cli.which_run import whole_numbers
+
+    if "," in text:
+        return list(dict.fromkeys(whole_numbers(text, "--seeds", least=0)))
+    return range(whole_numbers(text, "--seeds")[0])
 
 
 def export(

@@ -26,16 +26,9 @@ def default_grid(config: "RunConfig") -> DefaultGrid:
     """The strategies `unknown` and `random`, half of `select.budget` and all of it, and the seeds 0, 1 and 2."""
     from ka2l.studies.comparison.policies import parse_policies
 
-    return DefaultGrid(
-        parse_policies(config, STRATEGIES, []), default_budgets(config), default_seeds(REPETITIONS)
-    )
+    return DefaultGrid(parse_policies(config, STRATEGIES, []), default_budgets(config), range(REPETITIONS))
 
 
 def default_budgets(config: "RunConfig") -> list[int]:
     """Half of `select.budget` (at least 1) and all of it."""
     return sorted({max(1, config.select.budget // 2), config.select.budget})
-
-
-def default_seeds(repetitions: int) -> range:
-    """The numbers of so many repetitions, from 0."""
-    return range(repetitions)

@@ -6,6 +6,7 @@
 Pure; the order of the cells does not matter. What cannot be tested (one seed, no random arm) is said in `notes`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from ka2l.common.curve_statistics import Resampled, arm_draws, estimate, mean
@@ -14,8 +15,19 @@ from ka2l.studies.comparison.cell_results import CellResult
 from ka2l.studies.comparison.learning_curves import Point, areas, labels_to_target
 from ka2l.studies.comparison.measures import TESTED, before, values
 from ka2l.studies.comparison.paired_resampling import differences_of_arms, resample
-from ka2l.studies.comparison.standings import notes, standings, target_of_arms
-from ka2l.studies.comparison.summary import REFERENCE, WHOLE, Arm, ArmKey, Difference, Summary
+from ka2l.studies.comparison.summary import (
+    BETTER,
+    CRITERIA,
+    REFERENCE,
+    UNCLEAR,
+    WHOLE,
+    WORSE,
+    Arm,
+    ArmKey,
+    Difference,
+    Standing,
+    Summary,
+)
 
 Columns = Mapping[ArmKey, Sequence[int]]  # the places of each arm's cells
 
@@ -53,7 +65,7 @@ def summarize(
     resampled = {name: resample(cells, name, resamples, seed) for name in TESTED} if cells else {}
     differences = _from_reference(cells, columns, resampled, reference, seed)
     base = {name: mean([before(cell.sets.get(name)) for cell in cells]) for name in ("held_out", "pool")}
-    target, target_of = target_of_arms(arms, reference, target)
+    target, target_of = _target(arms, reference, target)
     curves = _curves(cells, columns, measured, resampled, seed)
     return Summary(
         reference=reference,
@@ -67,8 +79,8 @@ def summarize(
             labels_to_target(policy, points, base["held_out"], target) for policy, points in curves.items()
         ),
         areas=areas([cell for cell in cells if cell.policy != WHOLE]),
-        standings=standings(arms, differences),
-        notes=notes(arms, differences, reference),
+        standings=_standings(arms, differences),
+        notes=_notes(arms, differences, reference),
     )
 
 
@@ -175,3 +187,56 @@ def _curves(
             )
             curves.setdefault(policy, []).append(point)
     return curves
+
+
+def _target(arms: Sequence[Arm], reference: str, given: float | None) -> tuple[float, str]:
+    """The held-out share to reach, and where it comes from: given, the whole pool's, or the reference's best."""
+    if given is not None:
+        return given, "as given"
+    for policy, origin in ((WHOLE, "the whole pool's"), (reference, f"the best of {reference}")):
+        means = [arm.measures["held_out"].mean for arm in arms if arm.policy == policy]
+        finite = [mean for mean in means if math.isfinite(mean)]
+        if finite:
+            return max(finite), origin
+    return math.nan, ""
+
+
+def _standings(
+    arms: Sequence[Arm], differences: Mapping[tuple[str, int, str], Difference]
+) -> tuple[Standing, ...]:
+    """Every arm that is tested on at least one of the three criteria."""
+    tested = []
+    for arm in arms:
+        of_criteria = [differences.get((arm.policy, arm.budget, name)) for name in CRITERIA]
+        tests = [test for test in of_criteria if test is not None]
+        if tests:
+            by_verdict = {
+                verdict: tuple(test.measure for test in tests if test.verdict == verdict)
+                for verdict in (BETTER, WORSE, UNCLEAR)
+            }
+            tested.append(
+                Standing(arm.policy, arm.budget, by_verdict[BETTER], by_verdict[WORSE], by_verdict[UNCLEAR])
+            )
+    return tuple(tested)
+
+
+def _notes(
+    arms: Sequence[Arm], differences: Mapping[tuple[str, int, str], Difference], reference: str
+) -> tuple[str, ...]:
+    """What cannot be tested, and why."""
+    others = [arm for arm in arms if arm.policy not in (reference, WHOLE)]
+    reference_seeds = {arm.budget: set(arm.seeds) for arm in arms if arm.policy == reference}
+    if others and not reference_seeds:
+        return (f"No cell of {reference} is finished, so nothing is tested.",)
+    if others and not differences:
+        return (
+            f"Nothing is tested: a test needs two seeds at least that a policy and {reference} both have at a budget.",
+        )
+    few = [
+        f"{arm.policy} at {arm.budget}"
+        for arm in others
+        if len(reference_seeds.get(arm.budget, set()) & set(arm.seeds)) < 2
+    ]
+    if few:
+        return (f"Not tested, with fewer than two seeds beside {reference}: {', '.join(few)}.",)
+    return ()
