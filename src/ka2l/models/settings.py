@@ -22,13 +22,13 @@ class ModelConfig(Section):
     device: str = "auto"
     """`auto` (all GPUs there are, else cpu), `cpu`, `cuda` or `cuda:N`."""
     quantization: Literal["none", "int8", "nf4"] = "none"
-    """Weights in 8 or 4 bits while the model is asked (needs bitsandbytes); fine-tuning loads them whole."""
+    """Weights in 8 or 4 bits for inference (needs bitsandbytes); fine-tuning loads them in full precision."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Off unless you say so."""
+    """Run code that comes with the model."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 leaves the choice to PyTorch."""
     batch_tokens: Positive | Literal["auto"] = "auto"
-    """Tokens computed together; `auto` fits them to the device's free memory. Halved where memory runs out."""
+    """Tokens computed together; `auto`: what the device's free memory allows. Halved if memory runs out."""
 
 
 class PromptConfig(Section):
@@ -39,41 +39,41 @@ class PromptConfig(Section):
     template: Template = "plain"
     """`plain`: Question:/Answer: lines. `chat`: the model's own chat template."""
     shots: Annotated[int, Field(ge=0, le=32)] = 5
-    """Worked examples in the sensing prompt. They come from questions of role `shot`, which nothing scores."""
+    """Worked examples in the sensing prompt. They come from questions of role `shot`, which are never scored."""
     teaching_shots: Annotated[int, Field(ge=0, le=32)] = 0
     """Worked examples in the teaching prompt; each multiplies the cost of training."""
 
 
 class ServerConfig(Section):
-    """An OpenAI-compatible server that answers, for `sample.engine=server`."""
+    """An OpenAI-compatible server, for `sample.engine=server` or `measure.judge=llm`."""
 
     url: str = ""
-    """Base URL, up to and with `/v1`."""
+    """Base URL, ending with `/v1`."""
     model: str = ""
-    """The model's name there."""
+    """The model's name on the server."""
     endpoint: Endpoint = "chat"
     """`completions` sends the prompt as text, `chat` as messages."""
     api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key; where it is not set, none is sent."""
+    """The environment variable with the API key; if it is not set, no key is sent."""
     concurrency: Positive = 8
-    """Requests under way at once."""
+    """Requests at the same time."""
     requests_per_minute: Annotated[int, Field(ge=0)] = 0
-    """Highest rate of requests; 0: as fast as the server answers."""
+    """Highest rate of requests; 0: no limit."""
     retries: Annotated[int, Field(ge=0)] = 6
-    """Further attempts after a busy or failing server, with growing pauses."""
+    """Further attempts if the server is busy or fails, with growing pauses."""
     timeout: Annotated[float, Field(gt=0)] = 120.0
-    """Seconds to wait for one response."""
+    """Seconds to wait for a response."""
     logprobs: bool = True
-    """Ask for token log-probabilities (some servers refuse)."""
+    """Request token log-probabilities (some servers refuse)."""
     many: bool = True
-    """Ask for all answers to a question in one request where the server can."""
+    """Request all answers to a question at once, if the server supports it."""
 
     @field_validator("api_key_env")
     @classmethod
     def _names_a_variable(cls, value: str) -> str:
         if value and not value.isidentifier():
             raise ValueError(
-                "this is the name of an environment variable; the key itself belongs into that variable"
+                "this must be the name of an environment variable; the key itself belongs into that variable"
             )
         return value
 
@@ -82,7 +82,7 @@ class ServerConfig(Section):
     def _holds_no_password(cls, value: str) -> str:
         if "@" in value.partition("://")[2].partition("/")[0]:
             raise ValueError(
-                "no user and password in the URL: give a key in the variable server.api_key_env names"
+                "no user and password in the URL: put a key into the environment variable that server.api_key_env names"
             )
         return value
 
@@ -91,9 +91,9 @@ class SampleConfig(Section):
     """Sampling of answers and hidden states (paper, Section 3.2.1)."""
 
     engine: Literal["local", "server", "imported"] = "local"
-    """Who answers: the model in this process, the `server`, or somebody before (`ka2l import`)."""
+    """Where answers come from: the model in this process, the `server`, or imported answers (`ka2l import`)."""
     states: Literal["same", "surrogate", "none"] = "same"
-    """What `model.name` is to the model that answers: the same one, one whose states stand in for it, or not there."""
+    """Hidden states come from `model.name`: the model that answers (`same`) or another in its place (`surrogate`); or none."""
     n: Annotated[int, Field(ge=2, le=100)] = 10
     """Answers per question at `temperature`."""
     temperature: Annotated[float, Field(gt=0.0, le=5.0)] = 1.0
@@ -101,6 +101,6 @@ class SampleConfig(Section):
     low_temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.1
     """Temperature of the one answer that is judged right or wrong (sample 0)."""
     max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 24
-    """Longest answer."""
+    """Most tokens of an answer."""
     part_size: Positive = 256
-    """Questions in one part file: what a crash can cost at most. Every part ends with a few slow stragglers."""
+    """Questions in one part file: the most that a crash can lose. Larger parts are faster, as each ends with a few slow rows."""

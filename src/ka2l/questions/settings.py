@@ -12,18 +12,18 @@ SOURCE = "imported"
 
 
 class ColumnsConfig(Section):
-    """Which column holds what; dotted names reach into nested fields (`answer.value`)."""
+    """Names of the columns; dotted names select nested fields (`answer.value`)."""
 
     question: str = "question"
     """The question's text."""
     answers: list[str] | None = None
     """Columns with gold answers (text or lists), merged; none: `answers`, `answer` or options + index."""
     id: str | None = None
-    """A unique id; none: the column `id` where present, else derived from the question's text."""
+    """A unique id; none: the column `id` if present, else derived from the question's text."""
     group: str | None = None
-    """Questions of one group share a fact and never stand in two roles; none: the normalised question."""
+    """Questions of one group share a fact and never have two roles; none: the normalised question."""
     role: str | None = None
-    """A column that already holds probe, pool, eval, decoder or shot."""
+    """A column with the role: probe, pool, eval, decoder or shot; none: roles are assigned."""
     rewordings: str | None = None
     """Other wordings of the same question (a list), asked after teaching; none: the column `rewordings` if present."""
     options: list[str] | None = None
@@ -36,13 +36,13 @@ class RolesConfig(Section):
     """Sizes of the disjoint roles: all fractions of the whole (0–1), or all counts."""
 
     probe: Annotated[float, Field(ge=0)] = 0.3
-    """Questions that are sampled N times and train the probe."""
+    """Questions that are answered N times and train the probe."""
     pool: Annotated[float, Field(ge=0)] = 0.5
-    """Unlabelled questions to choose from."""
+    """Unlabelled questions to select from."""
     eval: Annotated[float, Field(ge=0)] = 0.2
     """Held-out questions: nothing is trained on them."""
     decoder: Annotated[float, Field(ge=0)] = 0.0
-    """Questions kept apart for training a hidden-state decoder."""
+    """Separate questions that train a hidden-state decoder."""
 
 
 class GeonamesConfig(Section):
@@ -59,14 +59,14 @@ class GeonamesConfig(Section):
     small_cities: Annotated[int, Field(ge=0)] = 240
     """Countries of cities with 15,000 to 40,000 people."""
     decoder: Annotated[int, Field(ge=0)] = 0
-    """Further facts of all kinds, kept apart for a decoder (role `decoder`, besides questions.roles.decoder)."""
+    """Further facts of all kinds that train a decoder (role `decoder`, in addition to questions.roles.decoder)."""
 
 
 class QuestionsConfig(Section):
-    """Where the questions come from and what each is for."""
+    """Where the questions come from, and their roles."""
 
     source: Annotated[str, PathOr(GEONAMES, SOURCE)] = ""
-    """`geonames`, `imported` (they came with imported answers), a .jsonl/.json/.csv/.tsv/.parquet file, a folder of a dataset, or a Hub dataset name."""
+    """`geonames`, `imported` (questions of imported answers), a .jsonl/.json/.csv/.tsv/.parquet file, a folder of a dataset, or a Hub dataset name."""
     subset: str | None = None
     """Configuration name of a Hub dataset."""
     split: str | None = None

@@ -90,9 +90,8 @@ def test_the_server_says_when_to_come_back(
     make: Make,
     naps: Naps,
 ) -> None:
-    if (
-        headers["Retry-After"] == "a date"
-    ):  # made here: minutes may pass between collecting tests and running them
+    # Made here, because minutes may pass between collecting tests and running them.
+    if headers["Retry-After"] == "a date":
         headers = {"Retry-After": formatdate(time.time() + 100, usegmt=True)}
     server.faults += [status(429, headers)]
     draw(make(server), prompts[:1], {0: 1.0})

@@ -16,7 +16,8 @@ from ka2l.questions.question import Question
 
 EVERY = [question for kind in facts().values() for question in kind]
 BY_ID = {question.id for question in EVERY}
-GAPS = [  # between the tiers of population, a quarter, in the shadow of a larger city
+# Between the tiers of population, a quarter, in the shadow of a larger city.
+GAPS = [
     ("Bonn", "city:2946447", "Germany"),
     ("Nagasaki", "city:1856177", "Japan"),
     ("East London", "city:1006984", "South Africa"),
