@@ -75,8 +75,8 @@ def test_no_threshold_is_better(rows: list[tuple[int, bool]]) -> None:
         ([0.1, 0.2], [1, 1], "2 pairs of answers mean the same and 0 do not"),
         ([0.1], [0], "0 pairs of answers mean the same and 1 do not"),
         ([], [], "0 pairs"),
-        ([0.5, 0.5], [0, 1], "no cosine tells"),
-        ([0.9, 0.1], [0, 1], "no cosine tells"),
+        ([0.5, 0.5], [0, 1], "no cosine separates"),
+        ([0.9, 0.1], [0, 1], "no cosine separates"),
         ([np.nan, 0.1], [0, 1], "not finite"),
     ],
 )

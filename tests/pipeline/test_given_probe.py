@@ -139,7 +139,7 @@ def test_wrong_calls_say_what_to_do(ka2l: Cli, finished: RunDirectory, pool: Pat
     assert_refused(ka2l("map", tmp_path / "new", "--questions", pool), "name it with --probe")
     assert_refused(
         ka2l("map", finished.path, "--probe", finished.file("probe"), "--questions", pool),
-        "this run has its questions",
+        "this run already has questions",
     )
     assert_refused(
         ka2l("map", tmp_path / "new", "--probe", finished.path, "--questions", pool),

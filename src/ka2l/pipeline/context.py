@@ -252,7 +252,7 @@ def prompt_builder(
     speaker = tokenizer()
     if not getattr(speaker, "chat_template", None):
         raise ModelError(
-            f"prompt.template is 'chat', but {config.model.name} carries no chat template. Use prompt.template=plain, "
+            f"prompt.template is 'chat', but {config.model.name} has no chat template. Use prompt.template=plain, "
             "or a chat model."
         )
     return PromptBuilder(settings, worked, partial(render_chat, speaker))

@@ -38,9 +38,9 @@ _MIX = ("known_fraction", "band", "near_copy", "space")
 
 STRATEGIES: dict[str, Strategy] = {
     "unknown": Strategy(ranking.unknown, ("p_unknown",), ("draw", *_MIX)),
+    "unknown_diverse": Strategy(ranking.unknown_diverse, ("p_unknown", "embedding"), _MIX),
     "known": Strategy(ranking.known, ("p_unknown",), ("draw", "near_copy", "space")),
     "combine": Strategy(ranking.combine, ("p_unknown",), _MIX),
-    "unknown_diverse": Strategy(ranking.unknown_diverse, ("p_unknown", "embedding"), _MIX),
     "random": Strategy(ranking.random),
     "entropy": Strategy(ranking.entropy, ("next_token_entropy",)),
     "least_confidence": Strategy(ranking.least_confidence, ("top_probability",)),

@@ -27,7 +27,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model was looked for")
 
-    monkeypatch.setattr("ka2l.pipeline.context.resolve", refuse)
+    monkeypatch.setattr("ka2l.pipeline.identities.resolve", refuse)
     monkeypatch.setattr("ka2l.pipeline.commands.dry_run.resolve", refuse)
     monkeypatch.setattr(loading, "load_causal_lm", refuse)
 

@@ -228,7 +228,7 @@ def test_a_wrong_setting_takes_nothing_that_is_there(
     wrong = {
         f"decoder.pretrained={given}": f"layer {card['layer'] - 1}",
         "decoder.pretrained=/nowhere": "decoder.pretrained: /nowhere: no such folder",
-        "decoder.t5=/nowhere": "decoder.t5=/nowhere: there is no such T5",
+        "decoder.t5=/nowhere": "decoder.t5=/nowhere: no such T5",
         f"decoder.t5={tiny_world.folder}": "not an encoder-decoder",
         "augment.embedding_model=/nowhere": "augment.embedding_model=/nowhere",
     }

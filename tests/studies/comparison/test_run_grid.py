@@ -195,30 +195,30 @@ def test_interrupted_anywhere_it_ends_the_same(
     config: RunConfig, finished: tuple[Comparison, Ear], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped while teaching, and again before the answers are written: the same results, and no training twice."""
-    from ka2l.pipeline.stages import finetune as finetune_module
     from ka2l.studies.comparison import cell as cell_module
+    from ka2l.teaching.finetuning import lora
 
     comparison, _ = finished
     grid, out = grid_of(config, "random"), tmp_path / "run"
+    finetune = lora.finetune
     trained = []
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    def counted(*arguments: Any) -> None:
-        trained.append(arguments[1])
-        finetune(*arguments)
+    def counted(*arguments: Any, **options: Any) -> Any:
+        trained.append(arguments)
+        return finetune(*arguments, **options)
 
-    finetune = finetune_module.finetune
-    for owner, name in ((finetune_module, "finetune"), (cell_module, "answers_to")):
+    for owner, name in ((lora, "finetune"), (cell_module, "answers_to")):
         with monkeypatch.context() as patch:
-            patch.setattr(finetune_module, "finetune", counted)
+            patch.setattr(lora, "finetune", counted)
             patch.setattr(owner, name, stop)
             with pytest.raises(KeyboardInterrupt):
                 compare(config, out, grid, Ear())
-    monkeypatch.setattr(finetune_module, "finetune", counted)
+    monkeypatch.setattr(lora, "finetune", counted)
     (again,) = compare(config, out, grid, Ear()).results
-    assert trained == ["finetune"]
+    assert len(trained) == 1
     expected = cell(comparison, "random")
     for name, rows in again.sets.items():
         assert list(rows.ids) == list(expected.sets[name].ids)
