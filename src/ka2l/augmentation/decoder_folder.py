@@ -291,12 +291,12 @@ def _fill(network: Network, tensors: Mapping[str, NDArray[Any]], where: str) -> 
     for name in sorted(shapes.keys() | found.keys()):
         if shapes.get(name) != found.get(name):
             raise ModelError(
-                f"{where}: {name} is {_shape(found.get(name))}, but a decoder of kind {network.kind} on this model "
-                f"has {_shape(shapes.get(name))}. The weights belong to another model or other settings: save it again."
+                f"{where}: the shape of {name} is {_shape(found.get(name))} here and {_shape(shapes.get(name))} in a decoder "
+                f"of kind {network.kind} on this model ('none': no such weight). The weights belong to another model or other settings: save it again."
             )
     for name, parameter in parameters.items():
         parameter.copy_(torch.from_numpy(tensors[_NETWORK + name]))
 
 
 def _shape(shape: Sequence[int] | None) -> str:
-    return "missing" if shape is None else str(list(shape))
+    return "none" if shape is None else str(list(shape))
