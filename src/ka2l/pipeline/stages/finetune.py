@@ -21,9 +21,9 @@ def finetune(context: Context, attempt: Attempt) -> None:
     from ka2l.teaching.finetuning.lora import finetune as train
 
     config, arm = context.config, attempt.arm
-    taught = training_questions(context, arm)
-    examples = [training_example(context, question) for question in taught]
-    replayed = sum(question.source == "replayed" for question in taught)
+    questions = training_questions(context, arm)
+    examples = [training_example(context, question) for question in questions]
+    replayed = sum(question.source == "replayed" for question in questions)
     # The trainer loads a copy of its own.
     context.release()
     model: ModelConfig = config.model
