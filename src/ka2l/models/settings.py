@@ -93,7 +93,7 @@ class SampleConfig(Section):
     engine: Literal["local", "server", "imported"] = "local"
     """Where answers come from: the model in this process, the `server`, or imported answers (`ka2l import`)."""
     states: Literal["same", "surrogate", "none"] = "same"
-    """Hidden states come from `model.name`: the model that answers (`same`) or another in its place (`surrogate`); or none."""
+    """Hidden states come from `model.name`: the model that answers (`same`), another one (`surrogate`); or none."""
     n: Annotated[int, Field(ge=2, le=100)] = 10
     """Answers per question at `temperature`."""
     temperature: Annotated[float, Field(gt=0.0, le=5.0)] = 1.0
@@ -103,4 +103,4 @@ class SampleConfig(Section):
     max_new_tokens: Annotated[int, Field(ge=1, le=1024)] = 24
     """Most tokens of an answer."""
     part_size: Positive = 256
-    """Questions in one part file: the most that a crash can lose. Larger parts are faster, as each ends with a few slow rows."""
+    """Questions in one part file: the most that a crash can lose. Each part ends with a few slow rows."""

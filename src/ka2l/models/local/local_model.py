@@ -24,7 +24,7 @@ from ka2l.models.local.memory_budget import find_budget
 from ka2l.models.local.next_token import first_tokens, undecided
 from ka2l.models.local.sampling_loop import Engine
 from ka2l.models.local.shared_prefix import SharedPrefix, exact_length
-from ka2l.models.local.token_draws import StopRule, uniforms
+from ka2l.models.local.token_draws import StopRule, stop_ids, uniforms
 from ka2l.models.local.two_part_attention import two_part
 from ka2l.models.local.unshared_passes import PlainPasses
 from ka2l.models.prompts import Message, render_chat
@@ -69,7 +69,7 @@ class LocalModel:
         self.say = say
         self.n_layers: int = model.config.get_text_config(decoder=True).num_hidden_layers
         self.budget = find_budget(model, batch_tokens)
-        self._rule = StopRule(tokenizer, _stop_ids(model, tokenizer))
+        self._rule = StopRule(tokenizer, stop_ids(model, tokenizer))
         self._filler: int = tokenizer.pad_token_id or 0
         self._known: list[int] = []
         # By whether it has the run's prefix; the other one has an empty prefix.
@@ -315,12 +315,3 @@ class LocalModel:
                     f"{limit}. Shorten the question or use fewer shots."
                 )
         return ids
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end a turn."""
-    ids: set[int] = set()
-    for source in (getattr(model, "generation_config", None), tokenizer):
-        eos = getattr(source, "eos_token_id", None)
-        ids |= set(eos if isinstance(eos, list) else [eos] if eos is not None else [])
-    return ids

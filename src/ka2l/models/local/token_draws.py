@@ -58,6 +58,15 @@ class StopRule:
         return known
 
 
+def stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end a turn, from the model's generation config and the tokenizer."""
+    ids: set[int] = set()
+    for source in (getattr(model, "generation_config", None), tokenizer):
+        eos = getattr(source, "eos_token_id", None)
+        ids |= set(eos if isinstance(eos, list) else [eos] if eos is not None else [])
+    return ids
+
+
 def draw(
     logits: torch.Tensor, rows: Sequence[int], temperatures: Sequence[float], uniforms: NDArray[np.float64]
 ) -> tuple[list[int], list[float]]:
