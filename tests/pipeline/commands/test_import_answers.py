@@ -222,7 +222,7 @@ def test_import_from_the_command_line(ka2l: Cli, tmp_path: Path) -> None:
     assert_refused(
         ka2l("probe", out), "`probe` is not possible here. A probe reads hidden states", "model.name"
     )
-    assert_refused(ka2l("check", "Who?", "--run", out), "there can be no probe here")
+    assert_refused(ka2l("check", "Who?", "--run", out), "this run cannot have a probe")
     assert_refused(ka2l("sample", out, "--show-prompts", "1"), "there is no prompt")
     none = ka2l("sample", out, "--show-prompts", "0")
     assert (none.code, "--show-prompts" in none.err) == (2, True)

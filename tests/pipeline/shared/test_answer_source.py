@@ -94,7 +94,7 @@ def test_a_black_box_is_measured_and_no_model_is_looked_for(
     assert "big-secret does not know" in directory.file("report.html").read_text(encoding="utf-8")
     values = summary(directory).values()
     assert (values["model"], values["ends_after"], "probe" in values) == ("big-secret", "measure", False)
-    with pytest.raises(RunError, match="there can be no probe here"):
+    with pytest.raises(RunError, match="this run cannot have a probe"):
         check_question(directory, "Who?")
     before, again = times(directory.path), Ear()
     run(config, directory.path, again)
