@@ -41,9 +41,9 @@ from ka2l.models.interface import Prompt
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.run import context_of
 from ka2l.pipeline.shared.decoded_candidates import Decoding
-from ka2l.pipeline.shared.run_decoder import judged, run_decoder
-from ka2l.pipeline.stages.augment import asked_again
-from ka2l.pipeline.stages.candidate_filters import sifted
+from ka2l.pipeline.shared.run_decoder import probed_state, run_decoder
+from ka2l.pipeline.stages.augment import predict_p_unknown
+from ka2l.pipeline.stages.candidate_filters import filter_candidates
 from ka2l.questions.geonames.resolver import answer
 from ka2l.questions.question import Question
 from ka2l.teaching.finetuning.lora import Example, ModelPlace, finetune
@@ -242,8 +242,8 @@ def _sift(
     context: Context, sources: Sequence[Question], decodings: Sequence[Decoding]
 ) -> tuple[list[tuple[Decoding, float]], dict[str, Any]]:
     """The kept ones, surest unknown first, and what became of the others."""
-    verdicts, _groups = sifted(context, sources, decodings)
-    p_unknown = asked_again(context, context.prepared_model(), decodings, verdicts)
+    verdicts, _groups = filter_candidates(context, sources, decodings)
+    p_unknown = predict_p_unknown(context, context.prepared_model(), decodings, verdicts)
     kept = sorted(
         ((decodings[i], p) for i, p in p_unknown.items() if p >= 0.5), key=lambda pair: (-pair[1], pair[0].id)
     )
@@ -267,7 +267,7 @@ def _sift(
 
 
 def _states(context: Context, sources: Sequence[Question]) -> NDArray[np.float32]:
-    layer, position = judged(context)
+    layer, position = probed_state(context)
     prompts = [Prompt(q.id, context.prompts.sensing(q.question)) for q in sources]
     return context.prepared_model().states(prompts, layer, position=position)
 

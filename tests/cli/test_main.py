@@ -259,7 +259,7 @@ def test_people_answer_in_a_sheet(ka2l: Cli, finished: RunDirectory, tmp_path: P
     settings = ("annotate.annotator=file", "select.baseline=null")
     waiting = ka2l("run", *settings, "--out", directory.path)
     assert waiting.code == 3
-    assert waiting.err.splitlines()[-5].startswith(f"waiting: {BUDGET} of {BUDGET} bought questions wait")
+    assert waiting.err.splitlines()[-5].startswith(f"waiting: {BUDGET} of {BUDGET} selected questions wait")
     assert ka2l("annotate", directory.path, *settings).code == 3
 
     exported = strict_json(ka2l("annotate", directory.path, *settings, "--export", sheet, "--json").out)

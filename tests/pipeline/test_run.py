@@ -246,7 +246,7 @@ def test_people_answer_and_their_answers_survive(tiny_world: TinyWorld, tmp_path
         tmp_path / "run",
         tmp_path / "todo.csv",
     )
-    with pytest.raises(WaitingForPeople, match=rf"{BUDGET} of {BUDGET} bought questions wait for an answer"):
+    with pytest.raises(WaitingForPeople, match=rf"{BUDGET} of {BUDGET} selected questions wait for an answer"):
         run(config, out, Ear())
     assert not (out / "adapter").exists()
     directory = RunDirectory.open(out)

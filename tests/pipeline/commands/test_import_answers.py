@@ -198,7 +198,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, tiny_world: TinyWorld) 
     file = write(tmp_path / "a.jsonl", good_rows())
     cases: list[tuple[type[Ka2lError], str, Path, list[str]]] = [
         (DataError, "cannot read the answers", tmp_path / "none.jsonl", []),
-        (DataError, "no answers in it", write(tmp_path / "empty.jsonl", [""]), []),
+        (DataError, "the file has no answers", write(tmp_path / "empty.jsonl", [""]), []),
         (ConfigError, "start the run first: ka2l load", file, ["questions.source=geonames"]),
         (ConfigError, "smaple: no such key", file, ["smaple.n=3"]),
     ]

@@ -308,7 +308,7 @@ def test_an_empty_kept_set_says_why_and_how_to_go_on(decoded: RunDirectory, tmp_
     with pytest.raises(DegenerateError, match=r"None of the 24 decoded questions is left: .*near"):
         run_verb("augment", RunDirectory.open(folder, ["augment.near_copy=0.01"]), Ear())
     with pytest.raises(
-        WaitingForPeople, match="4 of 4 bought questions wait"
+        WaitingForPeople, match="4 of 4 selected questions wait"
     ):  # without new questions it goes on
         run(RunDirectory.open(folder, ["augment.per_question=0"]).config, folder, Ear())
 
