@@ -220,7 +220,9 @@ def test_probe_of_another_prompt_is_refused(
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace("as briefly as possible", "at length"), encoding="utf-8")
     command = ("check", "Who?", "--run", directory.path) if verb == "check" else ("map", directory.path)
-    assert_refused(ka2l(*command), "probe was trained with another sensing prompt", "Train it again: ka2l run")
+    assert_refused(
+        ka2l(*command), "probe was trained with another sensing prompt", "Train it again: ka2l run"
+    )
 
 
 @pytest.mark.parametrize("verb", ["check", "map"])

@@ -1,7 +1,7 @@
 """Run the stages in order. A stage is skipped if nothing it depends on has changed, according to its content key.
 
-    from ka2l.pipeline.run import run
-    run(load_config(Path("recipes/geo-smollm2.yaml")), Path("runs/geo"))
+from ka2l.pipeline.run import run
+run(load_config(Path("recipes/geo-smollm2.yaml")), Path("runs/geo"))
 """
 
 from pathlib import Path

@@ -90,7 +90,9 @@ def test_bad_rows_are_told_from_top_to_bottom(tmp_path: Path) -> None:
 @pytest.mark.parametrize("indent", [None, 1])
 def test_one_json_document_is_named_as_such(tmp_path: Path, indent: int | None) -> None:
     file = write(tmp_path / "a.jsonl", [json.dumps(good_rows(), indent=indent)])
-    with pytest.raises(DataError, match=r"one JSON document, not one object per line.*jq -c '\.\[\]' a\.jsonl"):
+    with pytest.raises(
+        DataError, match=r"one JSON document, not one object per line.*jq -c '\.\[\]' a\.jsonl"
+    ):
         import_answers(tmp_path / "run", file, reporter=Ear())
 
 
@@ -128,5 +130,5 @@ def test_rows_of_different_lengths_are_cut_where_that_is_asked_for(tmp_path: Pat
     assert directory.stages["sample"].counts == {"questions": 20, "answers": 100}
     with pytest.raises(DataError, match=r"4 answers, but sample\.n=5 asks for 5"):
         import_answers(tmp_path / "other", file, ["sample.n=5"], reporter=Ear())
-    with pytest.raises(RunError, match=r"the imported answers are 4 a question, and sample\.n is 6"):
+    with pytest.raises(RunError, match=r"there are 4 imported answers per question, and sample\.n is 6"):
         run_verb("sample", RunDirectory.open(directory.path, ["sample.n=6"]), Ear())

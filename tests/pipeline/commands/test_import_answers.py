@@ -277,5 +277,7 @@ def test_measure_reads_more_of_the_imported_answers_by_itself(ka2l: Cli, tmp_pat
     assert ka2l("measure", out, "sample.n=5").code == 0
     assert {len(row) for row in read_table(out / "entropy.parquet")["cluster_ids"].to_pylist()} == {5}
     assert RunDirectory.open(out).stages["sample"].counts == {"questions": 20, "answers": 120}
-    assert_refused(ka2l("measure", out, "sample.n=6"), "the imported answers are 5 a question", "sample.n=5")
+    assert_refused(
+        ka2l("measure", out, "sample.n=6"), "there are 5 imported answers per question", "sample.n=5"
+    )
     assert ka2l("measure", out, "sample.n=2").code == 0

@@ -235,7 +235,7 @@ def test_answers_without_log_probabilities_have_no_likelihood(served: Callable[.
     [
         (
             [*SERVER, "server.logprobs=false", "select.strategy=likelihood"],
-            r"server\.logprobs=false asks for none",
+            r"server\.logprobs=false the server does not return them",
         ),
         (
             ["measure.judge=embedding", "select.strategy=semantic_entropy", "map.probe=PROBE"],

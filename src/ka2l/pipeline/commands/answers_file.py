@@ -49,8 +49,8 @@ def read_answers_file(path: Path, problems: list[str]) -> list[AnsweredRow]:
     for where, text in _lines(path):
         try:
             row = _row(where, text)
-        # OverflowError: an integer that is too large for a float.
         except (ValueError, OverflowError) as error:
+            # OverflowError: an integer that is too large for a float.
             problems.append(f"{where}: {error}")
             continue
         names = [("id", row.id)] if row.id is not None else []

@@ -142,9 +142,7 @@ class _Match(NamedTuple):
     row: AnsweredRow
 
 
-def _matches(
-    by_id: Mapping[str, Question], rows: Sequence[AnsweredRow], problems: list[str]
-) -> list[_Match]:
+def _matches(by_id: Mapping[str, Question], rows: Sequence[AnsweredRow], problems: list[str]) -> list[_Match]:
     """The rows with their questions, in the order of the rows; what does not match is added to `problems`."""
     by_text = {normalize_question(question.question): question for question in by_id.values()}
     matches: list[_Match] = []

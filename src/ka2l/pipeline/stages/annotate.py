@@ -1,6 +1,6 @@
 """Stage `annotate`: label the selected and decoded questions with gold answers, from GeoNames, or by people.
 
-    ka2l annotate runs/mine --export todo.csv
+ka2l annotate runs/mine --export todo.csv
 """
 
 from collections.abc import Sequence

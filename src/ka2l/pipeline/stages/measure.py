@@ -1,6 +1,6 @@
 """Stage `measure`: cluster the answers by meaning, score their disagreement, and separate known from unknown questions.
 
-    ka2l measure runs/mine measure.judge=nli measure.nli_model=FOLDER
+ka2l measure runs/mine measure.judge=nli measure.nli_model=FOLDER
 """
 
 from typing import Any
