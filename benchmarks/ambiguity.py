@@ -1,18 +1,18 @@
-"""Ambiguity or ignorance: does `ambiguity` tell questions with several right answers from those the model does not know?
+"""Whether `ambiguity` separates questions with several right answers from questions the model does not know.
 
     python benchmarks/ambiguity.py DATA OUT [questions]
 
-Two sets, each half questions with several right answers (label 1), half with one (label 0):
+Two sets; half of each are questions with several right answers (label 1), half have one right answer (label 0):
 
 geonames   "What is a city in Peru?" (every city there is right) against "In which country is the city of …?" and
            capitals: the first are ambiguous by construction, and the model can answer many of them.
 entities   EntityQuestions (DATA/qa/entityquestions_dev.jsonl) whose gold answers share no word ("Who founded Rooster
-           Teeth?"), each beside a question of the same relation, so of the same wording, with one gold answer.
+           Teeth?"), each with a question of the same relation, so of the same wording, that has one gold answer.
 
-AUROC for several answers, over the questions that semantic entropy calls unknown, and over all; intervals are a
-bootstrap over questions. `clarified` (geonames only): how far the entropy falls when "What is a city in Peru?" becomes
-"What is the largest city in Peru?" (and for label 0, when the same question is put in other words): the paper leaves
-open whether entropy stays when a question is clarified. One JSON line last.
+AUROC for several answers, over the questions that are unknown by semantic entropy, and over all; intervals are a
+bootstrap over questions. `clarified` (geonames only): the decrease of entropy from "What is a city in Peru?" to "What is
+the largest city in Peru?" (and for label 0, to the same question in another wording). The paper leaves open whether
+entropy stays the same when a question is clarified. The last line is JSON.
 """
 
 import json
@@ -37,18 +37,19 @@ from ka2l.questions.geonames.place_questions import geonames_rows
 from ka2l.questions.settings import GeonamesConfig
 
 Rows = list[dict[str, Any]]
-LOWEST = 3  # cities a country must have to be asked about
+# A country is asked about if it has at least this many cities.
+LOWEST = 3
 
 
 def main(data: Path, out: Path, count: int = 400) -> None:
-    """Make both sets, measure them, print the table."""
+    """Make both sets, measure them and print the results."""
     result: dict[str, Any] = {"benchmark": "ambiguity"}
     for name, rows in (
         ("geonames", geonames(count)),
         ("entities", entities(data / "qa" / "entityquestions_dev.jsonl", count)),
     ):
         table = measured(rows, out / name, ["p_true", "ambiguity"])
-        result |= {f"{name}_{key}": value for key, value in told_apart(table, rows).items()}
+        result |= {f"{name}_{key}": value for key, value in separation(table, rows).items()}
         if name == "geonames":
             clearer = measured([{**row, "question": row["clarified"]} for row in rows], out / "clarified", [])
             result |= {f"{name}_{key}": value for key, value in clarified(table, clearer, rows).items()}
@@ -61,7 +62,9 @@ def geonames(count: int) -> Rows:
     cities = defaultdict(list)
     for city in sorted(cache.get_cities().values(), key=lambda city: -city["population"]):
         cities[city["countrycode"]].append(city["name"])
-    countries = {code: found for code, found in cache.get_countries().items() if len(cities[code]) >= LOWEST}
+    countries = {
+        code: country for code, country in cache.get_countries().items() if len(cities[code]) >= LOWEST
+    }
     several = [
         {
             "id": f"several:{code}",
@@ -92,10 +95,11 @@ def entities(path: Path, count: int) -> Rows:
     by_relation: dict[str, tuple[Rows, Rows]] = defaultdict(lambda: ([], []))
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        apart = _apart(row["answers"])
-        if apart == 1 and len(row["answers"]) > 1:
-            continue  # other wordings of one answer, or not: nobody knows
-        by_relation[row["relation"]][apart == 1].append({**row, "several": apart > 1})
+        distinct = _distinct_answers(row["answers"])
+        if distinct == 1 and len(row["answers"]) > 1:
+            # These may be wordings of one answer or different answers, which cannot be decided here.
+            continue
+        by_relation[row["relation"]][distinct == 1].append({**row, "several": distinct > 1})
     rng = random.Random(0)
     several: Rows = []
     single: Rows = []
@@ -106,7 +110,7 @@ def entities(path: Path, count: int) -> Rows:
 
 
 def measured(rows: Rows, folder: Path, scores: list[str]) -> dict[str, list[Any]]:
-    """entropy.parquet of a run over these questions, in their order; a run that is there goes on."""
+    """entropy.parquet of a run over these questions, in their order. An existing run continues."""
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / "questions.jsonl"
     lines = [json.dumps({k: row[k] for k in ("id", "question", "answers")}) for row in rows]
@@ -121,8 +125,8 @@ def measured(rows: Rows, folder: Path, scores: list[str]) -> dict[str, list[Any]
     return dict(read_table(run.file("entropy.parquet")).to_pydict())
 
 
-def told_apart(table: dict[str, list[Any]], rows: Rows) -> dict[str, Any]:
-    """AUROC of each score for several right answers, and how right the flag is."""
+def separation(table: dict[str, list[Any]], rows: Rows) -> dict[str, Any]:
+    """AUROC of each score for several right answers, and counts of flagged questions."""
     several = _labels(table["question_id"], rows)
     unknown = np.array(table["unknown"])
     right = np.array([bool(c) for c in table["correct"]])
@@ -146,7 +150,7 @@ def told_apart(table: dict[str, list[Any]], rows: Rows) -> dict[str, Any]:
 
 
 def clarified(before: dict[str, list[Any]], after: dict[str, list[Any]], rows: Rows) -> dict[str, Any]:
-    """AUROC of the fall in entropy for several right answers, over the unknown questions."""
+    """AUROC of the decrease in entropy for several right answers, over the unknown questions."""
     clearer = dict(zip(after["question_id"], after["semantic_entropy"], strict=True))
     keep = [i for i, name in enumerate(before["question_id"]) if before["unknown"][i] and name in clearer]
     ids = [before["question_id"][i] for i in keep]
@@ -160,7 +164,7 @@ def clarified(before: dict[str, list[Any]], after: dict[str, list[Any]], rows: R
     }
 
 
-def _apart(answers: list[str]) -> int:
+def _distinct_answers(answers: list[str]) -> int:
     """How many answers share no word with an earlier one."""
     kept: list[set[str]] = []
     for words in (set(re.findall(r"\w+", answer.lower())) for answer in answers):

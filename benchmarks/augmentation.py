@@ -1,19 +1,19 @@
-"""Is decoding worth it? The paper's RQ3 on the embedded model, against real questions and against paraphrases.
+"""The benefit of decoded questions (the paper's RQ3) on the embedded model, against real questions and paraphrases.
 
     python benchmarks/augmentation.py RUN sweep [sources] [candidates]
     python benchmarks/augmentation.py RUN [n] [seeds] [candidates]
 
 RUN: a run on GeoNames with a decoder (`ka2l demo --augment --out RUN`, or `ka2l augment`). For each seed, n unknown
-questions are drawn from its pool and the model is taught, from the same start,
+questions are drawn from its pool and the model is fine-tuned, from the same start, on
 
     unknown_n       those n
-    decoded         those n, and up to n new ones decoded from their states (noise, temperature, filters as RUN has them)
+    decoded         those n, and up to n new ones decoded from their states (noise, temperature, filters as in RUN)
     paraphrased     those n, and n paraphrases of them by the language model itself, the cheap way to more questions
     unknown_2n      those n, and n more unknown ones of the pool
 
-New questions are answered by GeoNames, never by the answer of their source. Shown: right on held-out questions, learned,
-forgotten. `sweep` only decodes: what noise, temperature and number of candidates cost in copies and in questions nobody can answer or the model
-knows. One JSON line last.
+New questions are answered by GeoNames, never with the answer of their source. The results are the share of right answers
+on held-out questions, and what was learned and forgotten. `sweep` only decodes: how noise, temperature and the number of
+candidates change the numbers of copies, of questions that cannot be answered and of known ones. The last line is JSON.
 """
 
 import json
@@ -41,21 +41,22 @@ from ka2l.models.interface import Prompt
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.run import context_of
 from ka2l.pipeline.shared.decoded_candidates import Decoding
-from ka2l.pipeline.shared.run_decoder import judged, run_decoder
-from ka2l.pipeline.stages.augment import asked_again
-from ka2l.pipeline.stages.candidate_filters import sifted
+from ka2l.pipeline.shared.run_decoder import probed_state, run_decoder
+from ka2l.pipeline.stages.augment import predict_p_unknown
+from ka2l.pipeline.stages.candidate_filters import filter_candidates
 from ka2l.questions.geonames.resolver import answer
 from ka2l.questions.question import Question
 from ka2l.teaching.finetuning.lora import Example, ModelPlace, finetune
 
 NOISES = (0.0, 0.15, 0.3, 0.6, 1.0)
 TEMPERATURES = (0.0, 0.5, 1.0)
-MOST = 32  # candidates from one state
+# Most candidates decoded from one state.
+MOST = 32
 _SHOTS = 4
 
 
-class Taught(NamedTuple):
-    """A question and what is taught and accepted as its answer."""
+class Labelled(NamedTuple):
+    """A question and its answers: the first is trained on, all are accepted as right."""
 
     id: str
     question: str
@@ -63,42 +64,42 @@ class Taught(NamedTuple):
 
 
 def main(context: Context, n: int = 40, seeds: int = 3, candidates: int = 48) -> None:
-    """Decode and paraphrase, then teach and ask."""
+    """Decode and paraphrase, then fine-tune and evaluate."""
     pool = {question.id: question for question in context.questions("pool")}
     unknown = unknown_ids(context)
     if len(unknown) < 2 * n:
         raise SystemExit(f"{len(unknown)} unknown questions in the pool; 2n = {2 * n} are needed")
     draws = [np.random.default_rng(seed).permutation(unknown)[: 2 * n].tolist() for seed in range(seeds)]
     decoder = run_decoder(context)
-    more = []
+    new_of_seed = []
     for seed, drawn in enumerate(draws):
         sources = [pool[i] for i in drawn[:n]]
-        more.append(
+        new_of_seed.append(
             {
                 "decoded": _decoded(context, decoder, sources, n, candidates, seed),
                 "paraphrased": _paraphrased(context, sources, n, seed),
             }
         )
     del decoder
-    added = [taught for one in more for new in one.values() for taught in new.taught]
-    base = _right(context, [*map(_of, pool.values()), *_held_out(context), *added], None)
+    added = [one for by_arm in new_of_seed for new in by_arm.values() for one in new.labelled]
+    base = _right(context, [*map(_labelled, pool.values()), *_held_out(context), *added], None)
     rows = []
     for seed, drawn in enumerate(draws):
-        first, second = ([_of(pool[i]) for i in part] for part in (drawn[:n], drawn[n:]))
+        first, second = ([_labelled(pool[i]) for i in part] for part in (drawn[:n], drawn[n:]))
         arms = {
             "unknown_n": [],
-            **{name: new.taught for name, new in more[seed].items()},
+            **{name: new.labelled for name, new in new_of_seed[seed].items()},
             "unknown_2n": second,
         }
         for name, added in arms.items():
-            row = {"seed": seed, "arm": name, **_teach(context, [*first, *added], first, added, base, seed)}
+            row = {"seed": seed, "arm": name, **_evaluate_arm(context, first, added, base, seed)}
             rows.append(row)
             print(json.dumps(row), flush=True)
     result = {
         "n": n,
         "seeds": seeds,
         "decoder": {name: decoder_card(context)[name] for name in ("kind", "layer", "trained_on", "quality")},
-        "new": [{name: new.facts for name, new in one.items()} for one in more],
+        "new": [{name: new.facts for name, new in by_arm.items()} for by_arm in new_of_seed],
         "arms": {name: _summary([row for row in rows if row["arm"] == name]) for name in arms},
         "base_held_out": round(_share([base[t.id] for t in _held_out(context)]), 3),
     }
@@ -106,65 +107,67 @@ def main(context: Context, n: int = 40, seeds: int = 3, candidates: int = 48) ->
 
 
 def decoder_card(context: Context) -> dict[str, Any]:
-    """Of the run's decoder."""
+    """The card of the run's decoder."""
     card: dict[str, Any] = atomic_files.read_json(context.run.file("decoder") / "decoder.json")
     return card
 
 
 def unknown_ids(context: Context) -> list[str]:
-    """Pool questions the probe calls unknown, in the order of the pool."""
+    """Ids of the pool's questions that are unknown according to the probe, in the order of the pool."""
     table = atomic_files.read_table(context.run.file("knowledge_map.parquet")).to_pydict()
     return [i for i, p in zip(table["question_id"], table["p_unknown"], strict=True) if p >= 0.5]
 
 
 def sweep(context: Context, n: int = 40, candidates: int = 6) -> None:
-    """What noise, temperature and their number do to the candidates: copies, questions GeoNames can place, still unknown ones."""
+    """Print counts of kept and dropped candidates for several noises, temperatures and numbers of candidates."""
     drawn = np.random.default_rng(0).permutation(unknown_ids(context))[:n].tolist()
     by_id = context.questions_by_id(set(drawn))
     sources = [by_id[i] for i in drawn]
     decoder = run_decoder(context)
     states = _states(context, sources)
-    found = []
+    rows = []
     for noise in NOISES:
         for temperature in TEMPERATURES:
             decodings = _candidates(decoder, states, sources, range(1, 1 + candidates), noise, temperature, 0)
-            kept, facts = _sift(context, sources, decodings)
-            found.append({"noise": noise, "temperature": temperature, "kept": len(kept), **facts})
-            print(json.dumps(found[-1]), flush=True)
+            kept, facts = _kept(context, sources, decodings)
+            rows.append({"noise": noise, "temperature": temperature, "kept": len(kept), **facts})
+            print(json.dumps(rows[-1]), flush=True)
     settings = context.config.augment
     many = _candidates(decoder, states, sources, range(1, 1 + MOST), settings.noise, settings.temperature, 0)
     by_k = []
     for k in (2, 4, 8, 16, MOST):
-        kept, facts = _sift(context, sources, [one for one in many if one.sample <= k])
+        kept, facts = _kept(context, sources, [one for one in many if one.sample <= k])
         by_k.append({"k": k, "kept": len(kept), **facts})
         print(json.dumps(by_k[-1]), flush=True)
-    for row in (*found, *by_k):
+    for row in (*rows, *by_k):
         del row["examples"]
-    result = {"sources": n, "candidates": candidates, "sweep": found, "by_k": by_k}
+    result = {"sources": n, "candidates": candidates, "sweep": rows, "by_k": by_k}
     print(json.dumps({"benchmark": "augmentation-sweep", **result}))
 
 
 class New(NamedTuple):
-    """New questions with answers of their own, and what became of the candidates."""
+    """New questions with their own answers, and counts of the candidates."""
 
-    taught: list[Taught]
+    labelled: list[Labelled]
     facts: dict[str, Any]
 
 
 def _decoded(
     context: Context, decoder: Decoder, sources: Sequence[Question], n: int, candidates: int, seed: int
 ) -> New:
+    """Up to n kept questions decoded from the sources' states."""
     settings = context.config.augment
     states = _states(context, sources)
     decodings = _candidates(
         decoder, states, sources, range(1, candidates + 1), settings.noise, settings.temperature, seed
     )
-    kept, facts = _sift(context, sources, decodings)
-    return New([_placed(d.id, d.text) for d, _ in kept[:n]], {**facts, "taught": min(n, len(kept))})
+    kept, facts = _kept(context, sources, decodings)
+    labelled = [_labelled_by_geonames(d.id, d.text) for d, _ in kept[:n]]
+    return New(labelled, {**facts, "taught": len(labelled)})
 
 
 def _paraphrased(context: Context, sources: Sequence[Question], n: int, seed: int) -> New:
-    """One in other words of each, by the base model with worked examples; asked again until it is another text."""
+    """One paraphrase of each source, the first usable one of four samples of the base model with worked examples."""
     shots = [q for q in context.questions("decoder") if q.rewordings][:_SHOTS]
     worked = "".join(f"Question: {q.question}\nIn other words: {q.rewordings[0]}\n\n" for q in shots)
     head = "Ask the same question in other words.\n\n" + worked
@@ -172,8 +175,8 @@ def _paraphrased(context: Context, sources: Sequence[Question], n: int, seed: in
     model.share_prefix(lambda text: f"{head}Question: {text}\nIn other words:")
     prompts = [Prompt(q.id, f"{head}Question: {q.question}\nIn other words:") for q in sources]
     common = _common_words(context)
-    found: dict[str, Taught] = {}
-    made = usable = 0
+    first_usable: dict[str, Labelled] = {}
+    sampled_count = usable = 0
     for sampled in model.sample(
         prompts,
         dict.fromkeys(range(1, 5), 1.0),
@@ -181,23 +184,24 @@ def _paraphrased(context: Context, sources: Sequence[Question], n: int, seed: in
         max_new_tokens=context.config.augment.max_new_tokens,
     ):
         source = next(q for q in sources if q.id == sampled.question_id)
-        # Whatever the wording, it asks for the same place if all words that name it are there, and its answer is the same.
-        named = _words(source.question) - common
-        for said in sampled.answers:
-            made += 1
-            same = normalize_question(said.text) == normalize_question(source.question)
-            if not same and named and named <= _words(said.text) and said.text.rstrip().endswith("?"):
+        # A paraphrase with all words that name the place asks for the same place, so its answer is the same.
+        name_words = _words(source.question) - common
+        for answer_ in sampled.answers:
+            sampled_count += 1
+            text = answer_.text
+            same = normalize_question(text) == normalize_question(source.question)
+            if not same and name_words and name_words <= _words(text) and text.rstrip().endswith("?"):
                 usable += 1
-                found.setdefault(source.id, Taught(f"{source.id}~", said.text, source.answers))
+                first_usable.setdefault(source.id, Labelled(f"{source.id}~", text, source.answers))
     context.release()
-    taught = list(found.values())[:n]
+    labelled = list(first_usable.values())[:n]
     return New(
-        taught,
+        labelled,
         {
-            "candidates": made,
+            "candidates": sampled_count,
             "usable": usable,
-            "taught": len(taught),
-            "examples": [t.question for t in taught[:5]],
+            "taught": len(labelled),
+            "examples": [one.question for one in labelled[:5]],
         },
     )
 
@@ -207,7 +211,7 @@ def _words(text: str) -> set[str]:
 
 
 def _common_words(context: Context) -> set[str]:
-    """Words of one question in fifty and more: those of the templates, not of places."""
+    """Words that are in at least one of fifty questions: words of the templates, not of places."""
     questions = context.questions("decoder")
     counts = Counter(word for question in questions for word in _words(question.question))
     return {word for word, times in counts.items() if times >= len(questions) / 50}
@@ -238,12 +242,12 @@ def _candidates(
     ]
 
 
-def _sift(
+def _kept(
     context: Context, sources: Sequence[Question], decodings: Sequence[Decoding]
 ) -> tuple[list[tuple[Decoding, float]], dict[str, Any]]:
-    """The kept ones, surest unknown first, and what became of the others."""
-    verdicts, _groups = sifted(context, sources, decodings)
-    p_unknown = asked_again(context, context.prepared_model(), decodings, verdicts)
+    """The kept candidates with p_unknown, highest first, and counts of all candidates."""
+    verdicts, _groups = filter_candidates(context, sources, decodings)
+    p_unknown = predict_p_unknown(context, context.prepared_model(), decodings, verdicts)
     kept = sorted(
         ((decodings[i], p) for i, p in p_unknown.items() if p >= 0.5), key=lambda pair: (-pair[1], pair[0].id)
     )
@@ -267,22 +271,25 @@ def _sift(
 
 
 def _states(context: Context, sources: Sequence[Question]) -> NDArray[np.float32]:
-    layer, position = judged(context)
+    layer, position = probed_state(context)
     prompts = [Prompt(q.id, context.prompts.sensing(q.question)) for q in sources]
     return context.prepared_model().states(prompts, layer, position=position)
 
 
-def _teach(
+def _evaluate_arm(
     context: Context,
-    taught: Sequence[Taught],
-    first: Sequence[Taught],
-    added: Sequence[Taught],
+    first: Sequence[Labelled],
+    added: Sequence[Labelled],
     base: dict[str, bool],
     seed: int,
 ) -> dict[str, Any]:
-    """Fine-tune and ask: the held-out questions, what was taught, and the rest of the pool."""
+    """Fine-tune on the first and the added questions, and ask the held-out ones and those of the training."""
     config, prompts = context.config, context.prompts
-    examples = [Example(prompts.teaching(t.question), prompts.completion(t.answers[0]), t.id) for t in taught]
+    training = [*first, *added]
+    examples = [
+        Example(prompts.teaching(one.question), prompts.completion(one.answers[0]), one.id)
+        for one in training
+    ]
     held_out = _held_out(context)
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter"
@@ -294,11 +301,11 @@ def _teach(
             Path(folder) / "checkpoints",
             seed=seed,
         )
-        right = _right(context, [*held_out, *taught], adapter)
+        right = _right(context, [*held_out, *training], adapter)
     context.release()
     lost = [not right[t.id] for t in held_out if base[t.id]]
     return {
-        "labels": len(taught),
+        "labels": len(training),
         "held_out": round(_share([right[t.id] for t in held_out]), 4),
         "forgotten": round(_share(lost), 4),
         "learned_first": sum(right[t.id] and not base[t.id] for t in first),
@@ -308,10 +315,11 @@ def _teach(
     }
 
 
-def _right(context: Context, asked: Sequence[Taught], adapter: Path | None) -> dict[str, bool]:
-    """Whether a model answers each right, greedily: the tuned one with the teaching prompt, the base one with worked examples,
+def _right(context: Context, asked: Sequence[Labelled], adapter: Path | None) -> dict[str, bool]:
+    """Whether a model's greedy answer to each question is right, by id.
 
-    which serve it far better (`ka2l evaluate` asks it both ways).
+    The tuned model gets the teaching prompt. The base model gets the sensing prompt with worked examples, with which it
+    answers far better (`ka2l evaluate` asks it both ways).
     """
     model = context.prepared_model(teaching=adapter is not None, adapter=adapter)
     build = context.prompts.sensing if adapter is None else context.prompts.teaching
@@ -321,22 +329,23 @@ def _right(context: Context, asked: Sequence[Taught], adapter: Path | None) -> d
     return {a.question_id: exact_match(a.answers[0].text, by_id[a.question_id].answers) for a in answers}
 
 
-def _held_out(context: Context) -> list[Taught]:
-    return [_of(question) for question in context.questions("eval")]
+def _held_out(context: Context) -> list[Labelled]:
+    return [_labelled(question) for question in context.questions("eval")]
 
 
-def _of(question: Question) -> Taught:
-    return Taught(question.id, question.question, question.answers)
+def _labelled(question: Question) -> Labelled:
+    return Labelled(question.id, question.question, question.answers)
 
 
-def _placed(name: str, text: str) -> Taught:
+def _labelled_by_geonames(name: str, text: str) -> Labelled:
     resolved = answer(text)
-    assert resolved is not None  # the sieve has dropped those nobody can answer
-    return Taught(name, text, resolved.answers)
+    # The filters have dropped questions that cannot be answered.
+    assert resolved is not None
+    return Labelled(name, text, resolved.answers)
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over the seeds."""
+    """Mean and standard deviation of each value over the seeds."""
     names = (
         "labels",
         "held_out",
@@ -346,13 +355,13 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "right_first",
         "right_added",
     )
-    found: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for name in names:
         values = [row[name] for row in rows if row[name] is not None]
         if values:
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            found[name] = [round(statistics.mean(values), 4), round(spread, 4)]
-    return found
+            summary[name] = [round(statistics.mean(values), 4), round(spread, 4)]
+    return summary
 
 
 def _share(values: Sequence[bool]) -> float:

@@ -1,15 +1,15 @@
-"""Clusters by entailment: every pair of every question in batches of one question, against one queue of what is open.
+"""Clustering by entailment: all pairs of answers, one question per batch, against only the pairs that are needed.
 
     python benchmarks/clustering.py [RUN] [NLI_FOLDER] [questions] [repeats]
 
 RUN is a finished run directory, whose answers are clustered; without one (or with `-`) 64 GeoNames questions are
-sampled with the embedded model. NLI_FOLDER (`-`: the default) is ../shared/models/nli-minilm, or a model of that size
-with random weights where it is missing.
+sampled with the embedded model. NLI_FOLDER (`-`: the default) is ../shared/models/nli-minilm; if it is missing, a model of
+that size with random weights is used.
 
-`plain` scores all ordered pairs of a question's N answers, one question a batch, and clusters the full matrix by first
-match; `ours` is `cluster_by_meaning`. Interleaved; medians; the same clusters asserted. `over_floor` is our time over
-the time the real tokens of our pairs would take in the encoder's matrices, all of them, at the matrix rate measured in
-the same run. One JSON line last.
+`plain` scores all ordered pairs of a question's N answers, one question per batch, and clusters the full matrix by first
+match; `ours` is `cluster_by_meaning`. The two take turns; times are medians; equal clusters are asserted. `over_floor` is
+our time divided by the time the tokens of our pairs (without padding) would take in all matrices of the encoder, at the
+matrix rate measured in the same run. The last line is JSON.
 """
 
 import json
@@ -46,7 +46,8 @@ from ka2l.questions.geonames.place_questions import geonames_rows
 from ka2l.questions.settings import GeonamesConfig
 from sampling import NEW_TOKENS, SAMPLES, TEMPERATURES, matrix_rate
 
-Asked = list[tuple[str, list[str]]]  # questions and the answers to each
+# Questions and the answers to each.
+Asked = list[tuple[str, list[str]]]
 MINILM = Path(__file__).parents[2] / "shared" / "models" / "nli-minilm"
 
 
@@ -64,7 +65,8 @@ def _compare(asked: Asked, folder: str, repeats: int) -> dict[str, Any]:
     ours, plain = Ours(folder), Plain(folder)
     contenders: dict[str, Callable[[Asked], Clusters]] = {"ours": ours.cluster, "plain": plain.cluster}
     for cluster in contenders.values():
-        cluster(asked[:3])  # the first passes of a process are slower
+        # The first passes of a process are slower.
+        cluster(asked[:3])
     times: dict[str, list[float]] = {"ours": [], "plain": []}
     made: dict[str, Clusters] = {}
     rates = []
@@ -77,7 +79,7 @@ def _compare(asked: Asked, folder: str, repeats: int) -> dict[str, Any]:
             times[name].append(time.perf_counter() - started)
             if name == "ours":
                 tokens, parts = ours.tokens, ours.seconds
-    assert made["ours"].ids == made["plain"].ids, "the two schemes make other clusters"
+    assert made["ours"].ids == made["plain"].ids, "the two ways give different clusters"
     seconds = {name: statistics.median(taken) for name, taken in times.items()}
     rate = statistics.median(rates)
     weights = sum(p.numel() for p in ours.model.base_model.encoder.parameters())
@@ -104,7 +106,7 @@ def _compare(asked: Asked, folder: str, repeats: int) -> dict[str, Any]:
 
 
 class Ours(EntailmentModel):
-    """The judge, with a clock and a counter."""
+    """The judge of a run, which also measures its time and counts its tokens."""
 
     tokens = 0
 
@@ -119,9 +121,9 @@ class Ours(EntailmentModel):
 
     def relations(self, pairs: Sequence[Pair]) -> list[Relation]:
         started = time.perf_counter()
-        found = super().relations(pairs)
+        relations = super().relations(pairs)
         self.seconds["judge"] += time.perf_counter() - started
-        return found
+        return relations
 
     def _encode(self, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:
         started = time.perf_counter()
@@ -145,21 +147,21 @@ class Plain:
         return Clusters(ids, sum(len(answers) * (len(answers) - 1) for _, answers in asked))
 
     def _entailed(self, question: str, answers: list[str]) -> dict[tuple[int, int], bool]:
-        places = [(i, j) for i in range(len(answers)) for j in range(len(answers)) if i != j]
+        pairs = [(i, j) for i in range(len(answers)) for j in range(len(answers)) if i != j]
         texts = [f"{question} {answer.strip()}" for answer in answers]
         started = time.perf_counter()
         batch = self.tokenizer(
-            [texts[i] for i, _ in places],
-            [texts[j] for _, j in places],
+            [texts[i] for i, _ in pairs],
+            [texts[j] for _, j in pairs],
             padding=True,
             truncation=True,
             return_tensors="pt",
         )
         self.seconds["tokenize"] += time.perf_counter() - started
         labels = self.model(**batch).logits.argmax(dim=-1).tolist()
-        held = {place: label == self.entailment for place, label in zip(places, labels, strict=True)}
-        # An answer means what the same answer means, whatever a judge says of it.
-        return {(i, j): said or answers[i].strip() == answers[j].strip() for (i, j), said in held.items()}
+        judged = {pair: label == self.entailment for pair, label in zip(pairs, labels, strict=True)}
+        # Equal answers mean the same, whatever the judgement is.
+        return {(i, j): yes or answers[i].strip() == answers[j].strip() for (i, j), yes in judged.items()}
 
 
 def _first_match(count: int, entailed: dict[tuple[int, int], bool]) -> list[int]:
@@ -178,13 +180,13 @@ def _from_run(run: Path) -> Asked:
     texts = {row["id"]: row["question"] for row in rows}
     answers = read_answers(run / "answers", SAMPLES)
     return [
-        (texts[name].strip(), [row["text"] for number, row in found.items() if number])
-        for name, found in sorted(answers.items())
+        (texts[name].strip(), [row["text"] for number, row in rows.items() if number])
+        for name, rows in sorted(answers.items())
     ]
 
 
 def _sampled(count: int = 64) -> Asked:
-    """Real answers of the embedded model to GeoNames questions of every kind."""
+    """Sampled answers of the embedded model to GeoNames questions of every kind."""
     config = ModelConfig()
     model, builder = LocalModel.load(config, resolve(config)), PromptBuilder(PromptConfig())
     kinds = ("capitals", "currencies", "large_cities", "middle_cities", "small_cities")
@@ -197,7 +199,7 @@ def _sampled(count: int = 64) -> Asked:
 
 
 def _random_model(folder: Path) -> Path:
-    """A model of MiniLM's size: as fast, and its judgements mean nothing. Its tokenizer is the embedded model's."""
+    """A model of MiniLM's size and speed with random judgements. It has the embedded model's tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder())
     tokenizer.model_max_length = 512
     tokenizer.save_pretrained(folder)

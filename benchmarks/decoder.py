@@ -1,12 +1,12 @@
-"""Training the hidden-state decoder on stored states, against running the language model inside the loop.
+"""Training the hidden-state decoder on stored states, against running the language model in every training step.
 
     python benchmarks/decoder.py [questions] [repeats] [epochs]
 
-Both train the same decoder on the same batches in the same order with the same loss and optimiser: the embedded model as its
-own (soft tokens and LoRA), and a T5 of 22 M random weights, all of them trained. One computes each question's state once, with the engine, and reads it back in every
-epoch; the other runs the language model on the whole prompts (5 shots, hidden states of all layers, the last token's
-kept) in every step, as the paper's code does. Interleaved; after the last step the losses must agree. `time_ratio`: of
-a training of `epochs` (3), the states' own cost counted. One JSON line last.
+Both ways train the same decoder on the same batches in the same order with the same loss and optimizer: the embedded
+model as its own decoder (soft tokens and LoRA), and a T5 of 22 M random weights, all of them trained. One way computes each
+question's state once and reads it in every epoch. The other runs the language model on the whole prompts (5 shots, hidden
+states of all layers, the last token's kept) in every step, as the paper's code does. They take turns; after the last step
+the losses must agree. `time_ratio` is for a training of `epochs` (3), with the cost of the states. The last line is JSON.
 """
 
 import json
@@ -48,7 +48,8 @@ def main(n_questions: int = 64, repeats: int = 3, epochs: int = 3) -> None:
     texts = [prompt.text.rsplit("Question: ", 1)[1].removesuffix("\nAnswer:") for prompt in prompts]
     model = LocalModel.load(config, resolve(config))
     model.share_prefix(builder.sensing)
-    model.states(prompts[:8], _LAYER, position="tbg")  # the first call looks the model over
+    # The first call inspects the model, which takes extra time.
+    model.states(prompts[:8], _LAYER, position="tbg")
     times: dict[str, list[float]] = {}
     losses: dict[str, list[float]] = {}
     for _ in range(repeats):
@@ -81,7 +82,7 @@ def main(n_questions: int = 64, repeats: int = 3, epochs: int = 3) -> None:
 
 
 def _network(kind: str, model: LocalModel, width: int, settings: DecoderConfig) -> Network:
-    """The same start for both ways."""
+    """A new network with the same initial weights for both ways."""
     if not kind:
         return SoftPromptNetwork(*load_causal_lm(ModelConfig(), model.resolved), width, settings, 0)
     tokenizer = model.tokenizer
@@ -108,7 +109,7 @@ def _epoch(
     mean: NDArray[np.float32],
     scale: NDArray[np.float32],
 ) -> tuple[float, list[float]]:
-    """One epoch from the same start; seconds of its steps and the loss of each, in nats a token."""
+    """One epoch from the same initial weights: the seconds of its steps, and the loss of each step in nats per token."""
     settings = DecoderConfig()
     network = _network(kind, model, len(mean), settings)
     targets = [network.encode(text) for text in texts]
@@ -118,8 +119,8 @@ def _epoch(
     losses: list[float] = []
     started = time.perf_counter()
     for rows in order:
-        found = _inside(model, [prompts[i] for i in rows]) if states is None else states[rows]
-        batch = torch.from_numpy((found - mean) / scale)
+        step_states = _compute_states(model, [prompts[i] for i in rows]) if states is None else states[rows]
+        batch = torch.from_numpy((step_states - mean) / scale)
         chosen = [targets[i] for i in rows]
         loss = network.losses(batch, chosen) / sum(map(len, chosen))
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
@@ -130,14 +131,14 @@ def _epoch(
 
 
 @torch.no_grad()
-def _inside(model: LocalModel, prompts: list[Prompt]) -> NDArray[np.float32]:
-    """States of a batch the plain way: whole prompts, all hidden states, the last token's kept."""
+def _compute_states(model: LocalModel, prompts: list[Prompt]) -> NDArray[np.float32]:
+    """States of a batch in the plain way: whole prompts, all hidden states, the last token's kept."""
     tokenizer: Any = model.tokenizer
     tokenizer.padding_side = "left"
     batch = tokenizer([prompt.text for prompt in prompts], return_tensors="pt", padding=True)
     hidden = backbone(model.model)(**batch, output_hidden_states=True).hidden_states[_LAYER][:, -1]
-    found: NDArray[np.float32] = hidden.numpy()
-    return found
+    states: NDArray[np.float32] = hidden.numpy()
+    return states
 
 
 if __name__ == "__main__":

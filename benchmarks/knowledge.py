@@ -1,11 +1,11 @@
-"""The paper's Table 9, done fairly: every probe and score, both targets, the same test rows, with intervals.
+"""The paper's Table 9 as a fair comparison: every probe and score, both targets, the same test rows, with intervals.
 
     python benchmarks/knowledge.py DATA OUT [questions] > tables.md        # DATA holds qa/nq_open.jsonl, qa/triviaqa.jsonl
 
 The embedded model answers GeoNames, NQ-Open and TriviaQA questions (10 samples each); NQ-Open and TriviaQA answers are
 judged by the NLI model in DATA/../models/nli-minilm, GeoNames answers by their text. Then the stages `measure` and
-`probe` run with all that they have: three kinds of probes, all baseline scores. It prints Markdown, draws the layer
-figure (the paper's Figure 2) to OUT/layers.png, and ends with one JSON line. Runs in OUT go on where they stopped.
+`probe` run with all kinds of probes and all baseline scores. It prints Markdown, draws the layer figure (the paper's
+Figure 2) to OUT/layers.png, and ends with one JSON line. Runs in OUT continue where they stopped.
 """
 
 import json
@@ -37,7 +37,7 @@ Card = dict[str, Any]
 
 
 def main(data: Path, out: Path, count: int = 1200) -> None:
-    """Run what is missing, then print."""
+    """Run what is missing, then print the tables."""
     runs = {name: measured(name, data, out / name, count) for name in TITLES}
     cards = {name: read_json(run.file("probe") / "probe.json") for name, run in runs.items()}
     print("### What was measured\n")
@@ -62,7 +62,7 @@ def main(data: Path, out: Path, count: int = 1200) -> None:
 
 
 def measured(name: str, data: Path, folder: Path, count: int) -> RunDirectory:
-    """A run up to its probe."""
+    """A run with everything up to its probe."""
     values: dict[str, Any] = {
         "questions": {
             "source": "geonames" if name == "geonames" else str(data / "qa" / f"{name}.jsonl"),
@@ -84,7 +84,7 @@ def measured(name: str, data: Path, folder: Path, count: int) -> RunDirectory:
 
 
 def overview(runs: dict[str, RunDirectory], cards: dict[str, Card]) -> str:
-    """One column a set: sizes, accuracy, threshold, what was kept."""
+    """A column per data set: sizes, accuracy, threshold, the kept probe."""
     rows: dict[str, list[str]] = {}
     for name, run in runs.items():
         table, card = read_table(run.file("entropy.parquet")).to_pydict(), cards[name]
@@ -109,7 +109,7 @@ def overview(runs: dict[str, RunDirectory], cards: dict[str, Card]) -> str:
 
 
 def aurocs(cards: dict[str, Card]) -> str:
-    """Methods by sets and targets."""
+    """AUROC of every method, by data set and target."""
     names = list(dict.fromkeys(name for card in cards.values() for name in card["scores"]))
     head = [f"{TITLES[name]}: {title}" for name in cards for title in TARGETS.values()]
     rows = []
@@ -124,7 +124,7 @@ def aurocs(cards: dict[str, Card]) -> str:
 
 
 def metrics(card: Card) -> str:
-    """All metrics of all methods for one set."""
+    """All metrics of all methods for one data set."""
     head = [f"{title}: {metric}" for title in TARGETS.values() for metric in METRICS.values()]
     rows = []
     for method, targets in card["scores"].items():
@@ -134,7 +134,7 @@ def metrics(card: Card) -> str:
 
 
 def moved(cards: dict[str, Card]) -> str:
-    """Table 10, with how many labels each move changes."""
+    """Table 10, with the number of labels that each shift of the threshold changes."""
     rows = []
     for name, card in cards.items():
         cells = [
@@ -149,18 +149,18 @@ def moved(cards: dict[str, Card]) -> str:
 
 
 def draw(layers: dict[str, list[dict[str, Any]]], out: Path) -> None:
-    """Test AUROC by layer, linear and MLP, a panel a set."""
+    """Draw the test AUROC by layer, linear and MLP, with a panel per data set."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.1), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(layers), sharey=True)
     for axes, (name, rows) in zip(panels, layers.items(), strict=True):
         for kind, colour in (("linear", LINEAR), ("mlp", MLP)):
-            mine = [row for row in rows if row["kind"] == kind]
-            x = [row["layer"] for row in mine]
+            of_kind = [row for row in rows if row["kind"] == kind]
+            x = [row["layer"] for row in of_kind]
             axes.plot(
                 x,
-                [row["test_auroc"] for row in mine],
+                [row["test_auroc"] for row in of_kind],
                 "o-",
                 ms=3,
                 lw=1.4,
@@ -169,7 +169,7 @@ def draw(layers: dict[str, list[dict[str, Any]]], out: Path) -> None:
             )
             axes.plot(
                 x,
-                [row["validation_auroc"] for row in mine],
+                [row["validation_auroc"] for row in of_kind],
                 "--",
                 lw=1,
                 color=colour,
@@ -187,15 +187,12 @@ def draw(layers: dict[str, list[dict[str, Any]]], out: Path) -> None:
     figure.savefig(out / "layers.png")
 
 
-def _cell(found: dict[str, Any] | None) -> str:
-    if found is None or found["auroc"]["value"] is None:
+def _cell(scores: dict[str, Any] | None) -> str:
+    if scores is None or scores["auroc"]["value"] is None:
         return "–"
-    auroc = found["auroc"]
-    star = (
-        "*"
-        if (found.get("difference") or {}).get("p") is not None and found["difference"]["p"] < 0.05
-        else ""
-    )
+    auroc = scores["auroc"]
+    p = (scores.get("difference") or {}).get("p")
+    star = "*" if p is not None and p < 0.05 else ""
     if auroc["low"] is None:
         return f"{auroc['value']:.2f}{star}"
     return f"{auroc['value']:.2f} ({auroc['low']:.2f}–{auroc['high']:.2f}){star}"
@@ -206,8 +203,8 @@ def _value(interval: dict[str, Any] | None) -> str:
 
 
 def _auroc(card: Card, method: str, target: str) -> float | None:
-    found = card["scores"][method][target]
-    return None if found is None else round(found["auroc"]["value"], 3)
+    scores = card["scores"][method][target]
+    return None if scores is None else round(scores["auroc"]["value"], 3)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

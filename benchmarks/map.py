@@ -1,11 +1,11 @@
-"""The map over a pool: blocks 1…ℓ only, no head, the shared prefix once; and its memory over a large pool.
+"""Speed of the map (blocks 1…ℓ only, no head, the shared prefix once), and its memory over a large pool.
 
     python benchmarks/map.py [questions] [repeats] [pool]
 
-Against a plain batched forward pass of the whole prompts with hidden states, on the embedded model: at the last layer
-(`ratio`) and at a middle one (`ratio_middle`). `rss_growth_mb`: what `ka2l map` over `pool` questions (100,000) raises
-the process's highest resident memory by over 1,000, each in a process of its own, on the tests' tiny model. One JSON
-line last.
+It is compared with a plain batched forward pass of the whole prompts with hidden states, on the embedded model, at the
+last layer (`ratio`) and at a middle one (`ratio_middle`). `rss_growth_mb` is the peak resident memory of `ka2l map` over
+`pool` questions (100,000) minus that over 1,000, each in a process of its own, on the tests' tiny model. The last line is
+JSON.
 """
 
 import json
@@ -59,7 +59,8 @@ def main(n_questions: int = 128, repeats: int = 5, pool: int = 100_000) -> None:
         "plain": lambda: _plain(model, prompts),
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    _ours(model, builder, prompts[:8], middle)  # the first call looks the model over
+    # The first call inspects the model, which takes extra time.
+    _ours(model, builder, prompts[:8], middle)
     for _ in range(repeats):
         for name, work in contenders.items():
             started = time.perf_counter()
@@ -87,7 +88,7 @@ def _ours(model: LocalModel, builder: PromptBuilder, prompts: list[Prompt], laye
 
 
 def _plain(model: LocalModel, prompts: list[Prompt]) -> object:
-    """Whole prompts, 16 at a time (measured best of 4, 8, 16, 32), all hidden states, the last token's kept."""
+    """Whole prompts, 16 at a time (the fastest of 4, 8, 16, 32), all hidden states, the last token's kept."""
     model.tokenizer.padding_side = "left"
     kept = []
     for start in range(0, len(prompts), 16):
@@ -99,7 +100,7 @@ def _plain(model: LocalModel, prompts: list[Prompt]) -> object:
 
 
 def _peak_mb(model: Path, facts: list[dict[str, Any]], pool: int, folder: Path) -> float:
-    """Highest resident memory of a process that maps `pool` questions, in MB."""
+    """Peak resident memory, in MB, of a process that maps `pool` questions."""
     rows = [{"question": fact["question"], "answers": fact["answers"], "role": "probe"} for fact in facts]
     rows += [
         {"question": f"What is the capital of Land {i}?", "answers": [], "role": "pool"} for i in range(pool)

@@ -1,12 +1,12 @@
-"""The sensing engine against the two usual ways of sampling answers, on the embedded model.
+"""The sampling engine against the two usual ways of sampling answers, on the embedded model.
 
     python benchmarks/sampling.py [questions] [repeats]
 
-(a) `loop`: one `generate` call per answer, batch 1, all hidden states kept: the pattern of public code for semantic
-entropy. (b) `generate`: `num_return_sequences=11` for four questions at once, all hidden states kept. Both stop at
-the first line break, as we do. Interleaved; medians; (a) and (b) on a part of the questions, times per question.
-`over_floor` is our time over the time the tokens computed would take at the matrix rate measured in the same run.
-One JSON line last.
+(a) `loop`: one `generate` call per answer, batch 1, all hidden states kept, as in public code for semantic entropy.
+(b) `generate`: `num_return_sequences=11` for four questions at once, all hidden states kept. Both stop at the first line
+break, as ours does. The three take turns; times are medians per question, (a) and (b) on a part of the questions.
+`over_floor` is our time divided by the time the computed tokens would take at the matrix rate measured in the same run.
+The last line is JSON.
 """
 
 import json
@@ -35,7 +35,7 @@ TEMPERATURES = {0: 0.1} | dict.fromkeys(range(1, SAMPLES + 1), 1.0)
 
 
 def main(n_questions: int = 64, repeats: int = 3) -> None:
-    """Time the three on the same questions, in turns."""
+    """Time the three ways in turns."""
     config = ModelConfig()
     model = LocalModel.load(config, resolve(config))
     builder = PromptBuilder(PromptConfig())
@@ -49,7 +49,8 @@ def main(n_questions: int = 64, repeats: int = 3) -> None:
     }
     per_question: dict[str, list[float]] = {name: [] for name in contenders}
     rates = []
-    _ours(model, builder, prompts[:4])  # the first call looks the model over
+    # The first call inspects the model, which takes extra time.
+    _ours(model, builder, prompts[:4])
     for _ in range(repeats):
         for name, work in contenders.items():
             model.usage = Usage()
@@ -72,7 +73,7 @@ def main(n_questions: int = 64, repeats: int = 3) -> None:
 
 
 def geonames_prompts(builder: PromptBuilder, count: int) -> list[Prompt]:
-    """GeoNames questions of every kind, known and unknown."""
+    """Sensing prompts of GeoNames questions of every kind, known and unknown."""
     each = -(-count // 5)
     kinds = ("capitals", "currencies", "large_cities", "middle_cities", "small_cities")
     rows = geonames_rows(GeonamesConfig(**dict.fromkeys(kinds, each)), seed=0)
@@ -82,7 +83,7 @@ def geonames_prompts(builder: PromptBuilder, count: int) -> list[Prompt]:
 
 
 def matrix_rate() -> float:
-    """Floating-point operations a second in a large matrix product, the best of a few."""
+    """Floating-point operations per second in a large matrix product, best of five."""
     a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
     best = float("inf")
     for _ in range(5):
@@ -130,7 +131,7 @@ def _call_generate(model: LocalModel, batch: Any, stops: StoppingCriteriaList, *
 
 
 class _LineBreak(StoppingCriteria):
-    """Each row stops at its first token with a line break: cheaper than transformers' own stop strings."""
+    """Stop each row at its first token with a line break; faster than the stop strings of transformers."""
 
     def __init__(self, model: LocalModel):
         texts = model.tokenizer.batch_decode([[i] for i in range(len(model.tokenizer))])

@@ -2,20 +2,21 @@
 
     python benchmarks/selection.py [--repeats 3] [--scale 1.0] [--device cpu]
 
-Rows are float16, as a run keeps its hidden states: fifty clusters of different widths. `--scale` shrinks rows and picks.
+Rows are float16, like the hidden states of a run: fifty clusters of different widths. `--scale` reduces rows and picks.
 
-`kcenter_ratio`: scikit-activeml's CoreSet over `k_center_greedy`, both from row 0, 10,000 × 1024 → 1,000; the same cover
-radius (largest distance of a row to its nearest picked one) is asserted. `badge_ratio`: scikit-activeml's Badge over
-`gradient_seeding`: both are the real BADGE, k-means++ seeding on (p − onehot(argmax p)) ⊗ h from the largest gradient,
-for the same given probabilities of two classes, the number the probe has (more make the other side slower: it builds
-[rows, classes · width] in float64); asserted: the same first pick, and sums of squared distances to the picked that
-agree within 5 % (both draw). Interleaved, medians. It gets its rows as float64, which it would convert to otherwise.
+`kcenter_ratio`: time of scikit-activeml's CoreSet divided by that of `k_center_greedy`, both from row 0, 10,000 × 1024 →
+1,000; the same cover radius (largest distance of a row to its nearest pick) is asserted. `badge_ratio`: time of
+scikit-activeml's Badge divided by that of `gradient_seeding`. Both are the full BADGE, k-means++ seeding on
+(p − onehot(argmax p)) ⊗ h from the largest gradient, for the same given probabilities of two classes, the number the probe
+has (with more classes the other side is slower: it builds [rows, classes · width] in float64). It is asserted that the
+first pick is the same and that the sums of squared distances to the picks agree within 5 % (both sample). The two sides
+take turns; times are medians. scikit-activeml gets its rows as float64, to which it would convert them otherwise.
 
-`over_floor` is our k-center's time over the time to read the stored rows once per pick, as the plain algorithm does, at
-the memory bandwidth measured in the same process; ours reads them less often and is bound by a matrix product, so
-`over_products` has its time over that of rows × picks × width multiplications at the measured matrix rate.
-`rss_mb_100k` is the peak of a child process that does nothing else, with Python, NumPy and torch (for float16) in it;
-the million rows are a memory map, whose pages count in `rss_mb_1m` and not in `anonymous_mb_1m`. One JSON line last.
+`over_floor` is our k-center's time divided by the time to read the stored rows once per pick, as the plain algorithm does,
+at the memory bandwidth measured in the same process. Ours reads them less often and is bound by a matrix product, so
+`over_products` is its time divided by that of rows × picks × width multiplications at the measured matrix rate.
+`rss_mb_100k` is the peak of a child process that does nothing else, with Python, NumPy and torch (for float16) in it. The
+million rows are a memory map, whose pages count in `rss_mb_1m` and not in `anonymous_mb_1m`. The last line is JSON.
 """
 
 import argparse
@@ -47,7 +48,7 @@ NOTE = "scikit-activeml is not installed"
 
 
 def main(repeats: int, scale: float, device: str) -> None:
-    """Compare, then run alone."""
+    """Compare with scikit-activeml, then run alone on large pools."""
     rows, picks, width = round(10_000 * scale), round(1_000 * scale), 1024
     result: dict[str, Any] = {
         "benchmark": "selection",
@@ -80,7 +81,8 @@ def _compare(x: Array, picks: int, repeats: int, device: str) -> dict[str, Any]:
     }
     others = _scikit_activeml(x.astype(np.float64), p, picks)
     for run in contenders.values():
-        run(0)  # imports, and the first pages of buffers
+        # The first call imports modules and touches its buffers for the first time.
+        run(0)
     contenders |= others
     times: dict[str, list[float]] = {name: [] for name in contenders}
     rates: list[float] = []
@@ -108,7 +110,7 @@ def _compare(x: Array, picks: int, repeats: int, device: str) -> dict[str, Any]:
 
 
 def _scikit_activeml(x: Array, p: Array, picks: int) -> dict[str, Callable[[int], Array]]:
-    """Their two strategies on the same rows, or nothing where the library is missing."""
+    """scikit-activeml's two strategies on the same rows; empty if the library is not installed."""
     try:
         from skactiveml.base import SkactivemlClassifier
         from skactiveml.pool import Badge, CoreSet
@@ -124,34 +126,35 @@ def _scikit_activeml(x: Array, p: Array, picks: int) -> dict[str, Callable[[int]
         def predict_proba(self, X: Array) -> Array:  # noqa: ARG002, N803
             return p
 
-    nobody = np.full(len(x), np.nan)
-    one = nobody.copy()
-    one[0] = 0
+    no_labels = np.full(len(x), np.nan)
+    first_label = no_labels.copy()
+    first_label[0] = 0
     return {
         "kcenter_activeml": lambda seed: np.append(
-            0, CoreSet(random_state=seed).query(x, one, batch_size=picks - 1)
+            0, CoreSet(random_state=seed).query(x, first_label, batch_size=picks - 1)
         ),
         "badge_activeml": lambda seed: np.array(
             Badge(random_state=seed).query(
-                x, nobody, Given(classes=list(range(CLASSES))), fit_clf=False, batch_size=picks
+                x, no_labels, Given(classes=list(range(CLASSES))), fit_clf=False, batch_size=picks
             )
         ),
     }
 
 
 def _same_quality(x: Array, coefficients: Array, picked: dict[str, Array]) -> None:
+    """Assert that both sides find equally good picks."""
     ones = np.ones((len(x), 1))
     ours, theirs = (
         np.sqrt(_nearest(ones, x, picked[name]).max()) for name in ("kcenter", "kcenter_activeml")
     )
     assert abs(ours - theirs) <= 1e-4 * theirs, f"cover radius {ours}, theirs {theirs}"
-    assert picked["badge"][0] == picked["badge_activeml"][0], "other largest gradients"
+    assert picked["badge"][0] == picked["badge_activeml"][0], "the first picks differ"
     ours, theirs = (_nearest(coefficients, x, picked[name]).sum() for name in ("badge", "badge_activeml"))
     assert abs(ours - theirs) <= 0.05 * theirs, f"squared distances {ours}, theirs {theirs}"
 
 
 def _nearest(coefficients: Array, x: Array, picked: Array) -> Array:
-    """[rows] squared distance of c ⊗ x to the nearest picked one, in float64."""
+    """Squared distance of c ⊗ x to the nearest pick, [rows], in float64."""
     nearest = np.empty(len(x))
     of_picked, c = x[picked].astype(float), coefficients.astype(float)
     norms = (c**2).sum(1) * np.einsum("ij,ij->i", x, x, dtype=float)
@@ -164,13 +167,13 @@ def _nearest(coefficients: Array, x: Array, picked: Array) -> Array:
 
 def _child(file: Path, picks: int, device: str, mapped: bool) -> dict[str, float]:
     command = [sys.executable, __file__, "--alone", str(file), str(picks), device, str(int(mapped))]
-    made = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(made.stdout.splitlines()[-1])
-    return found
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    values: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
+    return values
 
 
 def _alone(file: str, picks: str, device: str, mapped: str) -> None:
-    """k-center in this process, which has done nothing else, watched."""
+    """Run k-center in this process, which does nothing else, and print its time and memory."""
     x = np.load(file, mmap_mode="r" if int(mapped) else None)
     done, anonymous = threading.Event(), [0.0]
 
@@ -192,7 +195,7 @@ def _alone(file: str, picks: str, device: str, mapped: str) -> None:
 
 
 def _status(field: str) -> float:
-    """A size of this process in MB."""
+    """A field of /proc/self/status of this process, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return round(next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024, 1)
 
@@ -214,7 +217,7 @@ def _write(file: Path, rows: int, width: int) -> None:
 
 
 def _bandwidth(device: str) -> float:
-    """Bytes a second when 256 MB are read once by all cores; best of five."""
+    """Bytes per second when all cores read 256 MB once; best of five."""
     if device.startswith("cuda"):
         import torch
 
@@ -227,7 +230,7 @@ def _bandwidth(device: str) -> float:
 
 
 def _matrix_rate(device: str) -> float:
-    """Operations a second of [4096, 1024] @ [1024, 256] in float32; best of five."""
+    """Floating-point operations per second of [4096, 1024] @ [1024, 256] in float32; best of five."""
     a, b = np.ones((4096, 1024), dtype=np.float32), np.ones((1024, 256), dtype=np.float32)
     if not device.startswith("cuda"):
         return 2 * a.size * 256 / _best(lambda: a @ b)

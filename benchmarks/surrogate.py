@@ -1,12 +1,12 @@
-"""What it costs to read another model's states: a stand-in predicting what the answering model does not know.
+"""How much AUROC is lost if a stand-in's hidden states predict what the answering model does not know.
 
     python benchmarks/surrogate.py RUN ENCODER [repeats]
 
-RUN has been measured with the states of the model that answered. ENCODER is the folder of a sentence encoder (no
-second small language model was at hand), whose states are means over the question's tokens. Both get the same
-treatment: a scaled, converged logistic regression, five outer folds, the layer chosen by four folds inside each.
-`length` is what the number of characters alone can tell. AUROC for the run's known/unknown labels; the interval of the
-difference is a bootstrap over questions (95 %). One JSON line last.
+RUN has been measured with the states of the model that answered. ENCODER is the folder of a sentence encoder (no second
+small language model was available), whose states are means over the question's tokens. Both are treated in the same way:
+a scaled, converged logistic regression, five outer folds, the layer chosen by four folds inside each. `length` uses only
+the number of characters. AUROC is for the run's known/unknown labels; the interval of the difference is a bootstrap over
+questions (95 %). The last line is JSON.
 """
 
 import json
@@ -70,22 +70,22 @@ def _encode(folder: Path, questions: list[str]) -> Rows:
 
 
 def _scores(states: Rows, unknown: NDArray[np.bool_], seed: int) -> Rows:
-    """Out-of-fold scores, the layer chosen on the training folds of each."""
-    found = np.empty(len(unknown))
+    """Out-of-fold scores, [questions]; the layer is chosen on the training folds of each outer fold."""
+    scores = np.empty(len(unknown))
     for train, test in StratifiedKFold(5, shuffle=True, random_state=seed).split(states[:, 0], unknown):
         layer = max(
-            range(states.shape[1]), key=lambda layer: _inner(states[train, layer], unknown[train], seed)
+            range(states.shape[1]), key=lambda layer: _inner_auroc(states[train, layer], unknown[train], seed)
         )
         fitted = _probe().fit(states[train, layer], unknown[train])
         # Ranks: scores of different folds' probes are not on one scale.
-        found[test] = fitted.decision_function(states[test, layer]).argsort().argsort() / len(test)
-    return found
+        scores[test] = fitted.decision_function(states[test, layer]).argsort().argsort() / len(test)
+    return scores
 
 
-def _inner(states: Rows, unknown: NDArray[np.bool_], seed: int) -> float:
+def _inner_auroc(states: Rows, unknown: NDArray[np.bool_], seed: int) -> float:
     folds = StratifiedKFold(4, shuffle=True, random_state=seed)
-    made = cross_val_predict(_probe(), states, unknown, cv=folds, method="decision_function")
-    return float(auroc(made, unknown))
+    scores = cross_val_predict(_probe(), states, unknown, cv=folds, method="decision_function")
+    return float(auroc(scores, unknown))
 
 
 def _probe() -> Any:

@@ -6,6 +6,7 @@ import pytest
 
 from built_once import built_once
 from console import ka2l as ka2l  # a fixture: the command line
+from decoded_run import decoded as decoded  # a fixture: one run with decoded questions
 from runs import finished as finished  # a fixture: one finished run for all tests
 from tiny import TinyWorld, build_tiny_model, tiny_facts
 

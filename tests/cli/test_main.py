@@ -220,7 +220,9 @@ def test_probe_of_another_prompt_is_refused(
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace("as briefly as possible", "at length"), encoding="utf-8")
     command = ("check", "Who?", "--run", directory.path) if verb == "check" else ("map", directory.path)
-    assert_refused(ka2l(*command), "probe was trained with another sensing prompt", "Train it anew: ka2l run")
+    assert_refused(
+        ka2l(*command), "probe was trained with another sensing prompt", "Train it again: ka2l run"
+    )
 
 
 @pytest.mark.parametrize("verb", ["check", "map"])
@@ -259,7 +261,7 @@ def test_people_answer_in_a_sheet(ka2l: Cli, finished: RunDirectory, tmp_path: P
     settings = ("annotate.annotator=file", "select.baseline=null")
     waiting = ka2l("run", *settings, "--out", directory.path)
     assert waiting.code == 3
-    assert waiting.err.splitlines()[-5].startswith(f"waiting: {BUDGET} of {BUDGET} bought questions wait")
+    assert waiting.err.splitlines()[-5].startswith(f"waiting: {BUDGET} of {BUDGET} selected questions wait")
     assert ka2l("annotate", directory.path, *settings).code == 3
 
     exported = strict_json(ka2l("annotate", directory.path, *settings, "--export", sheet, "--json").out)

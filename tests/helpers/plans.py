@@ -34,6 +34,8 @@ ALL = SENSE + BOTH_ARMS + END
 REPLAYED = ["replay", "replay@random"]
 SAMPLED = ["pool_answers", "pool_entropy"]
 AUGMENT = ["questions.source=geonames", "augment.per_question=3"]
+# Labels and fine-tuning of the main arm, and what follows.
+TAUGHT_ANEW = ["annotate", "finetune", *END]
 NEW = ["decoder_states", "decoder", "candidates", "augment"]
 BLACK_BOX = [
     "sample.engine=server",

@@ -52,7 +52,7 @@ def test_what_stage_1_would_do_has_no_place_there(
     ka2l: Cli, finished: RunDirectory, pool: Path, tmp_path: Path
 ) -> None:
     ka2l("map", tmp_path / "new", "--probe", finished.file("probe"), "--questions", pool, "--quiet")
-    assert_refused(ka2l("sample", tmp_path / "new"), "`sample` has no place here", "map.probe=")
+    assert_refused(ka2l("sample", tmp_path / "new"), "`sample` is not part of this run", "map.probe=")
     result = ka2l("check", "What is the capital of Nowhere?", "--run", tmp_path / "new", "--json")
     assert 0 <= json.loads(result.out)["p_unknown"] <= 1
 

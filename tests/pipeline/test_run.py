@@ -180,7 +180,10 @@ def test_budget_over_the_pool_takes_all_and_says_so(finished: RunDirectory, tmp_
     run_verb("select", directory, ear)
     assert sorted(bought(directory)) == sorted(bought(directory, "random"))
     assert len(bought(directory)) == 29
-    assert any("budget of 1000 is more than the pool of 29; all of it is taken" in line for line in ear.said)
+    assert any(
+        "budget of 1000 is larger than the pool of 29; all of the pool is selected" in line
+        for line in ear.said
+    )
 
 
 @pytest.mark.parametrize("strategy", ["known", "combine", "random", "entropy", "coreset", "badge"])
@@ -246,7 +249,9 @@ def test_people_answer_and_their_answers_survive(tiny_world: TinyWorld, tmp_path
         tmp_path / "run",
         tmp_path / "todo.csv",
     )
-    with pytest.raises(WaitingForPeople, match=rf"{BUDGET} of {BUDGET} bought questions wait for an answer"):
+    with pytest.raises(
+        WaitingForPeople, match=rf"{BUDGET} of {BUDGET} selected questions wait for an answer"
+    ):
         run(config, out, Ear())
     assert not (out / "adapter").exists()
     directory = RunDirectory.open(out)

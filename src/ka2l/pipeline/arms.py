@@ -1,15 +1,16 @@
-"""The arms of a run: the main strategy and the baseline beside it, and how stages are named per arm."""
+"""The arms of a run (the main strategy and the baseline), and the names of their stages."""
 
 from ka2l.config.run_config import RunConfig
 from ka2l.config.run_limits import has_stand_in
 from ka2l.selection.options import Options
 from ka2l.selection.select import needs
 
-MAIN = "main"  # the arm of select.strategy; select.baseline has its own folder under arms/
+# The arm of select.strategy. The arm of select.baseline has its own folder under arms/.
+MAIN = "main"
 
 
 def arms(config: RunConfig) -> list[str]:
-    """The main arm and, where a baseline is asked for and will be taught, its arm."""
+    """The main arm and, if a baseline is set and will be fine-tuned, its arm."""
     baseline = config.select.baseline
     alone = baseline is None or baseline == config.select.strategy or has_stand_in(config)
     return [MAIN] if baseline is None or alone else [MAIN, baseline]
@@ -21,7 +22,7 @@ def strategy_of(config: RunConfig, arm: str) -> str:
 
 
 def options_of(config: RunConfig) -> Options:
-    """The settings of query strategies; what a strategy does not read changes nothing."""
+    """The settings of query strategies. A strategy ignores those it does not read."""
     chosen = config.select
     return Options(
         draw=chosen.draw,
@@ -43,7 +44,7 @@ def augments(config: RunConfig) -> bool:
 
 
 def own_probe(config: RunConfig) -> list[str]:
-    """The stage that trains a probe; none where one trained before takes the place of all Stage 1."""
+    """The stage that trains a probe; empty if a probe trained before (`map.probe`) replaces Stage 1."""
     return [] if config.map.probe else ["probe"]
 
 

@@ -1,4 +1,4 @@
-"""What the stages of one run share: the run directory, the model in memory, the prompts, the questions."""
+"""What the stages of a run share: the run directory, the model in memory, the prompts and the questions."""
 
 import hashlib
 import json
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 
 class _ModelInMemory:
-    """The language model that contexts share: one at a time is in memory."""
+    """The language model that contexts share: at most one is in memory."""
 
     model: "LocalModel | None" = None
     adapter: Path | None = None
 
 
 class Context:
-    """One run at work, with one configuration. Models are loaded when first needed and kept until `release`.
+    """A run with its configuration, while it works. The model is loaded when first needed and kept until `release`.
 
     Args:
         run: the run directory.
         reporter: progress and notes.
-        plan: the stages its configuration needs.
+        plan: the stages the run's configuration needs.
         beside: a context of another configuration with the same model and prompts, whose loaded model is shared.
     """
 
@@ -53,8 +53,8 @@ class Context:
         self.identities = RunIdentities(run)
         self._memory: _ModelInMemory = _ModelInMemory() if beside is None else beside._memory
         if beside is not None:
-            one, other = ([config.model, config.prompt] for config in (self.config, beside.config))
-            if one != other:
+            own, shared = ([config.model, config.prompt] for config in (self.config, beside.config))
+            if own != shared:
                 raise ValueError(
                     "contexts share a model only where the settings `model` and `prompt` are equal"
                 )
@@ -66,74 +66,82 @@ class Context:
 
     @property
     def resolved(self) -> ResolvedModel:
-        """Name, place and revision of the language model in this process; not for runs that have none."""
+        """Name, place and revision of the language model in this process; only for runs that have one."""
         return self.identities.resolved
 
     def keys(self) -> dict[str, str]:
-        """The content key every stage has, or would have, with this configuration and what is loaded."""
+        """The content key of every stage with this configuration, models and questions."""
         return keys(self.config, self.plan, self.identities)
 
     @cached_property
     def base_key(self) -> str:
-        """What the base model's answers depend on, besides the question: its prompt and its worked examples too."""
+        """Hash of everything the base model's answers depend on besides the question, worked examples included."""
         config = self.config
-        asked_as = [config.prompt.model_dump(mode="json"), self.identities.probe, config.seed]
-        depends = [self.keys()["load"], self.identities.model, asked_as]
-        depends.append([config.evaluate.temperature, config.evaluate.max_new_tokens])
-        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+        prompted = [config.prompt.model_dump(mode="json"), self.identities.probe, config.seed]
+        hashed = [self.keys()["load"], self.identities.model, prompted]
+        hashed.append([config.evaluate.temperature, config.evaluate.max_new_tokens])
+        return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]
 
     def is_done(self, stage: str, key: str) -> bool:
-        """Whether a stage is finished under this key, with all this configuration wants of it."""
+        """Whether a stage is finished under this key, with everything this configuration needs of it."""
         declared = self.plan.stages[stage]
         return self.run.is_done(stage, key, declared.writes) and declared.complete(
             self.config, self.run.stages[stage]
         )
 
     def attempt(self, stage: str) -> Attempt:
-        """A stage with its key and inputs, which are checked to be finished.
+        """A stage with its key and its inputs, after a check that the inputs are finished.
 
         Raises:
             RunError: as `require`.
         """
         declared = self.plan.stages[stage]
         declared.inspects(self)
-        now = self.keys()
+        key_of = self.keys()
         if declared.partial:
-            inputs = {other: key for other, key in now.items() if other != stage and self.is_done(other, key)}
+            inputs = {
+                other: key for other, key in key_of.items() if other != stage and self.is_done(other, key)
+            }
         else:
             inputs = self.require(stage)
-        return Attempt(self.run, stage, now[stage], inputs, declared.writes)
+        return Attempt(self.run, stage, key_of[stage], inputs, declared.writes)
 
     def require(self, stage: str) -> dict[str, str]:
         """Check that the stages this one reads are finished and up to date; returns their keys.
 
         Raises:
-            RunError: one is missing or stale; the message names the verb to run.
+            RunError: one is missing or out of date; the message names the verb to run.
         """
-        now = self.keys()
+        key_of = self.keys()
         for needed in self.plan.inputs[stage]:
-            self._check_done(needed, stage, now)
-        return {needed: now[needed] for needed in self.plan.inputs[stage]}
+            self._check_done(needed, stage, key_of)
+        return {needed: key_of[needed] for needed in self.plan.inputs[stage]}
 
-    def _check_done(self, needed: str, stage: str, now: dict[str, str]) -> None:
-        if self.is_done(needed, now[needed]):
+    def _check_done(self, needed: str, stage: str, key_of: dict[str, str]) -> None:
+        """Refuse to run `stage` if `needed`, which it reads, is not finished under its key."""
+        if self.is_done(needed, key_of[needed]):
             return
         verb = self.plan.stages[needed].verb
-        was = "out of date" if needed in self.run.stages else "missing"
+        state = "out of date" if needed in self.run.stages else "missing"
         settings = "".join(f" {shlex.quote(override)}" for override in self.run.overrides)
-        # `load` begins a run from a recipe, and has no form for one that is there.
-        alone = "" if verb == "load" else f"`ka2l {verb} {self.run.path}{settings}`, or "
+        # `load` starts a new run from a recipe; it does not take an existing run.
+        only_verb = "" if verb == "load" else f"`ka2l {verb} {self.run.path}{settings}`, or "
         what = (
             f"`{self.plan.stages[stage].verb}` reads what `{verb}` writes, and that"
             if stage != needed
             else f"what `{verb}` writes"
         )
         raise RunError(
-            f"{self.run.path}: {what} is {was}. Run {alone}`ka2l run --out {self.run.path}{settings}` for everything."
+            f"{self.run.path}: {what} is {state}. "
+            f"Run {only_verb}`ka2l run --out {self.run.path}{settings}` for everything."
         )
 
     def require_done(self, stage: str) -> None:
-        """Check that this stage itself is finished and up to date; errors as `require`."""
+        """Check that this stage itself is finished and up to date.
+
+        Raises:
+            RunError: as `require`.
+        """
         self._check_done(stage, stage, self.keys())
 
     def questions(self, role: str) -> list[Question]:
@@ -143,12 +151,12 @@ class Context:
     def question_batches(
         self, role: str | None, size: int, wanted: Callable[[str], bool] | None = None
     ) -> Iterator[list[Question]]:
-        """Questions streamed from disk in their order, in lists of exactly `size`, the last one shorter.
+        """Questions streamed from disk in their order, in lists of exactly `size`; only the last one may be shorter.
 
         Args:
-            role: of the questions; None: of any role.
-            size: of the lists.
-            wanted: whether the question of an id is wanted; None: all are.
+            role: role of the questions; None: any role.
+            size: number of questions in a list.
+            wanted: whether the question with an id is wanted; None: all are.
         """
         import pyarrow.parquet as pq
 
@@ -165,11 +173,11 @@ class Context:
             yield waiting
 
     def ids(self, role: str) -> list[str]:
-        """Ids of the questions of one role, in their order; the questions are not held."""
+        """Ids of the questions of one role, in their order. The questions are not kept in memory."""
         return [question.id for batch in self.question_batches(role, 4096) for question in batch]
 
     def questions_by_id(self, ids: set[str] | None = None) -> dict[str, Question]:
-        """Questions by id: these, or all."""
+        """Questions by id: the ones with these ids, or all."""
         return {
             question.id: question
             for batch in self.question_batches(None, 4096)
@@ -178,7 +186,7 @@ class Context:
         }
 
     def model(self, adapter: Path | None = None) -> "LocalModel":
-        """The language model, with this adapter merged in; one model is in memory at a time."""
+        """The language model, with this adapter merged in. A model that is in memory with another adapter is dropped."""
         from ka2l.models.local.local_model import LocalModel
 
         if self._memory.model is None or self._memory.adapter != adapter:
@@ -204,20 +212,20 @@ class Context:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The model's tokenizer; its weights are not needed for it."""
+        """The model's tokenizer. The model itself is not loaded for it."""
         from ka2l.models.tokenizer import load_tokenizer
 
         return load_tokenizer(self.config.model, self.resolved)
 
     def sensing_prompt(self, question: Question) -> Prompt:
-        """The prompt a question is asked with, for a server as a conversation too."""
+        """The sensing prompt of a question; if a server is asked, also as chat messages."""
         messages = (
             self.prompts.sensing_messages(question.question) if self.config.sample.engine == "server" else ()
         )
         return Prompt(question.id, self.prompts.sensing(question.question), messages)
 
     def prepared_model(self, *, teaching: bool = False, adapter: Path | None = None) -> "LocalModel":
-        """The model with the prefix of the sensing (or teaching) prompt computed."""
+        """The model, with the shared prefix of all sensing (or teaching) prompts computed."""
         prompts = self.prompts
         model = self.model(adapter)
         model.share_prefix(prompts.teaching if teaching else prompts.sensing)
@@ -227,16 +235,21 @@ class Context:
 def prompt_builder(
     config: RunConfig, shots: Sequence[Question], tokenizer: Callable[[], Any]
 ) -> PromptBuilder:
-    """The builder of both prompts; a tokenizer is only touched where its chat template is asked for.
+    """The builder of the sensing and the teaching prompt.
+
+    Args:
+        config: of the run.
+        shots: questions of role `shot`; those with answers are the worked examples.
+        tokenizer: called only if its chat template is needed.
 
     Raises:
-        ConfigError: a server is to complete a chat template that no tokenizer here can write.
+        ConfigError: a server is to complete a chat template, and there is no tokenizer here that has it.
         ModelError: the model's tokenizer has no chat template.
     """
     worked = [Shot(question.question, question.answers[0]) for question in shots if question.answers]
     settings = config.prompt
     if config.map.probe:
-        # The worked examples belong to the prompt whose states the probe reads, so they come with it.
+        # The worked examples are part of the prompt whose states the probe reads, so they come with the probe.
         trained_with = given_probe(config.map.probe, config.map.probe_revision).card["prompt"]["shots"]
         worked = [Shot(*shot) for shot in trained_with]
         settings = settings.model_copy(update={"shots": len(worked)})
@@ -246,20 +259,21 @@ def prompt_builder(
                 "prompt.template=chat with server.endpoint=completions needs the chat template of an open model, and "
                 "sample.states=none leaves out model.name. Use server.endpoint=chat, or prompt.template=plain."
             )
-        settings = settings.model_copy(update={"template": "plain"})  # the server has the template
+        # The server applies the template.
+        settings = settings.model_copy(update={"template": "plain"})
     if settings.template == "plain":
         return PromptBuilder(settings, worked)
-    speaker = tokenizer()
-    if not getattr(speaker, "chat_template", None):
+    loaded = tokenizer()
+    if not getattr(loaded, "chat_template", None):
         raise ModelError(
             f"prompt.template is 'chat', but {config.model.name} has no chat template. Use prompt.template=plain, "
             "or a chat model."
         )
-    return PromptBuilder(settings, worked, partial(render_chat, speaker))
+    return PromptBuilder(settings, worked, partial(render_chat, loaded))
 
 
 def add_usage(record: StageRecord, model: "Sampler", prefix: str = "") -> None:
-    """Add the tokens a model has spent since the last call to a stage's record; the prefix says whose they are."""
+    """Add the tokens a model has used since the last call to a stage's record, under names that begin with `prefix`."""
     from ka2l.models.interface import Usage
 
     for name, count in model.usage._asdict().items():
@@ -272,5 +286,6 @@ def need_questions(number: int, role: str, stage: str) -> None:
     """Refuse an empty role."""
     if number == 0:
         raise DegenerateError(
-            f"`{stage}` has no questions: none has the role {role}. Give questions.roles.{role} a size, or a role column."
+            f"`{stage}` has no questions: none has the role {role}. Set a size for questions.roles.{role}, or give the "
+            "questions a role column."
         )

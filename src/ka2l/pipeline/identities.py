@@ -1,6 +1,6 @@
 """Names and revisions of everything outside the configuration that a content key depends on.
 
-Each is looked up when a key first reads it: a run without a judge never looks for one.
+Each is looked up when a key first reads it: a run without a judge does not look one up.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ class RunIdentities:
     def __init__(self, run: RunDirectory):
         self._run = run
         self._config = run.config
-        # Freshly read from their source, until stage `load` has written them.
+        # The questions read from their source; None once stage `load` has written them.
         self.loaded: LoadedQuestions | None = None
         self._encoders: dict[str, str] = {}
 
     @cached_property
     def resolved(self) -> ResolvedModel:
-        """Name, place and revision of the language model in this process; not for runs that have none."""
+        """Name, place and revision of the language model in this process; only for runs that have one."""
         return resolve(self._config.model)
 
     @property
@@ -44,7 +44,7 @@ class RunIdentities:
 
     @property
     def source(self) -> str:
-        """Fingerprint of the questions: of those just read, else of those stage `load` has written."""
+        """Fingerprint of the questions just read, else of those stage `load` has written."""
         if self.loaded is not None:
             return self.loaded.fingerprint
         record = self._run.stages.get("load")
@@ -52,13 +52,16 @@ class RunIdentities:
 
     @cached_property
     def model(self) -> str:
-        """What the model computes: a folder counts by its content, and dtype `auto` by the type it stands for here."""
+        """Name, revision and type of the language model.
+
+        A folder is identified by its content instead of its name; dtype `auto` is replaced by the type it selects here.
+        """
         if not has_model(self._config):
             return ""
         name = "" if Path(self.resolved.path).is_dir() else self.resolved.name
         settings = self._config.model
-        few_bits = "" if settings.quantization == "none" else f":{settings.quantization}"
-        return f"{name}@{self.resolved.revision}:{pick_dtype(settings, pick_device(settings))}{few_bits}"
+        quantization = "" if settings.quantization == "none" else f":{settings.quantization}"
+        return f"{name}@{self.resolved.revision}:{pick_dtype(settings, pick_device(settings))}{quantization}"
 
     @property
     def labels(self) -> str:
@@ -72,7 +75,10 @@ class RunIdentities:
 
     @cached_property
     def judge(self) -> str:
-        """Name and revision of the judge; if it is no longer at hand, of the one that judged: a report needs no judge."""
+        """Name and revision of the judge.
+
+        If the judge is no longer available, those of the judge that was used: a report does not need a judge.
+        """
         try:
             return judge_key(self._config)
         except ModelError:
@@ -86,7 +92,7 @@ class RunIdentities:
 
     @cached_property
     def probe(self) -> str:
-        """A probe counts by its content, wherever it lies."""
+        """Hash of the content of the probe that `map.probe` names, wherever it is stored; empty if it names none."""
         if not self._config.map.probe:
             return ""
         digest = hashlib.sha256(json.dumps(self.given_probe.card, sort_keys=True).encode())
@@ -96,7 +102,7 @@ class RunIdentities:
 
     @property
     def state(self) -> str:
-        """Layer and position of the state the probe reads, once there is a probe."""
+        """Layer and position of the state the probe reads; empty before there is a probe."""
         if self._config.map.probe:
             # The prompt comes with the probe.
             card = self.given_probe.card
@@ -106,7 +112,10 @@ class RunIdentities:
 
     @cached_property
     def decoder(self) -> str:
-        """Of a decoder or T5 that is no longer at hand, what it was: a report needs neither."""
+        """Revision of a pretrained decoder, or of the T5 model that a decoder is trained from.
+
+        If it is no longer available, the one that was used: a report needs neither.
+        """
         settings = self._config.decoder
         try:
             return decoder_key(self._config)
@@ -119,16 +128,16 @@ class RunIdentities:
 
     @property
     def encoder(self) -> str:
-        """Of the sentence embeddings that find near-copies among decoded questions."""
+        """Name and revision of the sentence encoder that finds near-copies among decoded questions."""
         return self._encoder(self._config.augment.embedding_model, "augment.embedding_model", "augment")
 
     @property
     def sentences(self) -> str:
-        """Of the sentence embeddings of the pool's questions."""
+        """Name and revision of the sentence encoder of the pool's questions."""
         return self._encoder(self._config.select.encoder, "select.encoder", "sentences")
 
     def _encoder(self, name: str, setting: str, stage: str) -> str:
-        """Of sentence embeddings that are no longer at hand, what the stage that used them recorded."""
+        """Key of a sentence encoder; if it is no longer available, what the stage that used it recorded."""
         from ka2l.models.sentence_encoder import encoder_key
 
         if name not in self._encoders:
@@ -142,23 +151,23 @@ class RunIdentities:
         return self._encoders[name]
 
     def _recorded(self, stage: str, place: str) -> str | None:
-        """What a finished stage found at this place, by its fact `places`."""
+        """The key a finished stage recorded for a name or folder, in its fact `places`."""
         record = self._run.stages.get(stage)
-        found = record.facts.get("places", {}) if record is not None and record.state == "done" else {}
-        return found.get(place)
+        places = record.facts.get("places", {}) if record is not None and record.state == "done" else {}
+        return places.get(place)
 
 
 def file_fingerprint(file: Path) -> str:
-    """Hash of a file's bytes; empty where there is no file. Read again only when its size or time has changed."""
+    """Hash of a file's bytes; empty if there is no file. It is read again only when its size or time has changed."""
     try:
-        found = file.stat()
+        status = file.stat()
     except FileNotFoundError:
         return ""
-    return _hashed(file, found.st_size, found.st_mtime_ns)
+    return _file_hash(file, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
-def _hashed(file: Path, _size: int, _modified: int) -> str:
+def _file_hash(file: Path, _size: int, _modified: int) -> str:
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 
@@ -179,7 +188,9 @@ def _given_decoder_key(name: str, revision: str | None) -> str:
 
 
 def decoder_key(config: RunConfig) -> str:
-    """What pins a decoder trained before, or the T5 one is made of; empty where the language model is the decoder.
+    """Key of a pretrained decoder, or of the T5 model a decoder is trained from.
+
+    It is empty if the language model itself is the decoder.
 
     Raises:
         ModelError: no such decoder or T5.
@@ -194,14 +205,14 @@ def decoder_key(config: RunConfig) -> str:
         if settings.pretrained:
             raise ModelError(f"decoder.pretrained: {error}") from None
         raise ModelError(
-            f"decoder.t5={settings.t5}: no such T5. Give the folder or Hub id of one (google-t5/t5-base), or leave it "
-            f"empty: then the language model is its own decoder. ({error})"
+            f"decoder.t5={settings.t5}: no such T5. Give the folder or Hub id of one (google-t5/t5-base), or leave "
+            f"decoder.t5 empty: then the language model itself is the decoder. ({error})"
         ) from None
     return ""
 
 
 def judge_key(config: RunConfig) -> str:
-    """Name and revision of the model that judges answers; nothing is loaded."""
+    """Name and revision of the model that judges answers. No model is loaded."""
     settings = config.measure
     if settings.judge == "lexical":
         return ""
@@ -217,10 +228,10 @@ def judge_key(config: RunConfig) -> str:
 
 
 def llm_name(config: RunConfig) -> str:
-    """The language model that judges in this process."""
+    """Name of the language model that judges in this process."""
     return config.measure.llm_model or config.model.name
 
 
 def revision_of(name: str, revision: str | None = None) -> str:
-    """A folder counts by its content, a model of the Hub by name and commit."""
+    """Key of a model: the content hash of a folder, or the name and commit of a model from the Hub."""
     return model_key(resolve(ModelConfig(name=name, revision=revision)))

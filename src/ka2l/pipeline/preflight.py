@@ -1,6 +1,7 @@
 """Checks before the first stage: refuse settings and questions that a later stage cannot work with.
 
-What one stage refuses is in its declaration; here is what all of them need, and checks that several declare.
+The checks of a single stage are in its declaration. This file has those of every run, and checks that several stages
+declare.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +16,10 @@ from ka2l.questions.question import Question
 
 
 def check_configuration(context: Context, questions: Sequence[Question]) -> None:
-    """Refuse, before anything is written, a model, device, prompt or setting that a stage of the run could not use.
+    """Refuse a model, device, prompt or setting that a stage of the run cannot use, before anything is written.
 
     Args:
-        context: of the run.
+        context: context of the run.
         questions: at least those of role `shot`.
 
     Raises:
@@ -36,7 +37,7 @@ def check_configuration(context: Context, questions: Sequence[Question]) -> None
 
 
 def check_questions(context: Context, questions: Sequence[Question]) -> None:
-    """Refuse, before anything is written, questions that a stage of the run could not work with.
+    """Refuse questions that a stage of the run cannot work with, before anything is written.
 
     Raises:
         DataError: no question of a role, or no answers; the message says what to set.
@@ -46,11 +47,11 @@ def check_questions(context: Context, questions: Sequence[Question]) -> None:
 
 
 def needs_role(role: str, fix: str = "") -> Callable[[RunConfig, Sequence[Question]], None]:
-    """The check that some question has this role.
+    """The check that at least one question has this role.
 
     Args:
-        role: that is needed.
-        fix: what else would help, for the message.
+        role: the role.
+        fix: another way to solve it, for the error message.
     """
     what = f"{role}, so the pool is empty" if role == "pool" else role
 
@@ -65,7 +66,7 @@ def needs_role(role: str, fix: str = "") -> Callable[[RunConfig, Sequence[Questi
 
 
 def check_judge(config: RunConfig) -> None:
-    """Refuse a judge that is not there or has no entailment label."""
+    """Refuse a judge that is missing or has no entailment label."""
     if config.measure.judge == "nli":
         from ka2l.models.judges.entailment import check_nli_model
 

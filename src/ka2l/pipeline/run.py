@@ -1,4 +1,4 @@
-"""Run the stages in order, each only where its content key says that something it depends on has changed.
+"""Run the stages in order. A stage is skipped if nothing it depends on has changed, according to its content key.
 
 from ka2l.pipeline.run import run
 run(load_config(Path("recipes/geo-smollm2.yaml")), Path("runs/geo"))
@@ -22,11 +22,11 @@ from ka2l.pipeline.stages.load import read_questions
 
 
 def run(config: RunConfig, out: Path, reporter: Reporter | None = None) -> RunDirectory:
-    """Do everything that is not done yet, from the questions to the report.
+    """Run every stage that is not finished, from the questions to the report.
 
     Raises:
-        Ka2lError: an error the user can fix; finished stages are kept, and the same call continues.
-        WaitingForPeople: the selected questions need answers from people first.
+        Ka2lError: an error the user can fix. Finished stages are kept, and calling it again continues from them.
+        WaitingForPeople: people must answer the selected questions first.
     """
     directory = RunDirectory.create(out, with_absolute_paths(config))
     with directory.locked():
@@ -41,10 +41,10 @@ def run(config: RunConfig, out: Path, reporter: Reporter | None = None) -> RunDi
 
 
 def run_verb(verb: str, directory: RunDirectory, reporter: Reporter | None = None) -> list[str]:
-    """One verb on a run directory whose earlier stages are done; returns the stages it worked on.
+    """Run the stages of one verb, whose earlier stages are finished; returns the names of its stages.
 
     Raises:
-        RunError: an earlier stage is missing or out of date, or the run cannot come so far (see
+        RunError: an earlier stage is missing or out of date, or the run has to end before this verb (see
             `ka2l.config.run_limits`).
     """
     if verb not in VERBS:
@@ -69,36 +69,36 @@ def context_of(
     """The context of a run directory with the plan of its configuration.
 
     Args:
-        directory: of the run.
-        reporter: progress and notes; none: they are printed.
+        directory: the run directory.
+        reporter: progress and notes; None: they are printed.
         beside: a context whose loaded model is shared, see `Context`.
     """
     return Context(directory, reporter or Reporter(), plan_of(directory.config), beside)
 
 
 def check_verb(verb: str, context: Context) -> None:
-    """Refuse a verb that makes no sense with the answers and states this run has."""
+    """Refuse a verb that is not possible with the answers and hidden states this run has."""
     directory, end = context.run, limit(context.config)
     if end is not None and verb != "report" and VERBS.index(verb) > VERBS.index(end.last):
         raise RunError(f"{directory.path}: `{verb}` is not possible here. {end.why}")
     if verb == "augment" and not augments(context.config):
         raise RunError(
-            f"{directory.path}: no questions are decoded (augment.per_question=0). Set how many from each hidden state: "
-            f"`ka2l augment {directory.path} augment.per_question=8`"
+            f"{directory.path}: no questions are decoded (augment.per_question=0). Set how many are decoded from each "
+            f"hidden state: `ka2l augment {directory.path} augment.per_question=8`"
         )
     if verb != "report" and not context.plan.of_verb(verb):
         raise RunError(
-            f"{directory.path}: `{verb}` has no place here: the pool is mapped by a probe trained before "
-            f"(map.probe={context.config.map.probe}). To train one here, set map.probe= (empty)"
+            f"{directory.path}: `{verb}` is not part of this run: the pool is mapped by a probe trained before "
+            f"(map.probe={context.config.map.probe}). To train a probe here, set map.probe= (empty)"
         )
 
 
 def load_stage(context: Context, *, complete: bool = False) -> bool:
-    """Read and check the questions, and write them; returns whether there was anything to write.
+    """Read, check and write the questions; returns whether there was anything to write.
 
     Args:
-        context: of the run.
-        complete: the whole run follows, so the questions must serve all of its stages.
+        context: context of the run.
+        complete: the whole run follows, so every stage of it must be able to work with the questions.
     """
     loaded = context.identities.loaded = read_questions(context.config, context.run)
     try:
@@ -107,12 +107,12 @@ def load_stage(context: Context, *, complete: bool = False) -> bool:
         check_configuration(context, loaded.questions)
         return do_stage(context, "load")
     finally:
-        # They are on disk now, and nothing holds the pool.
+        # The questions are on disk now. The pool must not stay in memory.
         context.identities.loaded = None
 
 
 def do_stage(context: Context, stage: str) -> bool:
-    """One stage, unless it is up to date; then one line about it. Returns whether it worked."""
+    """Run a stage unless it is up to date, and print one line about it; returns whether it ran."""
     worked = bring_up_to_date(context, stage)
     name, arm = split_stage(stage)
     title = f"{name:<10} {'' if arm == MAIN else arm + ': '}"
@@ -123,14 +123,14 @@ def do_stage(context: Context, stage: str) -> bool:
 
 
 def bring_up_to_date(context: Context, stage: str) -> bool:
-    """One stage, unless it is finished under the same key with the same inputs; returns whether it worked.
+    """Run a stage unless it is finished under the same key with the same inputs; returns whether it ran.
 
     Raises:
         RunError: a stage it reads is missing or out of date.
     """
     declared, attempt = context.plan.stages[stage], context.attempt(stage)
     record = context.run.stages.get(stage)
-    # A page made half-way has the key of the finished one, but not its inputs.
+    # A report of a partly finished run has the same key as that of the finished run, but other inputs.
     same_inputs = record is not None and record.inputs == attempt.inputs
     worked = not (same_inputs and context.is_done(stage, attempt.key))
     if worked:
@@ -140,7 +140,7 @@ def bring_up_to_date(context: Context, stage: str) -> bool:
 
 
 def _only_reads_more(context: Context) -> bool:
-    """Whether nothing but more of the imported answers is missing for `measure`: that costs nothing."""
+    """Whether `measure` only needs more of the imported answers: reading them costs nothing."""
     record = context.run.stages.get("sample")
     if context.config.sample.engine != "imported" or record is None or record.state != "done":
         return False

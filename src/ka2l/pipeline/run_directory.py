@@ -1,8 +1,9 @@
-"""The run directory: named artifacts, the manifest, and what makes an interrupted run continue.
+"""The run directory: named artifacts, the manifest, and how an interrupted run continues.
 
-The manifest keeps each stage's content key. Same key, finished: skipped. Same key, unfinished: continued from its parts.
-Another key: its artifacts are removed, and it starts again. How a file is written so that it is whole or absent is in
-`common/atomic_files.py`. What a stage writes is in its declaration (`stage.py`) and is passed in here.
+The manifest keeps each stage's content key. A finished stage with the same key is skipped; an unfinished one with the same
+key continues from its parts. If the key is another, the stage's artifacts are removed and it starts again. How a file is
+written so that it is complete or absent is in `common/atomic_files.py`. What a stage writes is in its declaration
+(`stage.py`) and is passed in here.
 """
 
 import copy
@@ -22,20 +23,24 @@ from ka2l.errors import ConfigError, RunError
 from ka2l.pipeline.arms import MAIN, split_stage
 from ka2l.pipeline.manifest import FORMAT, StageRecord, library_versions, peak_memory_mb, read_manifest
 
-# No stage ever removes these, because they were paid for or given: answers of people, of a server, made elsewhere.
+# No stage removes these files, because they cannot be computed again or were paid for: answers from people, answers from
+# a server, answers made elsewhere.
 LABELS, PAID, IMPORTED = "labels.json", "paid.sqlite", "imported.parquet"
-# Nor these: a model was asked for each of them.
+# No stage removes the judgements either: each took a pass of a model.
 JUDGEMENTS = "judgements.sqlite"
-# What a run killed in its first moments leaves: such a folder may be started again.
+# Files that a run killed before its first stage may leave. A run may start in a folder with only these.
 _LEFTOVERS = {"config.yaml", ".config.yaml.tmp", ".manifest.json.tmp", IMPORTED, f".{IMPORTED}.tmp"}
 
 
 class Written(NamedTuple):
     """An artifact a stage writes."""
 
-    path: str  # below the folder of the stage's arm
-    parts: bool = False  # a folder of numbered parts, finished when all of them are there
-    working: bool = False  # only an unfinished stage has it
+    # Relative to the folder of the stage's arm.
+    path: str
+    # Whether it is a folder of numbered parts, finished when all of them are there.
+    parts: bool = False
+    # Whether only an unfinished stage has it.
+    working: bool = False
 
 
 class RunDirectory:
@@ -45,18 +50,19 @@ class RunDirectory:
         self.path = path
         self.config = config
         self.stages = stages
-        # Settings it was opened with on top of its own, for messages.
+        # The settings given when it was opened, for messages.
         self.overrides: list[str] = []
-        # What config.yaml holds, where stages work with another configuration.
+        # The configuration in config.yaml, if stages work with another one.
         self._saved_config: RunConfig | None = None
-        # Of each running stage: seconds spent before, and when it started.
+        # For each running stage: the seconds of earlier attempts, and when this attempt started.
         self._clocks: dict[str, tuple[float, float]] = {}
 
     @classmethod
     def open(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
-        """An existing run, with the config it was made with and these overrides on top.
+        """Open an existing run with its own configuration, changed by these overrides.
 
         Raises:
+            ConfigError: an override sets a preset.
             RunError: no run there, a damaged manifest, or one of another format.
         """
         file = path / "manifest.json"
@@ -66,17 +72,18 @@ class RunDirectory:
             )
         if any(override.startswith("preset=") for override in overrides):
             raise ConfigError(
-                f"{path}: a preset is where a run starts from; this one has every setting spelled out in config.yaml. "
+                f"{path}: a preset can only be given when a run starts; this run has every setting in its config.yaml. "
                 "Start a new run with another --out."
             )
-        stages = read_manifest(file)  # first: another version's config would be refused for the wrong reason
+        # The manifest is read first: of a run of another version, the config would be refused for the wrong reason.
+        stages = read_manifest(file)
         directory = cls(path, load_config(path / "config.yaml", overrides), stages)
         directory.overrides = list(overrides)
         return directory
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> Self:
-        """The run at `path` with this config: a new one, or the one that is there, to be continued."""
+        """The run at `path` with this configuration: a new run, or the existing one to continue."""
         if path.is_file():
             raise RunError(f"{path}: this is a file; a run needs a folder.")
         file = path / "manifest.json"
@@ -87,7 +94,7 @@ class RunDirectory:
         return cls(path, config, {})
 
     def file(self, name: str, arm: str = MAIN) -> Path:
-        """Where an artifact lies. Arms other than the main one keep theirs under arms/NAME."""
+        """The path of an artifact. Arms other than the main one have theirs under arms/NAME."""
         return (self.path if arm == MAIN else self.path / "arms" / arm) / name
 
     def save_config(self) -> None:
@@ -95,22 +102,22 @@ class RunDirectory:
         write_text(self.path / "config.yaml", to_yaml(self._saved_config or self.config))
 
     def working_with(self, config: RunConfig) -> Self:
-        """The same run on disk, whose stages read another configuration; config.yaml stays as it is."""
+        """The same run on disk, with another configuration for its stages; config.yaml stays as it is."""
         other = copy.copy(self)
         other.config, other._saved_config = config, self._saved_config or self.config
         return other
 
     def records_to_save(self) -> Mapping[str, StageRecord]:
-        """The records that belong into this run's manifest."""
+        """The records that this run's manifest contains."""
         return self.stages
 
     def is_done(self, stage: str, key: str, writes: Sequence[Written]) -> bool:
-        """Whether this stage is finished under this key and what it writes is there."""
+        """Whether this stage is finished under this key and its artifacts exist."""
         record = self.stages.get(stage)
         if record is None or record.state != "done" or record.key != key:
             return False
         _, arm = split_stage(stage)
-        # How many parts each folder of parts had at the end.
+        # Number of parts of each folder of parts when the stage was finished.
         counts = record.facts.get("parts", {})
         return all(
             len(atomic_files.parts(self.file(path, arm), "")) == counts[path]
@@ -120,7 +127,7 @@ class RunDirectory:
         )
 
     def tidy(self, stage: str, writes: Sequence[Written]) -> None:
-        """Remove what only an unfinished stage needs: a kill may have come between the end of a stage and this."""
+        """Remove what only an unfinished stage needs; if the process is killed before this, it is done next time."""
         _, arm = split_stage(stage)
         for written in writes:
             if written.working:
@@ -130,10 +137,10 @@ class RunDirectory:
     def stage(
         self, stage: str, key: str, inputs: Mapping[str, str], writes: Sequence[Written]
     ) -> Iterator[StageRecord]:
-        """Run a stage: the body fills in counts and tokens; leaving it without an error marks the stage done.
+        """Run a stage. The body fills in counts and tokens; the stage is done if the body ends without an error.
 
-        What an earlier, interrupted attempt under the same key has written is kept for the body to continue from;
-        artifacts of another key are removed first.
+        Artifacts that an interrupted attempt under the same key has written are kept, and the body continues from them.
+        Artifacts of another key are removed first.
 
         Args:
             stage: its name, with its arm.
@@ -141,6 +148,23 @@ class RunDirectory:
             inputs: content keys of what it reads.
             writes: its artifacts.
         """
+        record = self._start(stage, key, inputs, writes)
+        try:
+            yield record
+        except BaseException as error:
+            # If saving the manifest fails too, the first error is the one to report.
+            with suppress(RunError, OSError):
+                self.checkpoint(stage)
+            if is_disk_full(error):
+                raise disk_full(self.path) from error
+            raise
+        record.state = "done"
+        self.checkpoint(stage)
+
+    def _start(
+        self, stage: str, key: str, inputs: Mapping[str, str], writes: Sequence[Written]
+    ) -> StageRecord:
+        """Remove artifacts of another key, and write a record of the running stage to the manifest."""
         _, arm = split_stage(stage)
         old = self.stages.get(stage)
         if old is not None and old.key != key:
@@ -151,31 +175,19 @@ class RunDirectory:
         if old is None:
             for written in writes:
                 atomic_files.remove(self.file(written.path, arm))
-        spent = old.seconds if old is not None else 0.0
-        # Counts and tokens of the parts an interrupted attempt finished are kept and added to.
         record = StageRecord("running", key, dict(inputs), seed=self.config.seed, versions=library_versions())
         if old is not None:
+            # Counts and tokens of the parts that an interrupted attempt finished are added to.
             record.counts, record.tokens = dict(old.counts), dict(old.tokens)
-            record.memory_mb = dict(old.memory_mb)
-        record.seconds = spent
+            record.memory_mb, record.seconds = dict(old.memory_mb), old.seconds
         self.stages[stage] = record
-        self._clocks[stage] = (spent, time.monotonic())
+        self._clocks[stage] = (record.seconds, time.monotonic())
         self.save_config()
         self._save_manifest()
-        try:
-            yield record
-        except BaseException as error:
-            # Of two errors the first is the one to report.
-            with suppress(RunError, OSError):
-                self.checkpoint(stage)
-            if is_disk_full(error):
-                raise disk_full(self.path) from error
-            raise
-        record.state = "done"
-        self.checkpoint(stage)
+        return record
 
     def checkpoint(self, stage: str) -> None:
-        """Save the manifest in the middle of a stage, so that a crash keeps its token counts and seconds."""
+        """Save the manifest during a stage, so that a crash does not lose its token counts and seconds."""
         before, started = self._clocks[stage]
         record = self.stages[stage]
         record.seconds = round(before + time.monotonic() - started, 3)
@@ -195,14 +207,15 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; a second one gets a clear error instead of a mess.
+        """Lock the run for this process. The lock is a file beside the run, so that a failed start leaves nothing behind.
 
-        The lock is a file beside the run, so that a run that fails before its first stage leaves nothing behind.
+        Raises:
+            RunError: another process is working on this run.
         """
         from filelock import FileLock, Timeout
 
         parent = self.path.resolve().parent
-        made = _make_folders(parent)
+        created = _make_folders(parent)
         lock = FileLock(parent / f".{self.path.resolve().name}.lock", timeout=0)
         try:
             lock.acquire()
@@ -212,24 +225,26 @@ class RunDirectory:
             ) from None
         try:
             manifest = self.path / "manifest.json"
-            if manifest.exists():  # another process may have worked on it since it was opened
+            # Another process may have worked on the run since it was opened.
+            if manifest.exists():
                 self.stages = read_manifest(manifest)
             yield
         finally:
             Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
             if not self.path.exists():
-                for folder in reversed(made):
+                for folder in reversed(created):
                     if not any(folder.iterdir()):
                         folder.rmdir()
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One stage about to be done in a run: what its work is given."""
+    """A stage that is about to run: the value that its `work` gets."""
 
     run: RunDirectory
-    stage: str  # its name, with its arm: `select@random`
+    # Its name, with its arm: `select@random`.
+    stage: str
     key: str
     inputs: Mapping[str, str]
     writes: tuple[Written, ...]
@@ -253,16 +268,17 @@ class Attempt:
         self.run.checkpoint(self.stage)
 
     def file(self, name: str) -> Path:
-        """Where an artifact of its arm lies."""
+        """The path of an artifact of its arm."""
         return self.run.file(name, self.arm)
 
     def part_counts(self) -> dict[str, int]:
-        """How many parts each of its folders of parts has, for the fact `parts` of its record."""
+        """Number of parts in each of its folders of parts, for the fact `parts` of its record."""
         folders = [written.path for written in self.writes if written.parts and not written.working]
         return {path: len(atomic_files.parts(self.file(path), "")) for path in folders}
 
 
 def _make_folders(folder: Path) -> list[Path]:
+    """Make a folder and its parents; returns those that were missing, the outermost first."""
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing[::-1]

@@ -1,4 +1,4 @@
-"""All that is known about one stage, declared once, as data, at the end of the stage's own file.
+"""The declaration of a stage: everything the program knows about it, as data, at the end of the stage's own file.
 
     STAGE = Stage("sentences", verb="map", work=embed_questions, reads=…, settings=…, writes=…)
 
@@ -14,9 +14,10 @@ from ka2l.pipeline.manifest import StageRecord
 from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.questions.question import Question
 
-# The Context that stages work with. It stands above this file, so it is a parameter here.
+# The Context that stages work with. This file may not import it, so it is a type parameter here.
 ContextT = TypeVar("ContextT")
-ANSWER_TOKENS = 6  # of a typical short answer; its length is not known in advance
+# Tokens assumed for a short answer: its length is not known in advance.
+ANSWER_TOKENS = 6
 
 
 class Identities(Protocol):
@@ -48,19 +49,19 @@ class Identities(Protocol):
 
     @property
     def state(self) -> str:
-        """Layer and position of the hidden state the probe reads, once there is a probe."""
+        """Layer and position of the hidden state the probe reads; empty before there is a probe."""
 
     @property
     def decoder(self) -> str:
-        """Revision of a decoder trained before, or of the T5 one is made of."""
+        """Revision of a pretrained decoder, or of the T5 model that a decoder is trained from."""
 
     @property
     def encoder(self) -> str:
-        """Name and revision of the sentence embeddings that find near-copies among decoded questions."""
+        """Name and revision of the sentence encoder that finds near-copies among decoded questions."""
 
     @property
     def sentences(self) -> str:
-        """Name and revision of the sentence embeddings of the pool's questions."""
+        """Name and revision of the sentence encoder of the pool's questions."""
 
 
 class Lengths(NamedTuple):
@@ -76,56 +77,59 @@ class Sizes:
     """What the cost of a stage is estimated from."""
 
     config: RunConfig
-    roles: Mapping[str, int]  # questions of each role
+    # Number of questions by role.
+    roles: Mapping[str, int]
     lengths: Lengths
-    samples: Mapping[str, int] = field(default_factory=dict)  # by stage: samples a question has already
+    # Samples each question already has, by stage.
+    samples: Mapping[str, int] = field(default_factory=dict)
 
     def of_role(self, role: str) -> int:
-        """Questions of a role."""
+        """Number of questions of a role."""
         return self.roles.get(role, 0)
 
     @property
     def selected(self) -> int:
-        """Questions one arm selects."""
+        """Number of questions one arm selects."""
         return min(self.config.select.budget, self.of_role("pool"))
 
     @property
     def decoded(self) -> int:
-        """Candidates decoded from hidden states."""
+        """Number of candidates decoded from hidden states."""
         return self.selected * self.config.augment.per_question
 
     def labelled(self, main: bool) -> int:
-        """Labelled questions of an arm, at most: how many decoded ones will be kept is not known in advance."""
+        """Upper bound of an arm's labelled questions: how many decoded ones are kept is not known in advance."""
         new = min(self.config.augment.budget or self.selected, self.decoded) if main else 0
         return self.selected + new
 
     @property
     def replayed(self) -> int:
-        """Known questions taught beside the labelled ones of an arm, at most: the map decides how many there are."""
+        """Upper bound of an arm's replayed questions: the map decides how many known questions there are."""
         wanted = round(self.config.finetune.replay * self.selected)
         return min(wanted, self.of_role("pool") - self.selected)
 
     @property
     def answer(self) -> int:
-        """Tokens of a sampled answer."""
+        """Assumed number of tokens of a sampled answer."""
         return min(ANSWER_TOKENS, self.config.sample.max_new_tokens)
 
     def sampling(self, stage: str, role: str, answers: int, temperatures: int = 1) -> "Cost":
-        """The cost of asking every question of a role for so many answers, less those that are there.
+        """The cost of sampling answers to every question of a role, minus the samples that exist already.
 
         Args:
-            stage: that asks.
-            role: of the questions.
-            answers: wanted for each question that has none yet.
-            temperatures: how many of them these answers have: a server gives those of one temperature in one request.
+            stage: the stage that samples.
+            role: role of the questions.
+            answers: samples of a question that has none yet.
+            temperatures: number of different temperatures among them. A server returns all answers of one temperature
+                in one request.
         """
-        begun = self.samples.get(stage, 0)
-        if begun:
-            answers, temperatures = max(self.config.sample.n - begun, 0), 1
+        sampled = self.samples.get(stage, 0)
+        if sampled:
+            answers, temperatures = max(self.config.sample.n - sampled, 0), 1
         requests = min(answers, temperatures) if self.config.server.many else answers
         questions = self.of_role(role)
-        here = self.config.sample.engine == "local"
-        tokens = questions * (self.lengths.own + answers * self.answer) if here else 0
+        local = self.config.sample.engine == "local"
+        tokens = questions * (self.lengths.own + answers * self.answer) if local else 0
         return Cost(questions, tokens, prefix=True, answers=answers, requests=requests)
 
 
@@ -133,43 +137,48 @@ class Cost(NamedTuple):
     """An estimate of what a stage costs."""
 
     questions: int = 0
-    tokens: int = 0  # that pass the model in this process
-    weight: float = 1.0  # of one of these tokens, relative to a forward pass
-    prefix: bool = False  # whether the prefix that all prompts share is computed too, once
-    minutes: float = 0.0  # a limit on its time; 0: none
-    answers: int = 0  # a server is asked for, a question
-    requests: int = 0  # to a server, a question
+    # Tokens that the model in this process computes.
+    tokens: int = 0
+    # Cost of one of these tokens relative to a forward pass.
+    weight: float = 1.0
+    # Whether the prefix that all prompts share is computed too, once.
+    prefix: bool = False
+    # Time limit; 0: none.
+    minutes: float = 0.0
+    # Answers and requests to a server, per question.
+    answers: int = 0
+    requests: int = 0
 
 
 def no_signals(_config: RunConfig, _arm: str) -> Sequence[str]:
-    """The stage reads no signal of the pool."""
+    """Read no signal of the pool."""
     return ()
 
 
 def complete(_config: RunConfig, _record: StageRecord) -> bool:
-    """A finished stage has all that is wanted of it."""
+    """Treat every finished stage as complete."""
     return True
 
 
 def nothing_refused(_config: RunConfig) -> None:
-    """Every configuration will do."""
+    """Accept every configuration."""
 
 
 def nothing_needed(_config: RunConfig, _questions: Sequence[Question]) -> None:
-    """Any questions will do."""
+    """Accept any questions."""
 
 
 def nothing_inspected(_context: Any) -> None:
-    """Nothing is looked at before the inputs are checked."""
+    """Check nothing before the inputs are checked."""
 
 
 def free(_sizes: Sizes, _arm: str) -> Cost:
-    """No question is asked and no token is computed."""
+    """Cost nothing: no question is asked and no token is computed."""
     return Cost()
 
 
 def nothing_shown(_context: Any, _done: frozenset[str]) -> Mapping[str, Any]:
-    """The report has no part on this stage."""
+    """Add nothing to the report."""
     return {}
 
 
@@ -178,27 +187,29 @@ class Stage(Generic[ContextT]):
     """One stage of the pipeline."""
 
     name: str
-    verb: str  # the command that runs it
+    # The command that runs it.
+    verb: str
     work: Callable[[ContextT, Attempt], None]
     # Configuration, arm → the stages whose artifacts it reads, each with its arm.
     reads: Callable[[RunConfig, str], Sequence[str]]
-    # All else that changes its output. The content key hashes this and the keys of the inputs.
+    # Everything else that changes its output. The content key hashes this and the keys of the inputs.
     settings: Callable[[RunConfig, str, Identities], Any]
     writes: tuple[Written, ...]
     # Signals of the pool it computes, and those it reads: the stages that compute them are inputs too.
     gives: tuple[str, ...] = ()
     signals: Callable[[RunConfig, str], Sequence[str]] = no_signals
-    # Inputs of which only a fact is read that `settings` has: their keys are not hashed.
+    # Inputs whose keys are not hashed: the stage reads only a fact of theirs that `settings` contains.
     unhashed: tuple[str, ...] = ()
-    # It works on whatever is finished: all finished stages are its inputs, and none is required.
+    # If true, all finished stages are its inputs, and none is required.
     partial: bool = False
-    # Whether a finished record has all this configuration wants, or something is to be added under the same key.
+    # Whether a finished record has everything this configuration needs. If not, the stage adds to its artifacts under
+    # the same key.
     complete: Callable[[RunConfig, StageRecord], bool] = complete
-    # Raises, before anything is paid for, where this configuration, or these questions, cannot be worked with.
+    # Raise an error, before anything is paid for, if the stage cannot work with this configuration or these questions.
     refuses: Callable[[RunConfig], None] = nothing_refused
     needs: Callable[[RunConfig, Sequence[Question]], None] = nothing_needed
-    # Raises before inputs are checked, where its own error is clearer than "out of date".
+    # Raises an error before the inputs are checked, if that error is clearer than "out of date".
     inspects: Callable[[ContextT], None] = nothing_inspected
     costs: Callable[[Sizes, str], Cost] = free
-    # Context, finished stages → its part of the report.
+    # Context, finished stages → the stage's part of the report.
     shows: Callable[[ContextT, frozenset[str]], Mapping[str, Any]] = nothing_shown

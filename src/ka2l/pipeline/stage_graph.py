@@ -1,4 +1,4 @@
-"""Which stages a configuration needs, in which order, and what each of them reads."""
+"""The stages a configuration needs, their order, and what each of them reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,13 @@ from ka2l.pipeline.stage import ContextT, Stage
 class Plan(Generic[ContextT]):
     """The stages of one configuration."""
 
-    stages: dict[str, Stage[ContextT]]  # by name and arm (`select@random`), in the order they run
-    inputs: dict[str, list[str]]  # the stages whose artifacts each reads
+    # By name and arm (`select@random`), in the order they run.
+    stages: dict[str, Stage[ContextT]]
+    # The stages whose artifacts each stage reads.
+    inputs: dict[str, list[str]]
 
     def of_verb(self, verb: str) -> list[str]:
-        """The stages one verb runs; none where this configuration does not get that far."""
+        """The stages one verb runs; empty if this configuration has none of them."""
         return [stage for stage, declared in self.stages.items() if declared.verb == verb]
 
     def has(self, name: str) -> bool:
@@ -26,16 +28,16 @@ class Plan(Generic[ContextT]):
 
 
 def plan(declared: Sequence[Stage[ContextT]], config: RunConfig, last: str = "report") -> Plan[ContextT]:
-    """Every stage that `last` depends on, in the order of the declared ones; the main arm comes first.
+    """Every stage that `last` depends on, in the order of `declared`; of each, the main arm comes first.
 
     Args:
         declared: all stages, in order.
         config: decides which of them are needed.
-        last: the stage the plan leads to.
+        last: the last stage of the plan.
     """
-    of = {stage.name: stage for stage in declared}
+    by_name = {stage.name: stage for stage in declared}
     rank = {stage.name: number for number, stage in enumerate(declared)}
-    giver = {signal: stage.name for stage in declared for signal in stage.gives}
+    stage_of_signal = {signal: stage.name for stage in declared for signal in stage.gives}
     inputs: dict[str, list[str]] = {}
     waiting = [last]
     while waiting:
@@ -43,16 +45,16 @@ def plan(declared: Sequence[Stage[ContextT]], config: RunConfig, last: str = "re
         if stage in inputs:
             continue
         name, arm = split_stage(stage)
-        read = list(of[name].reads(config, arm))
-        givers = {giver[signal] for signal in of[name].signals(config, arm)} - set(read)
-        inputs[stage] = [*read, *sorted(givers, key=rank.__getitem__)]
+        read = list(by_name[name].reads(config, arm))
+        of_signals = {stage_of_signal[signal] for signal in by_name[name].signals(config, arm)} - set(read)
+        inputs[stage] = [*read, *sorted(of_signals, key=rank.__getitem__)]
         waiting += inputs[stage]
 
-    def place(stage: str) -> tuple[int, bool]:
+    def sort_key(stage: str) -> tuple[int, bool]:
         name, arm = split_stage(stage)
         return rank[name], arm != MAIN
 
-    order = sorted(inputs, key=place)
+    order = sorted(inputs, key=sort_key)
     return Plan(
-        {stage: of[split_stage(stage)[0]] for stage in order}, {stage: inputs[stage] for stage in order}
+        {stage: by_name[split_stage(stage)[0]] for stage in order}, {stage: inputs[stage] for stage in order}
     )

@@ -2,7 +2,7 @@
 
     questions → sample → measure → probe → map → select → augment → annotate → finetune → evaluate → report
 
-`map` also computes the signals of the pool that strategies read; `augment` decodes new questions out of hidden states.
+`map` also computes the signals of the pool that strategies read; `augment` decodes new questions from hidden states.
 """
 
 from ka2l.config.run_config import RunConfig
@@ -54,5 +54,5 @@ VERBS = tuple(dict.fromkeys(stage.verb for stage in STAGES))
 
 
 def plan_of(config: RunConfig) -> Plan[Context]:
-    """Every stage this configuration can reach, in the order they run, and what each reads."""
+    """Every stage this configuration needs, in the order they run, and what each reads."""
     return plan(STAGES, config)

@@ -23,7 +23,7 @@ BAD = [
     ({"question": "Who?"}, "no `answers`"),
     ({"question": "Who?", "answers": "Ada"}, "`answers` is 'Ada', not a list"),
     ({"question": "Who?", "answers": []}, "0 answers; semantic entropy needs at least 2"),
-    ({"question": "Who?", "answers": ["Ada", " "]}, "answer 2 is blank; if the model ended at once, say so"),
+    ({"question": "Who?", "answers": ["Ada", " "]}, "answer 2 is blank; if the model ended at once, give"),
     ({"question": "Who?", "answers": ["Ada", None]}, "answer 2 is None, neither a text nor an object"),
     (
         {"question": "Who?", "answers": ["a", {"text": "b", "token_logprobs": [math.nan]}]},
@@ -49,8 +49,8 @@ BAD = [
         {"question": "Who?", "answers": ["a"] * 3},
         "3 answers, but most rows have 4; sample.n=3 takes the first 3",
     ),
-    (answered(3, 2), "this question already stands in a.jsonl:4"),
-    ({**answered(3, 2), "question": "what is the capital of LAND 3"}, "already stands in a.jsonl:4"),
+    (answered(3, 2), "this question is already in a.jsonl:4"),
+    ({**answered(3, 2), "question": "what is the capital of LAND 3"}, "is already in a.jsonl:4"),
     ('{"question": "Who \\ud800?", "answers": ["a", "b"]}', "half a surrogate pair"),
     ({"id": 7, "answers": ["a"] * 4}, "no `question`, and there is no run here"),
 ]
@@ -90,13 +90,15 @@ def test_bad_rows_are_told_from_top_to_bottom(tmp_path: Path) -> None:
 @pytest.mark.parametrize("indent", [None, 1])
 def test_one_json_document_is_named_as_such(tmp_path: Path, indent: int | None) -> None:
     file = write(tmp_path / "a.jsonl", [json.dumps(good_rows(), indent=indent)])
-    with pytest.raises(DataError, match=r"one JSON document, not one object a line.*jq -c '\.\[\]' a\.jsonl"):
+    with pytest.raises(
+        DataError, match=r"one JSON document, not one object per line.*jq -c '\.\[\]' a\.jsonl"
+    ):
         import_answers(tmp_path / "run", file, reporter=Ear())
 
 
 def test_an_object_over_many_lines_is_named_as_such(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [json.dumps(row, indent=1) for row in good_rows()])
-    with pytest.raises(DataError, match=r"one JSON document, not one object a line.*jq -c \. a\.jsonl"):
+    with pytest.raises(DataError, match=r"one JSON document, not one object per line.*jq -c \. a\.jsonl"):
         import_answers(tmp_path / "run", file, reporter=Ear())
 
 
@@ -128,5 +130,5 @@ def test_rows_of_different_lengths_are_cut_where_that_is_asked_for(tmp_path: Pat
     assert directory.stages["sample"].counts == {"questions": 20, "answers": 100}
     with pytest.raises(DataError, match=r"4 answers, but sample\.n=5 asks for 5"):
         import_answers(tmp_path / "other", file, ["sample.n=5"], reporter=Ear())
-    with pytest.raises(RunError, match=r"the imported answers are 4 a question, and sample\.n is 6"):
+    with pytest.raises(RunError, match=r"there are 4 imported answers per question, and sample\.n is 6"):
         run_verb("sample", RunDirectory.open(directory.path, ["sample.n=6"]), Ear())

@@ -198,7 +198,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, tiny_world: TinyWorld) 
     file = write(tmp_path / "a.jsonl", good_rows())
     cases: list[tuple[type[Ka2lError], str, Path, list[str]]] = [
         (DataError, "cannot read the answers", tmp_path / "none.jsonl", []),
-        (DataError, "no answers in it", write(tmp_path / "empty.jsonl", [""]), []),
+        (DataError, "the file has no answers", write(tmp_path / "empty.jsonl", [""]), []),
         (ConfigError, "start the run first: ka2l load", file, ["questions.source=geonames"]),
         (ConfigError, "smaple: no such key", file, ["smaple.n=3"]),
     ]
@@ -222,7 +222,7 @@ def test_import_from_the_command_line(ka2l: Cli, tmp_path: Path) -> None:
     assert_refused(
         ka2l("probe", out), "`probe` is not possible here. A probe reads hidden states", "model.name"
     )
-    assert_refused(ka2l("check", "Who?", "--run", out), "there can be no probe here")
+    assert_refused(ka2l("check", "Who?", "--run", out), "this run cannot have a probe")
     assert_refused(ka2l("sample", out, "--show-prompts", "1"), "there is no prompt")
     none = ka2l("sample", out, "--show-prompts", "0")
     assert (none.code, "--show-prompts" in none.err) == (2, True)
@@ -277,5 +277,7 @@ def test_measure_reads_more_of_the_imported_answers_by_itself(ka2l: Cli, tmp_pat
     assert ka2l("measure", out, "sample.n=5").code == 0
     assert {len(row) for row in read_table(out / "entropy.parquet")["cluster_ids"].to_pylist()} == {5}
     assert RunDirectory.open(out).stages["sample"].counts == {"questions": 20, "answers": 120}
-    assert_refused(ka2l("measure", out, "sample.n=6"), "the imported answers are 5 a question", "sample.n=5")
+    assert_refused(
+        ka2l("measure", out, "sample.n=6"), "there are 5 imported answers per question", "sample.n=5"
+    )
     assert ka2l("measure", out, "sample.n=2").code == 0

@@ -94,7 +94,7 @@ def test_a_black_box_is_measured_and_no_model_is_looked_for(
     assert "big-secret does not know" in directory.file("report.html").read_text(encoding="utf-8")
     values = summary(directory).values()
     assert (values["model"], values["ends_after"], "probe" in values) == ("big-secret", "measure", False)
-    with pytest.raises(RunError, match="there can be no probe here"):
+    with pytest.raises(RunError, match="this run cannot have a probe"):
         check_question(directory, "Who?")
     before, again = times(directory.path), Ear()
     run(config, directory.path, again)
@@ -280,7 +280,9 @@ def test_prompts_are_shown_to_the_letter_and_nothing_is_sampled(
     told = ka2l("sample", directory.path, "--show-prompts", "3").out
     assert told.count("Answer the following") == 1  # what they share stands there once
     assert told.count("  | Question: ") == 2 + 3
-    assert told.index("All of them begin with") < told.index("and go on with") < told.index(probes[0]["id"])
+    assert (
+        told.index("All of them begin with") < told.index("and continue with") < told.index(probes[0]["id"])
+    )
     assert told.endswith("\nNothing was asked or sampled.\n")
     alone = ka2l("sample", directory.path, "--show-prompts", "1").out
     assert alone.count("  | Question: ") == 3

@@ -7,7 +7,7 @@ from ka2l.pipeline.context import Context
 from ka2l.pipeline.run import context_of, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.decoded_candidates import Decoding
-from ka2l.pipeline.stages.candidate_filters import sifted
+from ka2l.pipeline.stages.candidate_filters import filter_candidates
 from ka2l.questions.geonames.resolver import resolve
 from ka2l.questions.question import Question
 from runs import Ear
@@ -36,7 +36,7 @@ def by_role(context: Context) -> dict[str, list[Question]]:
 
 def judged(context: Context, source: Question, texts: list[str], *, finished: bool = True) -> list[str]:
     found = [Decoding(source, i, text, finished) for i, text in enumerate(texts)]
-    return [verdict.reason for verdict in sifted(context, [source], found).verdicts]
+    return [verdict.reason for verdict in filter_candidates(context, [source], found).verdicts]
 
 
 def _with_article(question: str) -> str:
@@ -86,7 +86,7 @@ def test_a_new_question_has_the_group_of_its_fact(
 ) -> None:
     source, new = by_role["pool"][0], by_role["decoder"][0]
     found = [Decoding(source, 1, _with_article(new.question), True), Decoding(source, 2, "Nonsense", True)]
-    assert sifted(context, [source], found).groups == [new.group, "nonsense"]
+    assert filter_candidates(context, [source], found).groups == [new.group, "nonsense"]
     resolved = resolve(_with_article(new.question))
     assert resolved is not None
     assert resolved.answers == new.answers

@@ -1,6 +1,5 @@
-"""The pool's signals: each computed once, sorted by id, memory-mapped, and after any interruption the same."""
+"""The pool's signals: each is computed once, sorted by id, memory-mapped, and the same after an interruption."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,44 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import ka2l
 from ka2l.common import atomic_files
-from ka2l.errors import ConfigError, RunError
 from ka2l.knowledge.uncertainty.semantic_clusters import Pair
-from ka2l.models.interface import Answer, Prompt, SampledQuestion, Usage
 from ka2l.models.judges.kept_judgements import Judged
 from ka2l.pipeline.commands.dry_run import dry_run
-from ka2l.pipeline.context import Context
-from ka2l.pipeline.run import context_of, run, run_verb
+from ka2l.pipeline.run import context_of, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
-from ka2l.pipeline.shared.artifact_tables import answer_batches, compact, gather, read_answers, write_signals
-from ka2l.pipeline.shared.pool_signal_files import pool_signals
-from ka2l.questions.question import Question
+from ka2l.pipeline.shared.artifact_tables import answer_batches, read_answers
 from ka2l.selection.select import needs, select
-from runs import BUDGET, WRITES, Ear, assert_same, content, copy_of, questions_file, times, tiny_config
+from pool_runs import ALONE, POOL, SERVER, opened, pool_prompts, signals
+from runs import BUDGET, WRITES, Ear, assert_same, content, questions_file, times, tiny_config
 from tiny import TinyWorld
-
-POOL = 29
-ALONE = "select.baseline=null"
-
-
-def opened(finished: RunDirectory, folder: Path, *changes: str) -> RunDirectory:
-    return RunDirectory.open(copy_of(finished, folder).path, [ALONE, *changes])
-
-
-def signals(directory: RunDirectory, *names: str) -> Any:
-    """As `Signals`, without the None of what was not asked for."""
-    return pool_signals(context_of(directory, Ear()), names)
-
-
-def pool_prompts(directory: RunDirectory) -> tuple[Context, list[Prompt]]:
-    """Of the pool's questions in the order of their ids."""
-    context = context_of(directory, Ear())
-    questions = sorted(context.questions("pool"), key=lambda question: question.id)
-    return context, [Prompt(one.id, context.prompts.sensing(one.question)) for one in questions]
 
 
 def test_signals_of_the_model_stand_by_id_as_it_gives_them(finished: RunDirectory, tmp_path: Path) -> None:
@@ -149,131 +123,6 @@ def test_more_samples_are_added_to_those_of_the_pool(finished: RunDirectory, tmp
     assert {tuple(rows) for batch in batches for rows in batch.values()} == {(1, 2, 3, 4, 5, 6)}
     grown = signals(more, "semantic_entropy").semantic_entropy
     assert grown.max() > np.log(4) + 1e-6 >= entropy.max()
-
-
-def test_likelihood_is_the_mean_over_the_low_temperature_answer(
-    finished: RunDirectory, tmp_path: Path
-) -> None:
-    directory = opened(finished, tmp_path, "select.strategy=likelihood")
-    assert run_verb("map", directory, Ear()) == ["map", "pool_likelihood"]
-    context, prompts = pool_prompts(directory)
-    said = {
-        result.question_id: result.answers[0].token_logprobs
-        for result in context.prepared_model().sample(prompts, {0: 0.1}, seed=0, max_new_tokens=8)
-    }
-    found = signals(directory, "sequence_log_likelihood")
-    expected = [np.mean(said[i]) for i in found.ids]
-    np.testing.assert_allclose(found.sequence_log_likelihood, expected, atol=1e-3)
-    assert not directory.file("pool_answers").exists()  # ten further answers would tell it nothing
-    run_verb("select", directory, Ear())
-    bought = atomic_files.read_table(directory.file("selection.parquet"))["question_id"].to_pylist()
-    ranked = found.ids[np.argsort(found.sequence_log_likelihood, kind="stable")]
-    assert bought == ranked[:BUDGET].tolist()
-
-
-class Speaker:
-    """Answers with what it was given for a question, else with two likely tokens."""
-
-    said: dict[str, Answer]
-
-    def __init__(self, *_: object, **__: object):
-        self.usage = Usage()
-
-    def sample(
-        self, prompts: Sequence[Prompt], temperatures: dict[int, float], **_: Any
-    ) -> Iterator[SampledQuestion]:
-        self.usage += Usage(prompt=len(prompts))
-        for prompt in prompts:
-            answer = self.said.get(prompt.question_id, Answer("Rome", [-0.25, -0.75], "stop"))
-            yield SampledQuestion(prompt.question_id, [answer for _ in temperatures], None)
-
-
-SERVER = ["sample.engine=server", "server.url=http://localhost:1/v1", "server.model=other"]
-
-
-@pytest.fixture
-def served(
-    finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., RunDirectory]:
-    """A run mapped by a probe that was trained before, whose pool a server is asked about."""
-    monkeypatch.setattr("ka2l.models.server.server_model.ServerModel", Speaker)
-
-    def make(*changes: str) -> RunDirectory:
-        Speaker.said = {}
-        probe = f"map.probe={finished.file('probe')}"
-        return opened(finished, tmp_path, *SERVER, probe, *changes)
-
-    return make
-
-
-def test_an_empty_answer_counts_as_the_least_likely(served: Callable[..., RunDirectory]) -> None:
-    directory = served("select.strategy=likelihood")
-    _, prompts = pool_prompts(directory)
-    first, second = (prompt.question_id for prompt in prompts[:2])
-    Speaker.said = {first: Answer("", [], "stop"), second: Answer("Oslo", [-3.0, -4.0], "stop")}
-    run_verb("map", directory, Ear())
-    found = signals(directory, "sequence_log_likelihood").sequence_log_likelihood
-    assert found.tolist() == [-3.5, -3.5] + [-0.5] * (POOL - 2)
-    record = directory.stages["pool_likelihood"]
-    assert record.counts == {"questions": POOL, "empty_answers": 1}
-    assert record.tokens == {"prompt": POOL, "prompt_saved": 0, "decoded": 0, "decoded_saved": 0}
-
-
-def test_answers_without_log_probabilities_have_no_likelihood(served: Callable[..., RunDirectory]) -> None:
-    directory = served("select.strategy=likelihood")
-    _, prompts = pool_prompts(directory)
-    Speaker.said = {prompts[3].question_id: Answer("Oslo", [], "stop")}
-    with pytest.raises(
-        RunError,
-        match=rf"without token log-probabilities, first: {prompts[3].question_id}\. .*server\.logprobs",
-    ):
-        run_verb("map", directory, Ear())
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            [*SERVER, "server.logprobs=false", "select.strategy=likelihood"],
-            r"server\.logprobs=false asks for none",
-        ),
-        (
-            ["measure.judge=embedding", "select.strategy=semantic_entropy", "map.probe=PROBE"],
-            "fitted on the probe",
-        ),
-    ],
-    ids=["likelihood", "cosine"],
-)
-def test_signals_that_cannot_be_had_are_refused_before_anything_is_written(
-    finished: RunDirectory, tiny_world: TinyWorld, tmp_path: Path, changes: list[str], message: str
-) -> None:
-    placed = [change.replace("PROBE", str(finished.file("probe"))) for change in changes]
-    config = tiny_config(tiny_world, questions_file(tiny_world, tmp_path), *placed)
-    with pytest.raises(ConfigError, match=message):
-        run(config, tmp_path / "run", Ear())
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_pool_without_imported_answers_is_named(finished: RunDirectory, tmp_path: Path) -> None:
-    rows = atomic_files.read_table(finished.file("questions.parquet")).to_pylist()
-    given_ = [row for row in rows if row["role"] == "probe"]
-    lines = [
-        {"question": row["question"], "answers": ["a", "b"], "low_temperature_answer": "a"} for row in given_
-    ]
-    file = tmp_path / "answers.jsonl"
-    file.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
-    out = copy_of(finished, tmp_path).path
-    settings_ = ["sample.states=same", "sample.n=2", ALONE]
-    directory = ka2l.import_answers(out, file, settings_, replace=True, reporter=Ear())
-    for strategy, what in (
-        ("likelihood", r"low-temperature answer"),
-        ("semantic_entropy", "sampled answers"),
-    ):
-        wanted = RunDirectory.open(
-            directory.path, [f"select.strategy={strategy}", f"map.probe={finished.file('probe')}"]
-        )
-        with pytest.raises(RunError, match=rf"{POOL} of {POOL} pool questions have no imported {what}"):
-            run_verb("map", wanted, Ear())
 
 
 class Letters:
@@ -402,93 +251,3 @@ def test_a_strategy_buys_by_the_signals_of_the_run(
     before = times(directory.path)
     run_verb("map", directory, Ear())
     assert times(directory.path) == before
-
-
-def test_a_signal_no_stage_computes_is_named(finished: RunDirectory) -> None:
-    with pytest.raises(RunError, match=r"class_probabilities is not there .*ka2l map"):
-        signals(finished, "class_probabilities")
-
-
-def test_a_map_of_another_pool_is_refused(finished: RunDirectory, tmp_path: Path) -> None:
-    directory = copy_of(finished, tmp_path)
-    table = atomic_files.read_table(directory.file("knowledge_map.parquet"))
-    atomic_files.write_table(directory.file("knowledge_map.parquet"), table.slice(1))
-    with pytest.raises(RunError, match="hold different questions"):
-        signals(directory, "p_unknown")
-
-
-def test_a_run_of_format_3_is_gathered_and_nothing_asked_again(
-    finished: RunDirectory, tmp_path: Path
-) -> None:
-    """Its signals lie in parts in the order of the pool, and its manifest counts them."""
-    directory = copy_of(finished, tmp_path)
-    embedding, ids = (directory.file(f"pool_signals/{name}") for name in ("embedding.npy", "ids.parquet"))
-    row_of = {i: row for row, i in enumerate(atomic_files.read_table(ids)["question_id"].to_pylist())}
-    table = atomic_files.read_table(directory.file("knowledge_map.parquet")).to_pydict()
-    rows, folder = np.load(embedding), directory.file("pool_signals/states")
-    for start in range(0, POOL, 9):
-        chunk = [Question(i, "?", (), role="pool") for i in table["question_id"][start : start + 9]]
-        p_unknown = np.float32(table["p_unknown"][start : start + 9])
-        arrays = {"p_unknown": p_unknown, "embedding": rows[[row_of[one.id] for one in chunk]]}
-        write_signals(atomic_files.next_part(folder, ".safetensors"), chunk, arrays)
-    embedding.unlink()
-    ids.unlink()
-    manifest = atomic_files.read_json(directory.file("manifest.json")) | {"format": 3}
-    manifest["stages"]["map"]["facts"] = {"parts": {"pool_signals/states": 4}}
-    atomic_files.write_json(directory.file("manifest.json"), manifest)
-    run(directory.config, directory.path, Ear())
-    assert_same(content(directory.path), content(finished.path))
-    again = atomic_files.read_json(directory.file("manifest.json"))
-    assert again["format"] == 4
-    assert again["stages"]["map"]["tokens"] == manifest["stages"]["map"]["tokens"]
-
-
-@given(
-    st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=12, unique=True).flatmap(
-        lambda ids: st.tuples(st.just(ids), st.lists(st.integers(1, 4), min_size=len(ids), max_size=len(ids)))
-    ),
-    st.integers(1, 3),
-    st.booleans(),
-)
-@settings(max_examples=25, deadline=None)
-def test_parts_of_any_cut_are_gathered_by_id(
-    tmp_path_factory: pytest.TempPathFactory, cut: tuple[list[str], list[int]], width: int, large: bool
-) -> None:
-    ids, sizes = cut
-    folder = tmp_path_factory.mktemp("parts")
-    values = np.arange(len(ids) * width, dtype=np.float32).reshape(len(ids), width)
-    if large:
-        values[-1, -1] = 1e6  # out of float16's range: the last part is float32
-    start = 0
-    for size in sizes:
-        rows = slice(start, start + size)
-        if ids[rows]:
-            chunk = [Question(i, "?", ()) for i in ids[rows]]
-            arrays = {"wide": compact(values[rows]), "flat": values[rows, 0].copy()}
-            write_signals(atomic_files.next_part(folder, ".safetensors"), chunk, arrays)
-        start += size
-    targets = {name: folder / f"{name}.npy" for name in ("wide", "flat")}
-    assert gather(folder, targets) == sorted(ids)
-    order = np.argsort(np.asarray(ids, dtype=str), kind="stable")
-    wide, flat = (atomic_files.read_array(path) for path in targets.values())
-    assert wide.dtype == (np.float32 if large else np.float16)
-    np.testing.assert_array_equal(wide, values[order])
-    np.testing.assert_array_equal(flat, values[order, 0])
-
-
-def test_a_failing_gather_leaves_no_array(tmp_path: Path) -> None:
-    form = np.empty((0, 3), dtype=np.float16)
-    with (
-        pytest.raises(ValueError, match="shorter"),
-        atomic_files.array_of_rows(tmp_path / "x.npy", 2, form) as write,
-    ):
-        write([0, 1], np.ones((1, 3)))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_arrays_are_plain_files_without_a_pickle(finished: RunDirectory) -> None:
-    assert [w.working for w in WRITES["map"] if w.path == "pool_signals/states"] == [True]
-    assert not finished.file("pool_signals/states").exists()
-    array = np.load(finished.file("pool_signals/embedding.npy"), mmap_mode="r", allow_pickle=False)
-    assert array.shape == (POOL, 64)
-    assert array.flags.c_contiguous

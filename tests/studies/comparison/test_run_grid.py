@@ -284,7 +284,7 @@ def test_people_cannot_answer_a_comparison(config: RunConfig, tmp_path: Path) ->
 
 def test_nothing_is_compared_where_nothing_can_be_taught(config: RunConfig, tmp_path: Path) -> None:
     black_box = override(config, ["sample.engine=imported", "sample.states=none"])
-    with pytest.raises(RunError, match="teaches and evaluates, and that is not possible here"):
+    with pytest.raises(RunError, match="fine-tunes and evaluates, and that is not possible here"):
         compare(black_box, tmp_path / "run", grid_of(black_box, "unknown"), Ear())
 
 

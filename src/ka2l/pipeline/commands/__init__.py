@@ -1,4 +1,4 @@
-"""What is done with a run besides running it: import, export, spreadsheets, a dry run, one question.
+"""Commands on a run other than running it: import, export, spreadsheets, a dry run, one question.
 
 May import everything in `pipeline`.
 """

@@ -1,11 +1,11 @@
-"""Read and check a file of answers made elsewhere: one JSON object a line, for `ka2l import`.
+"""Read and check a file of answers made elsewhere, with one JSON object per line, for `ka2l import`.
 
     {"question": "Who wrote The Leopard?", "answers": ["Lampedusa", "Verga"], "gold": ["Tomasi di Lampedusa"]}
 
-`id` or `question` says which question; `answers` are the samples at temperature 1, as text or as
-{"text": …, "token_logprobs": […], "finish_reason": …}; `low_temperature_answer`, in the same forms, is the one answer
-that is judged right or wrong. `gold` (text or list) and `group` count where the questions come from this file too.
-A number as id, gold or group is read as text. Other keys are left alone.
+`id` or `question` identifies the question; `answers` are the samples at temperature 1, as text or as
+{"text": …, "token_logprobs": […], "finish_reason": …}; `low_temperature_answer`, in the same forms, is the answer that is
+judged right or wrong. `gold` (text or list) and `group` are used if the questions come from this file too. A number as
+id, gold or group is read as text. Other keys are ignored.
 """
 
 import json
@@ -20,13 +20,15 @@ from ka2l.errors import DataError, bad_rows
 from ka2l.models.interface import Answer
 
 FIX = "correct or remove these lines; nothing was imported."
-_NO_NUMBER = 1e-3  # a log-probability this far above 0 is no rounding
+# A log-probability higher than this is not 0 with a rounding error. In nats.
+_HIGHEST_LOGPROB = 1e-3
 
 
 class AnsweredRow(NamedTuple):
     """One line of the file."""
 
-    where: str  # file:line
+    # file:line
+    where: str
     id: str | None
     question: str | None
     answers: tuple[Answer, ...]
@@ -36,10 +38,10 @@ class AnsweredRow(NamedTuple):
 
 
 def read_answers_file(path: Path, problems: list[str]) -> list[AnsweredRow]:
-    """All good rows; what is wrong with the others is added to `problems`, one line each.
+    """The valid rows. For each of the others, one line that says what is wrong is added to `problems`.
 
     Raises:
-        DataError: the file cannot be read, or holds no rows.
+        DataError: the file cannot be read, or has no rows.
     """
     _check_lines(path)
     rows: list[AnsweredRow] = []
@@ -47,26 +49,27 @@ def read_answers_file(path: Path, problems: list[str]) -> list[AnsweredRow]:
     for where, text in _lines(path):
         try:
             row = _row(where, text)
-        except (ValueError, OverflowError) as error:  # a whole number may be too long for any float
+        except (ValueError, OverflowError) as error:
+            # OverflowError: an integer that is too large for a float.
             problems.append(f"{where}: {error}")
             continue
         names = [("id", row.id)] if row.id is not None else []
         names += [("question", normalize_question(row.question))] if row.question is not None else []
-        twice = next((first[kind, name] for kind, name in names if name and (kind, name) in first), None)
-        if twice is not None:
-            problems.append(f"{where}: this question already stands in {twice}")
+        earlier = next((first[kind, name] for kind, name in names if name and (kind, name) in first), None)
+        if earlier is not None:
+            problems.append(f"{where}: this question is already in {earlier}")
             continue
         first.update(((kind, name), where) for kind, name in names if name)
         rows.append(row)
     if not rows and not problems:
-        raise DataError(f"{path}: no answers in it.")
+        raise DataError(f"{path}: the file has no answers.")
     return rows
 
 
 def number_of_samples(rows: list[AnsweredRow], wanted: int | None, problems: list[str]) -> int:
-    """How many samples a question has: `wanted`, or as many as most rows have; rows with another number are bad.
+    """How many samples each question has: `wanted`, or the number that most rows have. Rows without that many are problems.
 
-    Entropies of different numbers of answers cannot be compared: N answers reach ln N at most.
+    Entropies of different numbers of answers cannot be compared: the entropy of N answers is at most ln N.
     """
     counts = Counter(len(row.answers) for row in rows)
     usual = max(counts, key=lambda count: (counts[count], count), default=0)
@@ -86,7 +89,7 @@ def number_of_samples(rows: list[AnsweredRow], wanted: int | None, problems: lis
 def refuse(path: Path, problems: list[str]) -> None:
     """Raise one error for all problems, if there are any."""
     if problems:
-        # Each begins with its file:line; found in several passes, they are told from top to bottom.
+        # Each problem begins with its file:line. They were found in several passes; the message is in the order of lines.
         start = len(path.name) + 1
         in_order = sorted(problems, key=lambda problem: int(problem[start:].partition(":")[0]))
         raise bad_rows(str(path), in_order, FIX)
@@ -96,22 +99,25 @@ def _check_lines(path: Path) -> None:
     """Refuse a file that is one JSON document, or several spread over many lines: every line would be a bad row."""
     _, first = next(_lines(path), ("", ""))
     text = first.strip()
-    begun = False
+    unfinished = False
     try:
         json.loads(text or "null")
     except json.JSONDecodeError as error:
-        begun = error.pos >= len(text)  # good so far, and then the line ends
+        # Valid JSON up to the end of the line, where it is not complete.
+        unfinished = error.pos >= len(text)
     except (ValueError, RecursionError):
-        pass  # told as a bad row
-    if text.startswith("[") or begun:
-        take = "'.[]'" if text.startswith("[") else "."
+        # Reported as a bad row later.
+        pass
+    if text.startswith("[") or unfinished:
+        filter_ = "'.[]'" if text.startswith("[") else "."
         raise DataError(
-            f"{path}: this is one JSON document, not one object a line. "
-            f"Fix: jq -c {take} {path.name} > lines.jsonl; nothing was imported."
+            f"{path}: this is one JSON document, not one object per line. "
+            f"Fix: jq -c {filter_} {path.name} > lines.jsonl; nothing was imported."
         )
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines that are not blank, each with its file:line."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
@@ -124,6 +130,11 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _row(where: str, text: str) -> AnsweredRow:
+    """One line as a row.
+
+    Raises:
+        ValueError, OverflowError: the line is not valid; the message says why.
+    """
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -137,7 +148,7 @@ def _row(where: str, text: str) -> AnsweredRow:
     identifier = _name("id", _plain(values.get("id")))
     question = _name("question", values.get("question"))
     if identifier is None and question is None:
-        raise ValueError("neither `id` nor `question`: whose answers are these?")
+        raise ValueError("neither `id` nor `question`: these answers belong to no question")
     low = values.get("low_temperature_answer")
     return AnsweredRow(
         where,
@@ -152,8 +163,8 @@ def _row(where: str, text: str) -> AnsweredRow:
 
 def _plain(value: Any) -> Any:
     """A number as text, anything else as it is."""
-    counted = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if counted or (isinstance(value, float) and math.isfinite(value)) else value
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if integer or (isinstance(value, float) and math.isfinite(value)) else value
 
 
 def _group(value: Any) -> str:
@@ -185,17 +196,17 @@ def _answer(value: Any, name: str) -> Answer:
         raise ValueError(f"{name} is {_short(value)}, neither a text nor an object with `text`")
     text, reason, logprobs = given["text"].strip(), given.get("finish_reason"), given.get("token_logprobs")
     if not text and reason is None:
-        # A failed request looks the same as a model that says nothing; only the latter is an answer.
+        # A failed request looks the same as an empty answer of the model; only the latter is an answer.
         raise ValueError(
-            f'{name} is blank; if the model ended at once, say so: {{"text": "", "finish_reason": "stop"}}'
+            f'{name} is blank; if the model ended at once, give {{"text": "", "finish_reason": "stop"}}'
         )
     if reason is not None and not isinstance(reason, str):
         raise ValueError(f"finish_reason of {name} is {_short(reason)}, not a text")
     if logprobs is not None and not isinstance(logprobs, list):
         raise ValueError(f"token_logprobs of {name} are {_short(logprobs)}, not a list of numbers")
     for logprob in logprobs or ():
-        real = isinstance(logprob, int | float) and not isinstance(logprob, bool) and math.isfinite(logprob)
-        if not real or logprob > _NO_NUMBER:
+        number = isinstance(logprob, int | float) and not isinstance(logprob, bool) and math.isfinite(logprob)
+        if not number or logprob > _HIGHEST_LOGPROB:
             raise ValueError(
                 f"token_logprobs of {name} hold {logprob!r}; natural logs of probabilities are 0 or less"
             )

@@ -1,4 +1,4 @@
-"""Whether a run's model knows the answer to one question, according to its probe."""
+"""Check whether a run's model knows the answer to one question, according to its probe: `ka2l check`."""
 
 from typing import Any
 
@@ -11,7 +11,14 @@ from ka2l.pipeline.shared.run_probe import read_probe
 
 
 def check_question(run: RunDirectory, text: str) -> dict[str, Any]:
-    """Whether the run's model knows the answer to a question, by its probe: one forward pass, nothing generated."""
+    """Whether the run's model knows the answer to a question, according to its probe.
+
+    It takes one forward pass; no answer is generated.
+
+    Raises:
+        DataError: the question is empty.
+        RunError: no probe, or it does not fit the run.
+    """
     if not text.strip():
         raise DataError("The question is empty.")
     context = context_of(run, Reporter(quiet=True))

@@ -1,6 +1,6 @@
 """`ka2l run --dry-run`: what a run would do and cost, from the questions and the model's shape alone.
 
-Every stage declares its cost; here it becomes tokens and seconds.
+Every stage declares its cost; this file converts it to tokens and seconds.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ from ka2l.questions.question import Question
 
 # Share of the measured matrix rate that a whole stage reaches.
 _EFFICIENCY = 0.5
-# Letters of a token, where no tokenizer is at hand.
-_LETTERS = 4
+# Characters per token, assumed if there is no tokenizer.
+_CHARACTERS = 4
 
 
 class StageEstimate(NamedTuple):
@@ -35,13 +35,15 @@ class StageEstimate(NamedTuple):
 
     stage: str
     questions: int
-    tokens: int  # that pass the model in this process
+    # Tokens that the model in this process computes.
+    tokens: int
     seconds: float
-    done: bool  # it would be skipped
+    # Whether it is finished and would be skipped.
+    done: bool
 
 
 class ServerEstimate(NamedTuple):
-    """What a server would be asked, and what it would bill, less what was paid for before."""
+    """Requests to a server and the tokens it would bill, without what was paid for before."""
 
     requests: int
     prompt_tokens: int
@@ -55,10 +57,11 @@ class LocalModelFacts(NamedTuple):
     resolved: ResolvedModel
     tokenizer: Any
     parameters: int
-    rate: float  # floating-point operations per second of a matrix product here
+    # Floating-point operations per second of a matrix product, measured here.
+    rate: float
 
     def seconds(self, cost: Cost, tokens: int) -> float:
-        """How long so many tokens of a stage take."""
+        """Estimated seconds for this many tokens of a stage."""
         estimate = cost.weight * 2 * self.parameters * tokens / (self.rate * _EFFICIENCY)
         return min(estimate, 60 * cost.minutes) if cost.minutes else estimate
 
@@ -67,18 +70,25 @@ class LocalModelFacts(NamedTuple):
 class DryRun:
     """The plan of a run; tokens and seconds are estimates for short answers."""
 
-    model: str  # that answers
-    stand_in: str | None  # another model whose states are read
+    # The model that answers.
+    model: str
+    # Another model whose hidden states are read.
+    stand_in: str | None
     local: LocalModelFacts | None
     server: ServerEstimate | None
-    questions: dict[str, int]  # by role
+    # Number of questions by role.
+    questions: dict[str, int]
     duplicates_merged: int
     first_prompt: str
-    first_messages: list[Message] | None  # as a chat server gets it
-    first_teaching_prompt: str | None  # None where nothing is fine-tuned
-    training_steps: int  # of one arm
+    # The first prompt as a chat server gets it.
+    first_messages: list[Message] | None
+    # None if nothing is fine-tuned.
+    first_teaching_prompt: str | None
+    # Optimizer steps of one arm.
+    training_steps: int
     stages: list[StageEstimate]
-    end: Limit | None  # where the run has to end before `evaluate`
+    # Where the run has to end before `evaluate`.
+    end: Limit | None
 
     @property
     def tokens(self) -> int:
@@ -91,7 +101,7 @@ class DryRun:
         return round(sum(row.seconds for row in self.stages), 1)
 
     def as_json(self) -> dict[str, Any]:
-        """The values of `--dry-run --json`; what does not apply is left out."""
+        """The values of `--dry-run --json`. Values that do not apply are left out."""
         local, end = self.local, self.end
         return {
             "model": self.model,
@@ -118,12 +128,12 @@ class DryRun:
 
 
 def dry_run(config: RunConfig, directory: RunDirectory | None = None) -> DryRun:
-    """What `run` would do; nothing is written.
+    """Estimate what `run` would do. Nothing is written.
 
     Args:
-        config: of the run.
-        directory: the run that would continue with this configuration, if there is one: what is done in it costs
-            nothing more.
+        config: configuration of the run.
+        directory: the run that would continue with this configuration, if there is one: its finished stages cost
+            nothing.
     """
     loaded = read_questions(config, directory)
     roles: dict[str, list[Question]] = {}
@@ -136,7 +146,7 @@ def dry_run(config: RunConfig, directory: RunDirectory | None = None) -> DryRun:
     texts = (example, prompts.sensing(""), prompts.teaching(example))
     done, samples = _done(directory, loaded.fingerprint)
     sizes = Sizes(config, counts, Lengths(*(_length(local, text) for text in texts)), samples)
-    rows, asked = _rows(sizes, local, done)
+    rows, server_costs = _estimates(sizes, local, done)
     end = limit(config)
     chat = config.sample.engine == "server" and config.server.endpoint == "chat"
     steps = training_steps(sizes.selected + sizes.replayed, config.finetune)
@@ -144,7 +154,7 @@ def dry_run(config: RunConfig, directory: RunDirectory | None = None) -> DryRun:
         model=answered_by(config),
         stand_in=config.model.name if has_stand_in(config) else None,
         local=local,
-        server=_server(sizes, asked) if asked else None,
+        server=_server(sizes, server_costs) if server_costs else None,
         questions=counts,
         duplicates_merged=loaded.duplicates,
         first_prompt=prompts.sensing(example),
@@ -156,11 +166,11 @@ def dry_run(config: RunConfig, directory: RunDirectory | None = None) -> DryRun:
     )
 
 
-def _rows(
+def _estimates(
     sizes: Sizes, local: LocalModelFacts | None, done: set[str]
 ) -> tuple[list[StageEstimate], list[Cost]]:
-    """One row a stage, and the costs of those that ask a server."""
-    rows, asked = [], []
+    """An estimate for each stage, and the costs of the stages that ask a server."""
+    rows, server_costs = [], []
     for stage, declared in plan_of(sizes.config).stages.items():
         cost = declared.costs(sizes, split_stage(stage)[1])
         tokens = 0 if stage in done or local is None else cost.tokens
@@ -169,12 +179,12 @@ def _rows(
         seconds = round(local.seconds(cost, tokens), 1) if local else 0.0
         rows.append(StageEstimate(stage, cost.questions, tokens, seconds, stage in done))
         if cost.requests and stage not in done and sizes.config.sample.engine == "server":
-            asked.append(cost)
-    return rows, asked
+            server_costs.append(cost)
+    return rows, server_costs
 
 
 def _done(directory: RunDirectory | None, fingerprint: str) -> tuple[set[str], dict[str, int]]:
-    """The stages that would be skipped, and by stage, how many samples a question has already."""
+    """The stages that would be skipped, and how many samples a question already has, by stage."""
     loaded = directory.stages.get("load") if directory is not None else None
     if directory is None or loaded is None or loaded.facts.get("fingerprint") != fingerprint:
         return set(), {}
@@ -198,12 +208,12 @@ def _server(sizes: Sizes, costs: Sequence[Cost]) -> ServerEstimate:
 
 
 def _local(config: RunConfig) -> LocalModelFacts:
-    """The model from its configuration; no weights are read."""
+    """The model's facts from its configuration. No weights are read."""
     resolved = resolve(config.model)
     tokenizer = load_tokenizer(config.model, resolved)
     return LocalModelFacts(resolved, tokenizer, parameter_count(config.model, resolved), matrix_rate())
 
 
 def _length(local: LocalModelFacts | None, text: str) -> int:
-    """Tokens of a text: counted, or guessed from its letters."""
-    return len(local.tokenizer(text)["input_ids"]) if local else max(1, round(len(text) / _LETTERS))
+    """Number of tokens of a text: counted, or estimated from its length without a tokenizer."""
+    return len(local.tokenizer(text)["input_ids"]) if local else max(1, round(len(text) / _CHARACTERS))

@@ -1,16 +1,16 @@
-"""Answers made elsewhere: take them into a run, and give them out again as if they were sampled now.
+"""Import answers made elsewhere into a run, where they replace sampled answers.
 
     ka2l import runs/mine answers.jsonl
 
-They are kept in imported.parquet, one row a question, which no stage ever removes: whoever changes what is read from
-them, or adds hidden states, need not have the file any more.
+They are kept in imported.parquet, one row per question, which no stage removes. So the original file is not needed again
+when settings of the run change or hidden states are added.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ka2l.common import atomic_files
 from ka2l.common.answer_text import normalize_question
@@ -28,47 +28,71 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def take_in(
-    out: Path, file: Path, overrides: Sequence[str], reporter: Reporter, *, replace: bool = False
+def import_answers(
+    out: Path,
+    file: Path,
+    overrides: Sequence[str] = (),
+    *,
+    replace: bool = False,
+    reporter: Reporter | None = None,
 ) -> RunDirectory:
-    """Check the answers against the run at `out`, or start one with the questions in the file, and keep them there.
+    """Import answers made elsewhere into the run at `out`, or start a run with their questions. Then `measure` can run.
+
+    Args:
+        out: a run whose questions are loaded, or a new folder.
+        file: JSONL, see `ka2l.pipeline.commands.answers_file`.
+        overrides: changed settings, such as `sample.states=surrogate`.
+        replace: replace the answers the run has.
+        reporter: progress and notes.
 
     Raises:
         DataError: bad rows, all of them listed; nothing is imported.
         RunError: the run has other answers already, and `replace` is off.
     """
-    problems: list[str] = []
-    rows = read_answers_file(file, problems)
-    n = number_of_samples(rows, _asked_for(overrides), problems)
-    if (out / "manifest.json").exists():
-        directory = _existing(out, overrides, n)
-        found = _matched(directory, rows, problems, reporter)
-    else:
-        directory = None
-        found = _as_questions(rows, problems)
-    refuse(file, problems)
-    if directory is None:
-        directory = _new(out, overrides, n)
-    with directory.locked():
-        _check_replaces(directory, found, replace)
-        atomic_files.write_table(directory.file(IMPORTED), found)
+    reporter = reporter or Reporter()
+    directory = _store_answers(out, file, overrides, reporter, replace=replace)
+    if directory.config.questions.source == SOURCE:
+        run_verb("load", directory, reporter)
+    run_verb("sample", directory, reporter)
     return directory
 
 
-def _asked_for(overrides: Sequence[str]) -> int | None:
-    """sample.n, where it was set by hand."""
-    asked = [override for override in overrides if override.startswith("sample.n=")]
-    return load_config(None, asked).sample.n if asked else None
+def _store_answers(
+    out: Path, file: Path, overrides: Sequence[str], reporter: Reporter, *, replace: bool
+) -> RunDirectory:
+    """Check the answers and write them to imported.parquet; errors as `import_answers`."""
+    problems: list[str] = []
+    rows = read_answers_file(file, problems)
+    n = number_of_samples(rows, _given_n(overrides), problems)
+    if (out / "manifest.json").exists():
+        directory = _existing_run(out, overrides, n)
+        table = _match_questions(directory, rows, problems, reporter)
+    else:
+        directory = None
+        table = _as_questions(rows, problems)
+    refuse(file, problems)
+    if directory is None:
+        directory = _new_run(out, overrides, n)
+    with directory.locked():
+        _check_replaces(directory, table, replace)
+        atomic_files.write_table(directory.file(IMPORTED), table)
+    return directory
 
 
-def _existing(out: Path, overrides: Sequence[str], n: int) -> RunDirectory:
+def _given_n(overrides: Sequence[str]) -> int | None:
+    """sample.n, if the overrides set it."""
+    given = [override for override in overrides if override.startswith("sample.n=")]
+    return load_config(None, given).sample.n if given else None
+
+
+def _existing_run(out: Path, overrides: Sequence[str], n: int) -> RunDirectory:
     before = RunDirectory.open(out).config.sample
     settings = [f"sample.n={n}", "sample.engine=imported"]
     settings += [] if before.engine == "imported" else ["sample.states=none"]
     return RunDirectory.open(out, [*settings, *overrides])
 
 
-def _new(out: Path, overrides: Sequence[str], n: int) -> RunDirectory:
+def _new_run(out: Path, overrides: Sequence[str], n: int) -> RunDirectory:
     base = {
         "questions": {"source": SOURCE},
         "sample": {"engine": "imported", "states": "none", "n": n},
@@ -76,25 +100,53 @@ def _new(out: Path, overrides: Sequence[str], n: int) -> RunDirectory:
     config = load_config(None, overrides, base)
     if config.questions.source != SOURCE or config.sample.engine != "imported":
         raise ConfigError(
-            f"{out}: there is no run here, so the questions come from the file of answers. For answers to questions "
-            f"from elsewhere start the run first: ka2l load RECIPE.yaml --out {out}"
+            f"{out}: there is no run here, so the questions come from the file of answers. To import answers to other "
+            f"questions, start the run first: ka2l load RECIPE.yaml --out {out}"
         )
     return RunDirectory.create(out, config)
 
 
-def _matched(
+def _match_questions(
     directory: RunDirectory, rows: Sequence[AnsweredRow], problems: list[str], reporter: Reporter
 ) -> "pa.Table":
-    """The rows as questions of the run, found by id or by text; what the run does not have is a problem."""
+    """The rows with their questions in the run, matched by id or by text.
+
+    Rows that match no question are added to `problems`.
+    """
     context = context_of(directory, reporter)
-    if directory.config.questions.source == SOURCE:  # these questions are whatever the file holds
+    # The questions of such a run come from the file of answers.
+    if directory.config.questions.source == SOURCE:
         return _as_questions(rows, problems)
     if "load" not in directory.stages:
         raise RunError(f"{directory.path}: the questions are not loaded. Run `ka2l load` first.")
     by_id = context.questions_by_id()
+    matches = _matches(by_id, rows, problems)
+    of_probe = [match for match in matches if match.question.role == "probe"]
+    n_probe = sum(question.role == "probe" for question in by_id.values())
+    if not of_probe and not problems:
+        raise DataError(
+            f"{directory.path}: no row of the file answers a question of the role probe ({n_probe} of them)."
+        )
+    others = len(matches) - len(of_probe)
+    if others:
+        reporter.say(f"Rows that answer questions of other roles than probe and are not used: {others}.")
+    if len(of_probe) < n_probe:
+        reporter.say(
+            f"Probe questions that have no answers and are left out: {n_probe - len(of_probe)} of {n_probe}."
+        )
+    return _table([match.question for match in of_probe], [match.row for match in of_probe])
+
+
+class _Match(NamedTuple):
+    question: Question
+    row: AnsweredRow
+
+
+def _matches(by_id: Mapping[str, Question], rows: Sequence[AnsweredRow], problems: list[str]) -> list[_Match]:
+    """The rows with their questions, in the order of the rows; what does not match is added to `problems`."""
     by_text = {normalize_question(question.question): question for question in by_id.values()}
-    found: dict[str, tuple[Question, AnsweredRow]] = {}
-    others = 0
+    matches: list[_Match] = []
+    where_probe: dict[str, str] = {}
     for row in rows:
         text = None if row.question is None else normalize_question(row.question)
         question = (by_id.get(row.id) if row.id is not None else None) or (
@@ -106,42 +158,32 @@ def _matched(
             problems.append(
                 f"{row.where}: id {row.id!r} is another question in the run: {question.question!r}"
             )
-        elif question.id in found:
-            problems.append(f"{row.where}: this question already stands in {found[question.id][1].where}")
-        elif question.role != "probe":
-            others += 1
+        elif question.id in where_probe:
+            problems.append(f"{row.where}: this question is already in {where_probe[question.id]}")
         else:
-            found[question.id] = (question, row)
-    probes = sum(question.role == "probe" for question in by_id.values())
-    if not found and not problems:
-        raise DataError(
-            f"{directory.path}: no row of the file answers a question of the role probe ({probes} of them)."
-        )
-    if others:
-        reporter.say(f"Rows that answer questions of other roles than probe and are not used: {others}.")
-    if len(found) < probes:
-        reporter.say(
-            f"Probe questions that have no answers and are left out: {probes - len(found)} of {probes}."
-        )
-    return _table([question for question, _ in found.values()], [row for _, row in found.values()])
+            matches.append(_Match(question, row))
+            if question.role == "probe":
+                where_probe[question.id] = row.where
+    return matches
 
 
 def _as_questions(rows: Sequence[AnsweredRow], problems: list[str]) -> "pa.Table":
-    """The rows as questions of their own, all of the role probe."""
+    """The rows with questions made from their texts, all of the role probe."""
     questions = []
     for row in rows:
         if row.question is None:
             problems.append(
-                f"{row.where}: no `question`, and there is no run here whose question {row.id!r} it could be"
+                f"{row.where}: no `question`, and there is no run here that has a question {row.id!r}"
             )
             continue
         derived = "q" + hashlib.sha256(normalize_question(row.question).encode()).hexdigest()[:16]
         questions.append(Question(row.id or derived, row.question, row.gold, "probe", row.group))
-    good = [row for row in rows if row.question is not None]
-    return _table([replace(q, role="probe") for q in join_groups(questions)], good)
+    valid = [row for row in rows if row.question is not None]
+    return _table([replace(q, role="probe") for q in join_groups(questions)], valid)
 
 
 def _table(questions: Sequence[Question], rows: Sequence[AnsweredRow]) -> "pa.Table":
+    """imported.parquet: questions with their samples; sample 0 is the low-temperature answer."""
     import pyarrow as pa
 
     sample = pa.struct(
@@ -163,43 +205,15 @@ def _table(questions: Sequence[Question], rows: Sequence[AnsweredRow]) -> "pa.Ta
     return to_table(questions).append_column("samples", pa.array(samples, type=pa.list_(sample)))
 
 
-def _check_replaces(directory: RunDirectory, found: "pa.Table", replace: bool) -> None:
-    """Answers that are there, sampled or imported, are not thrown away unasked; the same ones again are no matter."""
+def _check_replaces(directory: RunDirectory, table: "pa.Table", replace: bool) -> None:
+    """Refuse to replace other answers of the run, sampled or imported, unless `replace` is set."""
     path = directory.file(IMPORTED)
-    if replace or (path.exists() and atomic_files.read_table(path).equals(found)):
+    if replace or (path.exists() and atomic_files.read_table(path).equals(table)):
         return
     sampled = directory.stages.get("sample")
     if path.exists() or sampled is not None:
         count = sampled.counts.get("answers", 0) if sampled is not None else 0
         raise RunError(
             f"{directory.path}: this run has answers already{f' ({count:,})' if count else ''}. "
-            "Import into another folder, or put these in their place: --replace."
+            "Import into another folder, or replace them: --replace."
         )
-
-
-def import_answers(
-    out: Path,
-    file: Path,
-    overrides: Sequence[str] = (),
-    *,
-    replace: bool = False,
-    reporter: Reporter | None = None,
-) -> RunDirectory:
-    """Take answers made elsewhere into the run at `out`, or start one with their questions; then `measure` can work.
-
-    Args:
-        out: a run whose questions are loaded, or a new folder.
-        file: JSONL, see `ka2l.pipeline.commands.answers_file`.
-        overrides: settings on top, such as `sample.states=surrogate`.
-        replace: let them take the place of answers that are there.
-
-    Raises:
-        DataError: bad rows, all of them listed; nothing is imported.
-        RunError: the run has other answers already, and `replace` is off.
-    """
-    reporter = reporter or Reporter()
-    directory = take_in(out, file, overrides, reporter, replace=replace)
-    if directory.config.questions.source == SOURCE:
-        run_verb("load", directory, reporter)
-    run_verb("sample", directory, reporter)
-    return directory

@@ -1,4 +1,4 @@
-"""The prompts a run sends, as the model or the server receives them."""
+"""The prompts a run sends, as the model or the server receives them: `ka2l sample --show-prompts`."""
 
 from typing import Any
 
@@ -10,27 +10,27 @@ from ka2l.pipeline.run_directory import RunDirectory
 
 
 def first_prompts(run: RunDirectory, count: int) -> list[dict[str, Any]]:
-    """The sensing prompts of the first probe questions as the model or the server gets them; nothing is sampled.
+    """The sensing prompts of the first probe questions as the model or the server gets them. Nothing is sampled.
 
     Raises:
-        RunError: the questions are not loaded, or the answers came without a prompt.
+        RunError: the questions are not loaded, or the answers were imported without a model, so there is no prompt.
     """
     context = context_of(run, Reporter(quiet=True))
     context.require("sample")
     config = run.config
     if config.sample.engine == "imported" and not has_model(config):
         raise RunError(
-            f"{run.path}: these answers were made elsewhere and no model is asked, so there is no prompt."
+            f"{run.path}: these answers were made elsewhere and no model is used, so there is no prompt."
         )
-    shown = []
+    rows = []
     for question in context.questions("probe")[:count]:
         prompt = context.sensing_prompt(question)
         row: dict[str, Any] = {"question_id": question.id}
         if has_model(config):
             special = config.prompt.template == "plain"
             row["tokens"] = len(context.tokenizer(prompt.text, add_special_tokens=special)["input_ids"])
-        spoken = config.sample.engine == "server" and config.server.endpoint == "chat"
-        row |= {"messages": list(prompt.messages)} if spoken else {}
-        row |= {"text": prompt.text} if has_model(config) or not spoken else {}
-        shown.append(row)
-    return shown
+        chat = config.sample.engine == "server" and config.server.endpoint == "chat"
+        row |= {"messages": list(prompt.messages)} if chat else {}
+        row |= {"text": prompt.text} if has_model(config) or not chat else {}
+        rows.append(row)
+    return rows

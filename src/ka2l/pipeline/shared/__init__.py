@@ -1,4 +1,4 @@
-"""What several stages need of a run: its tables, passes over questions, its judge, probe and decoder.
+"""What several stages need of a run: its tables, passes over its questions, its judge, probe and decoder.
 
 May import `context` and what is below it.
 """

@@ -1,4 +1,4 @@
-"""Who answers in a run: the local model, a server, or imported answers."""
+"""The source of a run's answers: the local model, a server, or imported answers."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 
 
 class Engine(NamedTuple):
-    """Who answers, and whose states are read beside it: None where the one who answers brings them, or nobody."""
+    """The sampler, and the model whose hidden states are read."""
 
     sampler: "Sampler"
+    # None if the sampler returns the hidden states itself, or none are needed.
     reader: "LocalModel | None"
-    states: bool  # whether they are wanted at all
+    # Whether hidden states are needed.
+    states: bool
 
 
 def answering(context: Context, *, states: bool) -> Engine:
-    """Who answers in this run; `states`: and who is read for the states of what is asked."""
+    """The sampler of this run and, if `states`, the model whose hidden states of the prompts are read."""
     config, run = context.config, context.run
     if config.sample.engine == "local":
         return Engine(context.prepared_model(), None, states)
-    # The local model comes first: if it cannot be loaded, nothing has been paid for yet.
+    # The local model is loaded first: if that fails, nothing has been paid for yet.
     reader = context.prepared_model() if states else None
     if config.sample.engine == "imported":
         return Engine(ImportedAnswers(run.file(IMPORTED)), reader, states)
@@ -45,24 +47,30 @@ def answering(context: Context, *, states: bool) -> Engine:
         and config.prompt.template == "plain"
     ):
         context.reporter.say(
-            "note       the server is asked in chat turns (server.endpoint=chat), the states are read after a plain "
+            "note       the server gets chat messages (server.endpoint=chat), but the states are read after a plain "
             "prompt;\n           prompt.template=chat, or server.endpoint=completions, gives both the same prompt."
         )
     return Engine(ServerModel(config.server, run.file(PAID), say=context.reporter.say), reader, states)
 
 
 def check_imported(context: Context, sampler: ImportedAnswers, ids: Sequence[str], number: int) -> None:
-    """Refuse a pool of which some questions came without this sample.
+    """Refuse a pool in which some questions have no imported sample of this number, which the strategy needs.
+
+    Args:
+        context: of the run.
+        sampler: the imported answers.
+        ids: ids of the pool's questions.
+        number: number of the sample; 0 is the low-temperature answer.
 
     Raises:
-        RunError: a strategy that reads it would have nothing to go by.
+        RunError: there are such questions.
     """
     without = [question_id for question_id in ids if number not in sampler.numbers(question_id)]
     if without:
         what = "sampled answers" if number else "low-temperature answer (sample 0)"
         raise RunError(
             f"{context.run.path}: {len(without):,} of {len(ids):,} pool questions have no imported {what}, first: "
-            f"{', '.join(without[:5])}. Import theirs too, or choose a strategy that reads states only: "
+            f"{', '.join(without[:5])}. Import theirs too, or choose a strategy that reads hidden states only: "
             "select.strategy=unknown."
         )
 
@@ -70,31 +78,42 @@ def check_imported(context: Context, sampler: ImportedAnswers, ids: Sequence[str
 def ask(
     context: Context, engine: Engine, chunk: Sequence[Question], numbers: Sequence[int], advance: Any
 ) -> list[SampledQuestion]:
-    """These samples of these questions, in their order."""
+    """Sample answers to some questions, and read their hidden states with the first sample.
+
+    Args:
+        context: of the run.
+        engine: the sampler and the reader of states.
+        chunk: the questions.
+        numbers: numbers of the samples; 0 is the low-temperature answer.
+        advance: called with 1 after each question.
+
+    Returns:
+        One result per question, in the order of the questions.
+    """
     config = context.config
     prompts: list[Prompt] = [context.sensing_prompt(question) for question in chunk]
-    first = engine.states and FIRST in numbers
-    found: dict[str, SampledQuestion] = {}
+    with_states = engine.states and FIRST in numbers
+    sampled: dict[str, SampledQuestion] = {}
     for result in engine.sampler.sample(
         prompts,
         {k: config.sample.temperature if k else config.sample.low_temperature for k in numbers},
         seed=config.seed,
         max_new_tokens=config.sample.max_new_tokens,
-        position=config.probe.position if first and config.sample.engine == "local" else None,
+        position=config.probe.position if with_states and config.sample.engine == "local" else None,
     ):
-        found[result.question_id] = result
+        sampled[result.question_id] = result
         advance(1)
-    if first and engine.reader is not None:
+    if with_states and engine.reader is not None:
         states = engine.reader.states(prompts, None, position=config.probe.position)
         return [
-            found[prompt.question_id]._replace(states=np.asarray(row))
+            sampled[prompt.question_id]._replace(states=np.asarray(row))
             for prompt, row in zip(prompts, states, strict=True)
         ]
-    return [found[prompt.question_id] for prompt in prompts]
+    return [sampled[prompt.question_id] for prompt in prompts]
 
 
 def count_tokens(record: StageRecord, engine: Engine) -> None:
-    """Add what was spent since the last call to a stage's record; a reader's tokens apart."""
+    """Add the tokens used since the last call to a stage's record; those of the reader under names of their own."""
     add_usage(record, engine.sampler)
     if engine.reader is not None:
         add_usage(record, engine.reader, "states_")

@@ -1,4 +1,4 @@
-"""What `measure` reads: the probe questions that were answered, row by row, with their split."""
+"""The probe questions that were answered, with their answers and their split: the input of `measure`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answered:
-    """Parallel lists, one item a question. `correct` is None where there is no low-temperature answer or no gold."""
+    """The answered questions as parallel lists, one item per question."""
 
     questions: list[Question]
-    samples: list[list[Row]]  # the N answers: text, token_logprobs, finish_reason
+    # The N sampled answers: text, token_logprobs, finish_reason.
+    samples: list[list[Row]]
+    # The low-temperature answer.
     low: list[Row | None]
     split: list[str]
+    # Whether the low-temperature answer is right; None without such an answer or without a gold answer.
     correct: list[bool | None]
 
     @property
@@ -28,7 +31,7 @@ class Answered:
         return [question.id for question in self.questions]
 
     @property
-    def asked(self) -> list[str]:
+    def question_texts(self) -> list[str]:
         """The questions' texts."""
         return [question.question for question in self.questions]
 
@@ -38,23 +41,23 @@ class Answered:
         return [question.group for question in self.questions]
 
     @property
-    def texts(self) -> list[list[str]]:
+    def answer_texts(self) -> list[list[str]]:
         """The sampled answers' texts."""
         return [[str(row["text"]) for row in rows] for rows in self.samples]
 
     @property
     def training(self) -> list[int]:
-        """The rows of the training split."""
+        """Indices of the questions in the training split."""
         return [index for index, name in enumerate(self.split) if name == TRAIN]
 
 
 def answered_questions(context: Context) -> Answered:
-    """The run's answers beside their questions, those that have any."""
+    """The run's probe questions that have answers, with these answers."""
     config = context.config
     answers = read_answers(context.run.file("answers"), config.sample.n)
     questions = [question for question in context.questions("probe") if question.id in answers]
-    # Imported answers may lack the low-temperature one. A sample at temperature 1 would be no substitute: it is
-    # another measurement. So nothing is called right or wrong then.
+    # Imported answers may lack the low-temperature one. A sample at temperature 1 is not used instead, since it measures
+    # something else; then the question is neither right nor wrong.
     low = [answers[question.id].get(0) for question in questions]
     correct = [
         is_correct(row["text"], question.answers, config.measure.correct)
@@ -72,7 +75,7 @@ def answered_questions(context: Context) -> Answered:
 
 
 def log_probabilities(row: Row | None) -> list[float] | None:
-    """The answer's token log-probabilities; None where there is no answer, or it came without them."""
+    """The answer's token log-probabilities, in nats; None if there is no answer or it has none."""
     if row is None or (row["text"] and not row["token_logprobs"]):
         return None
     return list(row["token_logprobs"])

@@ -1,4 +1,4 @@
-"""The artifacts of Stage 1 on disk: answers, hidden states and pool signals, written and read in parts."""
+"""Reading and writing the artifacts of Stage 1: answers, hidden states and pool signals, in parts."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,18 +16,20 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-FIRST = 1  # the first of the N samples: with it come the states of a question
-Answers = dict[int, dict[str, Any]]  # of one question, by the number of the sample, in order
+# The first of the N samples. The hidden states of a question are computed together with it.
+FIRST = 1
+# The answers to one question by the number of the sample, in order.
+Answers = dict[int, dict[str, Any]]
 
 
-def answered(folder: Path, states: Path | None) -> dict[str, set[int]]:
-    """Which samples of which questions the finished parts of answers hold.
+def finished_samples(folder: Path, states: Path | None) -> dict[str, set[int]]:
+    """The numbers of the samples that the finished parts of answers contain, by question id.
 
-    The first part of a question has its samples from 1 on, and its states if `states` is a folder; parts by which the
-    number of samples grew later have none. A first part whose states somebody has deleted is removed: its questions
-    are asked again, and counted once.
+    The first part of a question has its samples from 1 on, and its states if `states` is a folder. Parts that were added
+    when the number of samples grew have no states. If the states of a first part were deleted, that part of answers is
+    removed too, so that its questions are sampled again and counted once.
     """
-    found: dict[str, set[int]] = {}
+    numbers_of: dict[str, set[int]] = {}
     for part in atomic_files.parts(folder, ".parquet"):
         table = atomic_files.read_table(part, ["question_id", "sample"]).to_pydict()
         if (
@@ -38,8 +40,8 @@ def answered(folder: Path, states: Path | None) -> dict[str, set[int]]:
             atomic_files.remove(part)
             continue
         for question_id, number in zip(table["question_id"], table["sample"], strict=True):
-            found.setdefault(question_id, set()).add(number)
-    return found
+            numbers_of.setdefault(question_id, set()).add(number)
+    return numbers_of
 
 
 def read_answers(folder: Path, n: int) -> dict[str, Answers]:
@@ -48,45 +50,47 @@ def read_answers(folder: Path, n: int) -> dict[str, Answers]:
 
 
 def answer_batches(folder: Path, n: int) -> Iterator[dict[str, Answers]]:
-    """As `read_answers`, some questions at a time: those of one part, with what later parts add to their samples."""
+    """As `read_answers`, in batches: the questions that begin in one part, with the samples of later parts."""
     parts = atomic_files.parts(folder, ".parquet")
-    places: dict[str, list[int]] = {}  # in which parts a question stands
+    # The parts each question is in.
+    parts_of: dict[str, list[int]] = {}
     for number, part in enumerate(parts):
         for question_id in dict.fromkeys(
             atomic_files.read_table(part, ["question_id"])["question_id"].to_pylist()
         ):
-            places.setdefault(question_id, []).append(number)
-    begun: dict[int, list[str]] = {}
-    for question_id, numbers in places.items():
-        begun.setdefault(numbers[0], []).append(question_id)
-    for ids in begun.values():
-        found: dict[str, Answers] = {question_id: {} for question_id in ids}
-        for number in sorted({number for question_id in ids for number in places[question_id]}):
+            parts_of.setdefault(question_id, []).append(number)
+    # The questions by the first part they are in.
+    batches: dict[int, list[str]] = {}
+    for question_id, numbers in parts_of.items():
+        batches.setdefault(numbers[0], []).append(question_id)
+    for ids in batches.values():
+        answers: dict[str, Answers] = {question_id: {} for question_id in ids}
+        for number in sorted({number for question_id in ids for number in parts_of[question_id]}):
             for row in atomic_files.read_table(parts[number]).to_pylist():
-                if row["sample"] <= n and row["question_id"] in found:
-                    found[row["question_id"]][row["sample"]] = row
-        yield {question_id: dict(sorted(rows.items())) for question_id, rows in found.items() if rows}
+                if row["sample"] <= n and row["question_id"] in answers:
+                    answers[row["question_id"]][row["sample"]] = row
+        yield {question_id: dict(sorted(rows.items())) for question_id, rows in answers.items() if rows}
 
 
 def read_states(folder: Path, ids: Sequence[str]) -> NDArray[np.float32]:
     """Hidden states of these questions in this order, [questions, layers + 1, width]."""
-    found: dict[str, NDArray[np.float32]] = {}
+    state_of: dict[str, NDArray[np.float32]] = {}
     for part in atomic_files.parts(folder, ".safetensors"):
         tensors, metadata = atomic_files.read_tensors(part)
         stacked = np.stack([tensors[name] for name in sorted(tensors)], axis=1)
-        found.update(zip(json.loads(metadata["ids"]), stacked, strict=True))
-    return np.stack([found[question_id] for question_id in ids])
+        state_of.update(zip(json.loads(metadata["ids"]), stacked, strict=True))
+    return np.stack([state_of[question_id] for question_id in ids])
 
 
 def read_layer(folder: Path, ids: Sequence[str], layer: int) -> NDArray[np.float32]:
-    """Hidden states of these questions at one layer, [questions, width]; no other layer is read."""
+    """Hidden states of these questions at one layer, [questions, width]. No other layer is read from disk."""
     wanted = set(ids)
-    found: dict[str, NDArray[np.float32]] = {}
+    state_of: dict[str, NDArray[np.float32]] = {}
     for part in atomic_files.parts(folder, ".safetensors"):
         tensors, metadata = atomic_files.read_tensors(part, [_layer_name(layer)])
         rows = zip(json.loads(metadata["ids"]), tensors[_layer_name(layer)], strict=True)
-        found.update((question_id, row.copy()) for question_id, row in rows if question_id in wanted)
-    return np.stack([found[question_id] for question_id in ids])
+        state_of.update((question_id, row.copy()) for question_id, row in rows if question_id in wanted)
+    return np.stack([state_of[question_id] for question_id in ids])
 
 
 def _layer_name(layer: int) -> str:
@@ -94,7 +98,7 @@ def _layer_name(layer: int) -> str:
 
 
 def signal_ids(folder: Path) -> set[str]:
-    """Ids in the finished parts of a pool signal."""
+    """The question ids in the finished parts of a pool signal."""
     ids: set[str] = set()
     for part in atomic_files.parts(folder, ".safetensors"):
         ids.update(json.loads(atomic_files.read_tensors_metadata(part)["ids"]))
@@ -113,7 +117,7 @@ def read_signal(folder: Path, name: str) -> tuple[list[str], NDArray[Any]]:
 
 
 def write_states(path: Path, rows: list[SampledQuestion]) -> None:
-    """One part of states: a tensor [questions, width] per layer, ids in the metadata."""
+    """Write one part of states: a tensor [questions, width] per layer, with the ids in the metadata."""
     stacked = np.stack([row.states for row in rows if row.states is not None])
     tensors = {
         _layer_name(layer): np.ascontiguousarray(stacked[:, layer]) for layer in range(stacked.shape[1])
@@ -122,7 +126,7 @@ def write_states(path: Path, rows: list[SampledQuestion]) -> None:
 
 
 def answer_table(rows: list[SampledQuestion], numbers: Sequence[int]) -> "pa.Table":
-    """One part of answers: a row per question and sample; sample 0 is the low-temperature one."""
+    """One part of answers as a table: a row per question and sample; sample 0 is the low-temperature one."""
     import pyarrow as pa
 
     records = [
@@ -143,14 +147,14 @@ def answer_table(rows: list[SampledQuestion], numbers: Sequence[int]) -> "pa.Tab
 
 
 def write_signals(path: Path, chunk: list[Question], arrays: dict[str, NDArray[Any]]) -> None:
-    """One part of pool signals: arrays whose rows follow the ids in the metadata."""
+    """Write one part of pool signals: arrays whose rows are in the order of the ids in the metadata."""
     atomic_files.write_tensors(path, arrays, {"ids": json.dumps([question.id for question in chunk])})
 
 
 def gather(folder: Path, targets: Mapping[str, Path]) -> list[str]:
-    """Put the parts of pool signals together, one .npy file per name, rows sorted by id; returns the ids in this order.
+    """Merge the parts of pool signals into one .npy file per name, rows sorted by id; returns the ids in this order.
 
-    One part is in memory at a time. Where a single part needed float32 for its range, all rows get it.
+    One part is in memory at a time. If one part needed float32 for its range, the whole array is float32.
     """
     parts = atomic_files.parts(folder, ".safetensors")
     ids_of = [json.loads(atomic_files.read_tensors_metadata(part)["ids"]) for part in parts]
@@ -166,14 +170,14 @@ def gather(folder: Path, targets: Mapping[str, Path]) -> list[str]:
 
 
 def save_signal(path: Path, ids: Sequence[str], values: NDArray[Any]) -> None:
-    """Write one signal that is held whole, [questions], its rows sorted by id."""
+    """Write a whole signal, [questions], to an .npy file, rows sorted by id."""
     order = np.argsort(np.asarray(ids, dtype=str), kind="stable")
     with atomic_files.array_of_rows(path, len(values), values[:0]) as write:
         write(range(len(values)), values[order])
 
 
 def write_map(folder: Path, target: Path) -> int:
-    """Gather the parts' p_unknown into one Parquet file, one part in memory at a time; returns how many are unknown."""
+    """Merge the parts' p_unknown into one Parquet file, one part in memory at a time; returns how many are unknown."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -193,7 +197,7 @@ def write_map(folder: Path, target: Path) -> int:
 
 
 def compact(embedding: NDArray[np.float32]) -> NDArray[Any]:
-    """float16 where the range allows it: the embedding serves distances, not the probe."""
+    """The embedding as float16 if its range allows it: it is used for distances, not by the probe."""
     return embedding.astype(np.float16) if np.abs(embedding).max() < 6e4 else embedding
 
 

@@ -1,4 +1,4 @@
-"""The texts decoded from hidden states, as parts on disk."""
+"""The texts decoded from hidden states, stored as numbered parts."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ FOLDER = "decoded"
 
 
 class Decoding(NamedTuple):
-    """One decoded text: sample `sample` of a source's state."""
+    """One text decoded from the hidden state of a source question."""
 
     source: Question
     sample: int
@@ -21,22 +21,23 @@ class Decoding(NamedTuple):
 
     @property
     def id(self) -> str:
-        """Unique, and the same whenever this sample of this source is decoded."""
+        """A unique id, the same whenever this sample of this source is decoded."""
         return f"{DECODED}:{self.source.id}#{self.sample}"
 
 
-def decodings(context: Context, bought: Sequence[Question]) -> list[Decoding]:
-    """All candidates, in the order of the questions and of the samples."""
+def decodings(context: Context, sources: Sequence[Question]) -> list[Decoding]:
+    """All texts decoded from these questions, in the order of the questions and of the samples."""
     of_source: dict[str, list[dict[str, Any]]] = {}
-    for row in _rows(context.run.file(FOLDER)):
+    for row in decoded_rows(context.run.file(FOLDER)):
         of_source.setdefault(row["source_id"], []).append(row)
     return [
         Decoding(question, row["sample"], row["text"], row["finished"])
-        for question in bought
+        for question in sources
         for row in of_source[question.id]
     ]
 
 
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+def decoded_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of all finished parts."""
     for part in atomic_files.parts(folder, ".parquet"):
         yield from atomic_files.read_table(part).to_pylist()

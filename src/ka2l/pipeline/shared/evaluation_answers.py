@@ -1,4 +1,4 @@
-"""Answers that are evaluated: of the base model and of tuned ones, kept on disk as they come."""
+"""The answers that are evaluated, of the base model and of the tuned models, saved model by model."""
 
 import json
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ def ask(
     adapter: Path | None = None,
     part: str | None = None,
 ) -> list[Prediction]:
-    """One model's answers to these questions; kept on disk, so that an interruption costs one model at most.
+    """One model's answers to these questions, saved to disk, so that an interruption loses at most one model's answers.
 
     Args:
-        context: of the run whose stage is at work.
-        record: of that stage.
-        name: `base:sensing` is asked with the sensing prompt, everything else with the teaching prompt.
-        items: what is asked.
-        adapter: of a tuned model.
+        context: context of the run.
+        record: record of the running stage.
+        name: `base:sensing` gets the sensing prompt, all others the teaching prompt.
+        items: the questions.
+        adapter: adapter of a tuned model.
         part: name of the file under predictions/, if not `name`.
     """
     file = context.run.file("predictions") / f"{(part or name).replace(':', '-')}.parquet"
@@ -50,7 +50,7 @@ def ask(
 def answers_to(
     context: Context, name: str, items: Sequence[Item], adapter: Path | None = None
 ) -> list[Prediction]:
-    """One model's answers to these questions, in their order; nothing is written."""
+    """One model's answers to these questions, in their order. Nothing is saved."""
     teaching = name != "base:sensing"
     model = context.prepared_model(teaching=teaching, adapter=adapter)
     build = context.prompts.teaching if teaching else context.prompts.sensing
@@ -72,16 +72,16 @@ def answers_to(
 
 
 def read_predictions(file: Path) -> list[Prediction]:
-    """Predictions from a file."""
+    """Read predictions from a file."""
     return [Prediction(**row) for row in atomic_files.read_table(file).to_pylist()]
 
 
 def prediction_table(predictions: Sequence[Prediction]) -> "pa.Table":
     """Predictions as a table."""
-    return as_table([_row(p) for p in predictions])
+    return as_table([_prediction_row(p) for p in predictions])
 
 
-def _row(prediction: Prediction) -> dict[str, Any]:
+def _prediction_row(prediction: Prediction) -> dict[str, Any]:
     return {
         name: getattr(prediction, name) for name in ("model", "question_id", "wording", "question", "text")
     }

@@ -1,4 +1,4 @@
-"""Passes over questions that write numbered parts: done parts are skipped, a crash costs one part."""
+"""Passes over questions that write numbered parts: finished parts are skipped, and a crash loses at most one part."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def over_role(
     folder: Path,
     signals: Callable[[list[Prompt]], Arrays],
 ) -> None:
-    """Ask a model for signals of every question of a role that has none yet, part by part, see `over_questions`."""
+    """Compute signals of every question of a role from its sensing prompt, part by part, see `over_questions`."""
 
     def of_questions(chunk: list[Question]) -> Arrays:
         return signals([Prompt(one.id, context.prompts.sensing(one.question)) for one in chunk])
@@ -47,20 +47,20 @@ def over_questions(
     signals: Callable[[list[Question]], Arrays],
     model: "LocalModel | None" = None,
 ) -> None:
-    """Compute signals for every question of a role that has none yet, part by part, so that a crash costs one part.
+    """Compute signals of every question of a role that has none yet, part by part, so that a crash loses one part.
 
     Args:
-        context: of the run.
-        attempt: the stage at work.
-        role: of the questions.
-        folder: of the parts.
-        signals: gives arrays whose rows follow the questions.
-        model: whose tokens count, if one is asked.
+        context: context of the run.
+        attempt: the running stage.
+        role: role of the questions.
+        folder: folder of the parts.
+        signals: returns arrays whose rows are in the order of the questions.
+        model: the model that computes them, whose tokens are counted; None if there is none.
     """
     total = context.run.stages["load"].counts.get(role, 0)
     done = signal_ids(folder)
     with context.reporter.bar(attempt.stage, total, len(done)) as advance:
-        # Parts are cut from what is left to do, so that an interrupted pass continues with the same cuts.
+        # Parts are cut from the questions that are left, so that an interrupted pass continues with the same parts.
         size = context.config.map.part_size
         for chunk in context.question_batches(role, size, lambda question_id: question_id not in done):
             write_signals(atomic_files.next_part(folder, ".safetensors"), chunk, signals(chunk))

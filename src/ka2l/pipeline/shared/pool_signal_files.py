@@ -1,4 +1,4 @@
-"""The signals of the pool as query strategies read them: memory-mapped arrays with their ids."""
+"""Reading the signals of the pool for query strategies: memory-mapped arrays with their ids."""
 
 from collections.abc import Iterable
 
@@ -10,22 +10,22 @@ from ka2l.errors import RunError
 from ka2l.pipeline.context import Context
 from ka2l.selection.signals import Signals
 
-# Sorted ids; the rows of every array of the pool's signals follow them.
+# The sorted ids of the pool; the rows of every signal are in this order.
 POOL_IDS = "pool_signals/ids.parquet"
-# Signals of one forward pass.
+# The signals that one forward pass gives.
 NEXT_TOKEN = ("next_token_entropy", "top_probability", "margin")
 
 
 def signal_file(name: str) -> str:
-    """Where the array of a pool signal lies."""
+    """The path of the array of a pool signal in a run."""
     return f"pool_signals/{name}.npy"
 
 
 def pool_signals(context: Context, names: Iterable[str]) -> Signals:
-    """These signals of the whole pool, rows sorted by id; arrays are memory maps, read when they are used.
+    """These signals of the whole pool, rows sorted by id. The arrays are memory maps, read when they are used.
 
     Raises:
-        RunError: the map is of another pool than the ids, or a signal comes from no stage (class_probabilities).
+        RunError: the map has other questions than the ids, or no stage computes a signal (class_probabilities).
     """
     run = context.run
     ids = np.asarray(atomic_files.read_table(run.file(POOL_IDS))["question_id"].to_pylist(), dtype=str)
@@ -39,7 +39,8 @@ def pool_signals(context: Context, names: Iterable[str]) -> Signals:
             raise RunError(
                 f"{run.path}: the signal {name} is not there ({signal_file(name)}). Run `ka2l map`."
             )
-    return Signals(ids, **arrays)  # type: ignore[arg-type]  # every one of them is of a float type
+    # Every array has a float type.
+    return Signals(ids, **arrays)  # type: ignore[arg-type]
 
 
 def _p_unknown(context: Context, ids: NDArray[np.str_]) -> NDArray[np.float32]:
@@ -49,7 +50,7 @@ def _p_unknown(context: Context, ids: NDArray[np.str_]) -> NDArray[np.float32]:
     if not np.array_equal(mapped[order], ids):
         raise RunError(
             f"{context.run.path}: knowledge_map.parquet and {POOL_IDS} hold different questions. Delete one of them "
-            "and run `ka2l map`: it is made again."
+            "and run `ka2l map` to make it again."
         )
     values: NDArray[np.float32] = table["p_unknown"].to_numpy()[order]
     return values

@@ -1,4 +1,4 @@
-"""The decoder of a run: which state it decodes, where it lies, and its checks."""
+"""The decoder of a run: the hidden state it decodes, where it is stored, and its checks."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,49 +14,51 @@ if TYPE_CHECKING:
     from ka2l.augmentation.network import Network
 
 
-class Judged(NamedTuple):
-    """Which state of the model the probe judges."""
+class ProbedState(NamedTuple):
+    """The hidden state that the probe reads."""
 
     layer: int
     position: Position
 
 
-def judged(context: Context) -> Judged:
-    """Layer and position of the run's probe.
+def probed_state(context: Context) -> ProbedState:
+    """Layer and position of the hidden state that the run's probe reads.
 
     Raises:
-        RunError: it reads all layers, so there is no one state to decode.
+        RunError: the probe reads all layers, so there is no single state to decode.
     """
     probe, card = read_probe(context)
     if probe.layer < 0:
         raise RunError(
-            f"{context.run.path}: the probe ({probe.kind}) judges the states of all layers, and a decoder reads one. "
+            f"{context.run.path}: the probe ({probe.kind}) reads the states of all layers, and a decoder reads one. "
             "Use a probe of one layer: probe.kinds=[linear, mlp], or another map.probe."
         )
-    return Judged(probe.layer, card["position"])
+    return ProbedState(probe.layer, card["position"])
 
 
-class Place(NamedTuple):
-    """Where a decoder lies."""
+class DecoderPlace(NamedTuple):
+    """Where a decoder is stored."""
 
-    name: str  # a folder, else a Hub id
+    # A folder, else a Hub id.
+    name: str
     revision: str | None
 
 
-def decoder_place(context: Context) -> Place:
-    """Of the decoder this run decodes with: its own, or the one `decoder.pretrained` names."""
+def decoder_place(context: Context) -> DecoderPlace:
+    """The place of the decoder this run uses: its own, or the one `decoder.pretrained` names."""
     settings = context.config.decoder
     if settings.pretrained:
-        return Place(settings.pretrained, settings.pretrained_revision)
-    return Place(str(context.run.file("decoder").resolve()), None)  # a path, never taken for a Hub id
+        return DecoderPlace(settings.pretrained, settings.pretrained_revision)
+    # An absolute path cannot be mistaken for a Hub id.
+    return DecoderPlace(str(context.run.file("decoder").resolve()), None)
 
 
 def checked_card(context: Context) -> dict[str, Any]:
-    """The card of that decoder; nothing large is read.
+    """The card of the decoder this run uses; its weights are not read.
 
     Raises:
-        RunError: it decodes another state than the probe judges.
-        ModelError: there is none, or this version does not know it.
+        RunError: it decodes another hidden state than the one the probe reads.
+        ModelError: no such decoder, or this version does not know its format.
     """
     from ka2l.augmentation.decoder_card_checks import check_fits
     from ka2l.augmentation.decoder_folder import load_card
@@ -64,15 +66,15 @@ def checked_card(context: Context) -> dict[str, Any]:
     place = decoder_place(context)
     card = load_card(*place)
     given = context.config.decoder.pretrained
-    check_fits(card, _judged_state(context), f"decoder.pretrained={given}" if given else place.name)
+    check_fits(card, probed_state_card(context), f"decoder.pretrained={given}" if given else place.name)
     return card
 
 
 def run_decoder(context: Context) -> "Decoder":
-    """The decoder this run decodes with.
+    """The decoder this run uses.
 
     Raises:
-        RunError, ModelError: as `checked_card`, or its weights are not what the card says.
+        RunError, ModelError: as `checked_card`, or its weights do not match the card.
     """
     from ka2l.augmentation.decoder import Decoder
 
@@ -85,7 +87,7 @@ def run_decoder(context: Context) -> "Decoder":
 
 
 def new_network(config: RunConfig, width: int) -> "Network":
-    """An untrained decoder: of the T5 that `decoder.t5` names, else of the language model itself."""
+    """An untrained decoder, made from the T5 that `decoder.t5` names, else from the language model itself."""
     if config.decoder.t5:
         from ka2l.augmentation.t5 import T5Network, load_t5
 
@@ -98,16 +100,16 @@ def new_network(config: RunConfig, width: int) -> "Network":
 
 
 def _language_model(config: RunConfig) -> tuple[Any, Any]:
-    """The model in whole weights: few bits are for asking, not for learning."""
+    """The model and its tokenizer, without quantization: quantized weights are not trained."""
     settings = config.model.model_copy(update={"quantization": "none"})
     return load_causal_lm(settings, resolve(settings))
 
 
-def _judged_state(context: Context) -> dict[str, Any]:
-    """All that makes two states comparable."""
+def probed_state_card(context: Context) -> dict[str, Any]:
+    """What identifies the hidden state the probe reads: only states with the same values are comparable."""
     return {
         "model": context.resolved.name,
         "revision": context.resolved.revision,
-        **judged(context)._asdict(),
+        **probed_state(context)._asdict(),
         "sensing_hash": context.prompts.sensing_hash,
     }

@@ -1,6 +1,6 @@
-"""Who says whether two answers mean the same, by the config: their text, an NLI model, sentence embeddings, or an LLM.
+"""The judge of a run, which decides whether two answers mean the same: their text, an NLI model, embeddings, or an LLM.
 
-Judgements are kept in the run (`judgements.sqlite`) or in the file `measure.cache`, which runs can share.
+Judgements are kept in the run (`judgements.sqlite`) or in the file `measure.cache`, which several runs can share.
 """
 
 from collections.abc import Iterator
@@ -24,19 +24,22 @@ if TYPE_CHECKING:
     from ka2l.models.sentence_encoder import SentenceEncoder
 
 
-FEWEST = 20  # pairs of each kind that a cosine threshold can be fitted on
+# A cosine threshold is fitted on at least this many pairs of each kind.
+FEWEST = 20
 
 
 class RunJudge(NamedTuple):
-    """The judge of a run. Without one, texts are compared; `encoder` is that of judge `embedding`."""
+    """The judge of a run."""
 
+    # None: texts are compared.
     judge: CachedJudge | None = None
+    # The encoder and the cosine threshold of judge `embedding`.
     encoder: "SentenceEncoder | None" = None
-    threshold: float | None = None  # the cosine, of judge `embedding`
+    threshold: float | None = None
     equivalence: Equivalence = "strict"
 
     def counts(self) -> dict[str, int]:
-        """For the manifest: pairs that were in question, judgements made, calls of the model, and found in the cache."""
+        """Counts for the manifest: pairs to judge, judgements made, calls of the model, and judgements in the cache."""
         if self.judge is None:
             return {}
         counts = self.judge.counts
@@ -48,7 +51,7 @@ class RunJudge(NamedTuple):
         }
 
     def facts(self) -> dict[str, Any]:
-        """For threshold.json: by whom the answers were judged."""
+        """Facts for threshold.json: the judge of the answers, and its fitted threshold."""
         if self.judge is None:
             return {}
         fitted = {"embedding_threshold": self.threshold} if self.threshold is not None else {}
@@ -56,13 +59,13 @@ class RunJudge(NamedTuple):
 
 
 @contextmanager
-def run_judge(context: Context, asked: Answered | None, stage: str = "measure") -> Iterator[RunJudge]:
-    """The judge that `measure.judge` names, its judgements kept as they are made.
+def run_judge(context: Context, answered: Answered | None, stage: str = "measure") -> Iterator[RunJudge]:
+    """The judge that `measure.judge` names. Its judgements are saved as they are made.
 
     Args:
-        context: of the run.
-        asked: the probe questions, for a cosine that is fitted on them; None: take the one `measure` has fitted.
-        stage: that is at work.
+        context: context of the run.
+        answered: the probe questions, to fit a cosine threshold on; None: use the threshold `measure` has fitted.
+        stage: name of the running stage.
     """
     settings = context.config.measure
     if settings.judge == "lexical":
@@ -74,7 +77,7 @@ def run_judge(context: Context, asked: Answered | None, stage: str = "measure") 
         from ka2l.models.sentence_encoder import EmbeddingJudge, SentenceEncoder
 
         encoder = SentenceEncoder(settings.embedding_model, device=pick_device(context.config.model))
-        threshold = _threshold(context, asked, encoder)
+        threshold = _cosine_threshold(context, answered, encoder)
         judge: Any = EmbeddingJudge(encoder, threshold)
     elif settings.judge == "nli":
         from ka2l.models.judges.entailment import EntailmentModel
@@ -89,11 +92,12 @@ def run_judge(context: Context, asked: Answered | None, stage: str = "measure") 
     else:
         judge = _llm_judge(context)
     with CachedJudge(judge, cache, progress=lambda total: context.reporter.bar(stage, total)) as cached:
-        # A cosine never says contradiction, so without entailment everything would be the same to it.
+        # A cosine cannot express contradiction: without `strict`, every pair would count as equivalent.
         yield RunJudge(cached, encoder, threshold, "strict" if encoder else settings.equivalence)
 
 
 def _llm_judge(context: Context) -> Any:
+    """A language model at a server, or in this process: the run's own model or another one."""
     from ka2l.models.judges.llm_judge import LocalLlmJudge, ServerLlmJudge
 
     config = context.config
@@ -114,7 +118,16 @@ def _llm_judge(context: Context) -> Any:
     return LocalLlmJudge(LocalModel.load(settings, resolve(settings)), key=judge_key(config))
 
 
-def _threshold(context: Context, asked: Answered | None, encoder: "SentenceEncoder") -> float:
+class _Pairs(NamedTuple):
+    """Pairs of answers to fit a cosine threshold on."""
+
+    # Question, gold answer, other answer.
+    texts: list[tuple[str, str, str]]
+    # Whether the other answer is an alias of the gold one; else it is a wrong answer.
+    same: list[bool]
+
+
+def _cosine_threshold(context: Context, answered: Answered | None, encoder: "SentenceEncoder") -> float:
     """The cosine from which two answers mean the same: given, or fitted on the gold answers of training questions.
 
     Raises:
@@ -123,25 +136,14 @@ def _threshold(context: Context, asked: Answered | None, encoder: "SentenceEncod
     given = context.config.measure.embedding_threshold
     if given != "fit":
         return float(given)
-    if asked is None:
+    if answered is None:
         return float(atomic_files.read_json(context.run.file("threshold.json"))["embedding_threshold"])
-    pairs: list[tuple[str, str, str]] = []
-    same: list[bool] = []
-    for row in asked.training:
-        question, gold = asked.questions[row], list(dict.fromkeys(asked.questions[row].answers))
-        right = {normalize_answer(answer) for answer in gold}
-        aliases = [alias for alias in gold[1:] if normalize_answer(alias) != normalize_answer(gold[0])]
-        wrong = [t for t in dict.fromkeys(asked.texts[row]) if gold and normalize_answer(t) not in right]
-        # As many of each from every question, so that one with fifty aliases does not decide alone.
-        each = min(len(aliases), len(wrong), 3)
-        for text, alike in [*((a, True) for a in aliases[:each]), *((w, False) for w in wrong[:each])]:
-            pairs.append((question.question, gold[0], text))
-            same.append(alike)
+    pairs, same = _alias_pairs(answered)
     if len(pairs) < 2 * FEWEST:
         raise DegenerateError(
-            f"measure.embedding_threshold=fit needs training questions with several gold answers and wrong ones of the "
-            f"model: there are {sum(same)} pairs of each kind, and {FEWEST} are the least. Give a cosine, such as "
-            "measure.embedding_threshold=0.7."
+            "measure.embedding_threshold=fit needs training questions with several gold answers and with wrong answers "
+            f"of the model: there are {sum(same)} pairs of each kind, and at least {FEWEST} are needed. Give a cosine, "
+            "such as measure.embedding_threshold=0.7."
         )
     fitted = fit_cosine_threshold(encoder.cosines(pairs), same)
     context.reporter.say(
@@ -149,3 +151,20 @@ def _threshold(context: Context, asked: Answered | None, encoder: "SentenceEncod
         f"{fitted.balanced_accuracy:.0%} of {len(same)} pairs of gold answers and wrong ones)"
     )
     return fitted.value
+
+
+def _alias_pairs(answered: Answered) -> _Pairs:
+    """Gold answers of training questions, paired with their aliases and with wrong answers of the model."""
+    pairs = _Pairs([], [])
+    for row in answered.training:
+        question, gold = answered.questions[row], list(dict.fromkeys(answered.questions[row].answers))
+        right = {normalize_answer(answer) for answer in gold}
+        aliases = [alias for alias in gold[1:] if normalize_answer(alias) != normalize_answer(gold[0])]
+        sampled = dict.fromkeys(answered.answer_texts[row])
+        wrong = [text for text in sampled if gold and normalize_answer(text) not in right]
+        # As many of each kind from every question, so that a question with fifty aliases does not dominate.
+        each = min(len(aliases), len(wrong), 3)
+        for text, same in [*((a, True) for a in aliases[:each]), *((w, False) for w in wrong[:each])]:
+            pairs.texts.append((question.question, gold[0], text))
+            pairs.same.append(same)
+    return pairs

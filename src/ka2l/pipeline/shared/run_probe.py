@@ -1,4 +1,4 @@
-"""The probe of a run: its own, or the one `map.probe` names, checked against the run's model and prompt."""
+"""The probe of a run (its own, or the one `map.probe` names), checked against the run's model and prompt."""
 
 from typing import Any
 
@@ -13,11 +13,12 @@ def read_probe(context: Context) -> tuple[Probe, dict[str, Any]]:
     """The probe this run's pool is mapped with, and its card: its own, or the one `map.probe` names.
 
     Raises:
-        RunError: it was trained for another model, revision or prompt; its numbers would mean nothing here.
+        RunError: no probe; or it was trained for another model, revision or prompt, so its predictions would be
+            meaningless here.
     """
     config, end = context.config, limit(context.config)
     if end is not None and not has_model(config):
-        raise RunError(f"{context.run.path}: there can be no probe here. {end.why}")
+        raise RunError(f"{context.run.path}: this run cannot have a probe. {end.why}")
     if config.map.probe:
         probe = context.identities.given_probe
         card = dict(probe.card)
@@ -25,14 +26,15 @@ def read_probe(context: Context) -> tuple[Probe, dict[str, Any]]:
         return probe, card
     folder = context.run.file("probe")
     if not (folder / "probe.json").exists():
-        raise RunError(f"{context.run.path}: there is no probe yet. Run `ka2l probe {context.run.path}`.")
-    # The card first: what differs is said before anything is read that may not fit.
+        raise RunError(f"{context.run.path}: no probe is trained yet. Run `ka2l probe {context.run.path}`.")
+    # The card is checked first, before weights are read that may not fit.
     card = atomic_files.read_json(folder / "probe.json")
     _check_probe(context, str(folder), card, given=False)
     return Probe.from_pretrained(str(folder)), card
 
 
 def _check_probe(context: Context, where: str, card: dict[str, Any], *, given: bool) -> None:
+    """Refuse a probe whose card differs from the run; `given`: it was not trained in this run."""
     config, resolved = context.config, context.resolved
     now = {
         "model": ("model", resolved.name),
@@ -47,11 +49,12 @@ def _check_probe(context: Context, where: str, card: dict[str, Any], *, given: b
         card = {**card, **{name: prompt.get(name) for name in ("instruction", "template")}}
         now = {name: now[name] for name in ("model", "revision", "template", "instruction", "sensing_hash")}
     else:
-        fix = f"Train it anew: ka2l run --out {context.run.path}"
+        fix = f"Train it again: ka2l run --out {context.run.path}"
         now["answered_by"] = ("model that answered", answered_by(config))
         now["position"] = ("probe.position", config.probe.position)
     if card["revision"] == resolved.revision and resolved.revision.startswith("sha256-"):
-        del now["model"]  # the same files, wherever they lie
+        # The same files, under whatever name.
+        del now["model"]
         if card["answered_by"] == card["model"]:
             now.pop("answered_by", None)
     for name, (title, value) in now.items():

@@ -1,4 +1,7 @@
-"""Stage `annotate`: answers to what was bought and decoded, from gold, from GeoNames, or from people."""
+"""Stage `annotate`: label the selected and decoded questions with gold answers, from GeoNames, or by people.
+
+ka2l annotate runs/mine --export todo.csv
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,31 +24,33 @@ from ka2l.questions.question import DECODED, Question
 from ka2l.teaching.annotators.annotation import AnnotationResult, Label, annotate_from_labels, annotate_gold
 from ka2l.teaching.annotators.kept_labels import read_labels
 
-_BOUGHT_SHOWN = 10
+# Labelled questions in the report, per arm.
+_EXAMPLES = 10
 
 
 def annotate(context: Context, attempt: Attempt) -> None:
-    """Get the answers: to bought questions from the gold ones or from people, to decoded ones from GeoNames or people.
+    """Label the selected questions with gold answers or by people, and decoded ones from GeoNames or by people.
 
-    An answer is never carried over from the question a new one was decoded from: they ask for different things.
+    A decoded question never gets the answer of the question it was decoded from: they ask for different facts.
     """
     config, run, arm = context.config, context.run, attempt.arm
     cost = config.annotate.cost_per_label
-    bought = selected_questions(context, arm)
+    selected = selected_questions(context, arm)
     decoded = decoded_questions(context) if arm == MAIN else []
-    placed = places(context, decoded)
+    from_geonames = geonames_labels(context, decoded)
     if config.annotate.annotator == "gold":
-        result = annotate_gold(bought, cost)
+        result = annotate_gold(selected, cost)
         if result.missing:
             raise DataError(
-                f"{len(result.missing)} of {len(bought)} bought questions have no gold answer (such as "
+                f"{len(result.missing)} of {len(selected)} selected questions have no gold answer (such as "
                 f"{result.missing[0]!r}). Let people answer them: annotate.annotator=file, then "
                 f"`ka2l annotate {run.path} --export todo.csv`."
             )
         refused: list[str] = []
     else:
-        result, refused = _from_people(context, [*bought, *(q for q in decoded if q.id not in placed)])
-    annotations = [*result.annotations, *annotate_from_labels(decoded, placed, cost).annotations]
+        open_questions = [*selected, *(q for q in decoded if q.id not in from_geonames)]
+        result, refused = _annotate_by_people(context, open_questions)
+    annotations = [*result.annotations, *annotate_from_labels(decoded, from_geonames, cost).annotations]
     with attempt.begin() as record:
         rows = [
             {"question_id": a.question_id, "answer": a.answers[0], "answers": list(a.answers)}
@@ -60,15 +65,15 @@ def annotate(context: Context, attempt: Attempt) -> None:
             record.counts |= {"decoded_labels": new, "decoded_refused": len(decoded) - new}
 
 
-def people_answer(context: Context, arm: str) -> list[Question]:
-    """The questions of an arm that wait for people: what was bought, and what was decoded and GeoNames cannot answer."""
+def questions_for_people(context: Context, arm: str) -> list[Question]:
+    """The questions of an arm that people answer: the selected ones, and decoded ones that GeoNames cannot answer."""
     decoded = decoded_questions(context) if arm == MAIN else []
-    placed = places(context, decoded)
-    return [*selected_questions(context, arm), *(q for q in decoded if q.id not in placed)]
+    from_geonames = geonames_labels(context, decoded)
+    return [*selected_questions(context, arm), *(q for q in decoded if q.id not in from_geonames)]
 
 
-def places(context: Context, decoded: Sequence[Question]) -> dict[str, Label]:
-    """What GeoNames answers to the new questions whose place it can identify, where the questions are about places."""
+def geonames_labels(context: Context, decoded: Sequence[Question]) -> dict[str, Label]:
+    """Answers to the decoded questions whose place GeoNames can identify; empty if the questions are not from GeoNames."""
     if context.config.questions.source != "geonames" or not decoded:
         return {}
     from ka2l.questions.geonames.resolver import answer
@@ -78,34 +83,55 @@ def places(context: Context, decoded: Sequence[Question]) -> dict[str, Label]:
     return dict(labels)
 
 
-def _from_people(context: Context, bought: Sequence[Question]) -> tuple[AnnotationResult, list[str]]:
-    """What people have answered, and what they have refused."""
+def _annotate_by_people(
+    context: Context, questions: Sequence[Question]
+) -> tuple[AnnotationResult, list[str]]:
+    """The answers people have given, and the ids of the questions they have refused.
+
+    Raises:
+        WaitingForPeople: a question is neither answered nor refused.
+    """
     run = context.run
-    labels = read_labels(run.file(LABELS), bought)
+    labels = read_labels(run.file(LABELS), questions)
     refused = {i for i, label in labels.items() if not label.answers}
-    asked = [question for question in bought if question.id not in refused]
-    result = annotate_from_labels(asked, labels, context.config.annotate.cost_per_label)
-    new = sum(question.role == DECODED for question in bought)
-    what = f"questions ({len(bought) - new} bought, {new} decoded)" if new else "bought questions"
+    accepted = [question for question in questions if question.id not in refused]
+    result = annotate_from_labels(accepted, labels, context.config.annotate.cost_per_label)
+    n_decoded = sum(question.role == DECODED for question in questions)
+    if n_decoded:
+        what = f"questions ({len(questions) - n_decoded} selected, {n_decoded} decoded)"
+    else:
+        what = "selected questions"
     if result.missing:
         raise WaitingForPeople(
-            f"{len(result.missing)} of {len(bought)} {what} wait for an answer.\n"
+            f"{len(result.missing)} of {len(questions)} {what} wait for an answer.\n"
             f"  1. ka2l annotate {run.path} --export todo.csv\n"
-            "  2. fill in the column `answer` (several answers with | between them; ? where nobody knows)\n"
+            "  2. fill in the column `answer` (several answers with | between them; ? if the answer is not known)\n"
             f"  3. ka2l annotate {run.path} --import todo.csv\n"
             f"  4. ka2l run --out {run.path}"
         )
     return result, sorted(refused)
 
 
-def _bought(context: Context, arm: str) -> list[tuple[str, float, str]]:
+def _shows(context: Context, done: frozenset[str]) -> dict[str, Any]:
+    """The first labelled questions of each arm, once all arms are labelled."""
+    every = arms(context.config)
+    if not all(arm_stage("annotate", arm) in done for arm in every):
+        return {}
+    return {"bought": {strategy_of(context.config, arm): _labelled_examples(context, arm) for arm in every}}
+
+
+def _labelled_examples(context: Context, arm: str) -> list[tuple[str, float, str]]:
+    """Question, score and answer of the first labelled questions of an arm, in the order of their rank."""
     selection = atomic_files.read_table(context.run.file("selection.parquet", arm)).to_pydict()
     answers = read_annotations(context, arm)
-    shown = [
-        (i, s) for i, s in zip(selection["question_id"], selection["score"], strict=True) if i in answers
-    ][:_BOUGHT_SHOWN]
-    questions = context.questions_by_id({i for i, _ in shown})
-    return [(questions[i].question, score, answers[i][0]) for i, score in shown]
+    labelled = [
+        (i, score)
+        for i, score in zip(selection["question_id"], selection["score"], strict=True)
+        if i in answers
+    ]
+    examples = labelled[:_EXAMPLES]
+    questions = context.questions_by_id({i for i, _ in examples})
+    return [(questions[i].question, score, answers[i][0]) for i, score in examples]
 
 
 def _reads(config: RunConfig, arm: str) -> list[str]:
@@ -117,20 +143,12 @@ def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
 
 
 def _needs(config: RunConfig, questions: Sequence[Question]) -> None:
-    """Gold answers, where they are what is taught."""
+    """Refuse a pool without gold answers, if gold answers are the labels."""
     if config.annotate.annotator == "gold" and not any(q.answers for q in questions if q.role == "pool"):
         raise DataError(
-            f"{config.questions.source}: no question of the pool has an answer, so there is no gold to teach. Name the "
-            "column of answers (questions.columns.answers), or let people answer: annotate.annotator=file."
+            f"{config.questions.source}: no question of the pool has an answer, so there are no gold answers to train "
+            "on. Name the column of answers (questions.columns.answers), or let people answer: annotate.annotator=file."
         )
-
-
-def _shows(context: Context, done: frozenset[str]) -> dict[str, Any]:
-    """What each arm has bought, once all of them have."""
-    every = arms(context.config)
-    if not all(arm_stage("annotate", arm) in done for arm in every):
-        return {}
-    return {"bought": {strategy_of(context.config, arm): _bought(context, arm) for arm in every}}
 
 
 STAGE = Stage(

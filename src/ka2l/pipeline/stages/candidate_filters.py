@@ -1,7 +1,7 @@
-"""What speaks against a decoded question before the probe is asked: the filters, fed with a run's questions.
+"""The filters that drop decoded questions before the probe is applied, run on the questions of a run.
 
-In this order: its form, equal texts, the same fact in other words (where facts can be told: GeoNames), whether anybody can
-answer it, and near texts.
+They check, in this order: the form of a question, equal texts, the same fact in another wording (only for GeoNames, where
+facts can be identified), whether the question can be answered, and similar texts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,100 +20,105 @@ from ka2l.pipeline.shared.decoded_candidates import Decoding
 from ka2l.questions.geonames.resolver import Resolved, resolve
 from ka2l.questions.question import Question
 
-_STYLE_FROM = 20_000  # questions that show what a question looks like here
+# The style of questions is learned from at most this many.
+_STYLE_QUESTIONS = 20_000
 _BATCH = 4096
 _Texts = Mapping[str, tuple[str, ...]]
-_Facts = Mapping[str, Resolved | None]  # by candidate
+# The fact a candidate asks for, by the candidate's id.
+_Facts = Mapping[str, Resolved | None]
 
 
-class Sifted(NamedTuple):
-    """What the filters say."""
+class FilteredCandidates(NamedTuple):
+    """The verdict on each candidate, and its group."""
 
     verdicts: list[Verdict]
+    # The fact a candidate asks for if it can be identified, else the candidate's own text.
     groups: list[str]
-    """Of each candidate: the fact it asks for where that can be told, else its own text."""
 
 
-def sifted(context: Context, sources: Sequence[Question], found: Sequence[Decoding]) -> Sifted:
-    """Look for reasons to drop each decoded question; the first one counts.
+def filter_candidates(
+    context: Context, sources: Sequence[Question], decoded: Sequence[Decoding]
+) -> FilteredCandidates:
+    """Find the first reason to drop each decoded question, if there is one.
 
     Args:
-        context: of the run; its questions are what a new one may not repeat.
-        sources: the questions whose states were decoded.
-        found: what they say; of equal ones the first is kept.
+        context: context of the run; a decoded question may not repeat its questions.
+        sources: the questions whose hidden states were decoded.
+        decoded: the candidates; of equal ones the first is kept.
     """
-    candidates = [Candidate(one.id, one.source.id, one.text, one.finished) for one in found]
+    candidates = [Candidate(one.id, one.source.id, one.text, one.finished) for one in decoded]
     fact_of = _resolver(context)
     facts = {candidate.id: fact_of(candidate.question) for candidate in candidates}
-    said = {normalize_question(candidate.question) for candidate in candidates}
-    asked = {role: _those_said(context, role, said) for role in ("eval", "pool", "probe", "shot")}
-    elsewhere = {**asked["probe"], **asked["shot"]}
+    texts = {normalize_question(candidate.question) for candidate in candidates}
+    repeated = {role: _repeated_questions(context, role, texts) for role in ("eval", "pool", "probe", "shot")}
+    elsewhere = {**repeated["probe"], **repeated["shot"]}
     of_sources = wordings(sources)
     verdicts = in_style(candidates, _style(context))
-    for look in (
-        lambda left: copies(left, of_sources, asked["eval"], asked["pool"], elsewhere),
+    for rule in (
+        lambda left: copies(left, of_sources, repeated["eval"], repeated["pool"], elsewhere),
         lambda left: _same_fact(left, facts, context),
         lambda left: _answerable(left, facts, context.config),
         lambda left: _near(context, left, of_sources, facts),
     ):
-        _judge(candidates, verdicts, look)
+        _apply_filter(rule, candidates, verdicts)
     groups = [_group(candidate, facts[candidate.id]) for candidate in candidates]
-    return Sifted(verdicts, groups)
+    return FilteredCandidates(verdicts, groups)
 
 
-def _judge(
+def _apply_filter(
+    rule: Callable[[Sequence[Candidate]], Sequence[Verdict]],
     candidates: Sequence[Candidate],
     verdicts: list[Verdict],
-    look: Callable[[Sequence[Candidate]], Sequence[Verdict]],
 ) -> None:
-    """Let one filter see what the earlier ones have left."""
+    """Apply one filter rule to the candidates that the earlier filters have not dropped."""
     left = [i for i, verdict in enumerate(verdicts) if not verdict.reason]
-    for i, verdict in zip(left, look([candidates[i] for i in left]), strict=True):
+    for i, verdict in zip(left, rule([candidates[i] for i in left]), strict=True):
         verdicts[i] = verdict
 
 
-def _those_said(context: Context, role: str, said: set[str]) -> _Texts:
-    """Wordings of the questions of a role that some candidate repeats: all that can matter, and nothing holds the pool."""
+def _repeated_questions(context: Context, role: str, candidate_texts: set[str]) -> _Texts:
+    """Wordings of the questions of a role that a candidate repeats. Others do not matter, and the pool is not kept."""
     return {
         i: texts
         for batch in context.question_batches(role, _BATCH)
         for i, texts in wordings(batch).items()
-        if any(normalize_question(text) in said for text in texts)
+        if any(normalize_question(text) in candidate_texts for text in texts)
     }
 
 
 def _style(context: Context) -> QuestionStyle:
-    """From the questions the decoder has learned to say, or where it comes from elsewhere, from the pool."""
+    """The style of the questions the decoder was trained on; for a pretrained decoder, of the pool."""
 
     def texts(role: str) -> Iterator[str]:
         return (q.question for batch in context.question_batches(role, _BATCH) for q in batch)
 
-    learned = list(islice(texts("decoder"), _STYLE_FROM))
-    return QuestionStyle.learn(learned or islice(texts("pool"), _STYLE_FROM))
+    trained_on = list(islice(texts("decoder"), _STYLE_QUESTIONS))
+    return QuestionStyle.learn(trained_on or islice(texts("pool"), _STYLE_QUESTIONS))
 
 
 def _resolver(context: Context) -> Callable[[str], Resolved | None]:
-    """What fact a question asks for, where that can be told."""
+    """A function from a question's text to the fact it asks for; None if that cannot be identified."""
     if context.config.questions.source != "geonames":
         return lambda _question: None
     return resolve
 
 
 def _group(candidate: Candidate, fact: Resolved | None) -> str:
-    """Of a new question: its fact, else its own text."""
+    """The group of a candidate: its fact, else its own text."""
     return fact.fact if fact is not None and fact.own_name else normalize_question(candidate.question)
 
 
 def _answerable(candidates: Sequence[Candidate], facts: _Facts, config: RunConfig) -> list[Verdict]:
-    """Where no people answer, only what GeoNames can is of use."""
+    """Drop candidates that cannot be answered: those GeoNames cannot answer, unless people answer."""
     people = config.annotate.annotator == "file"
-    answered = (people or ((fact := facts[c.id]) is not None and fact.own_name) for c in candidates)
-    return [Verdict("" if known else "no_answer") for known in answered]
+    answerable = (people or ((fact := facts[c.id]) is not None and fact.own_name) for c in candidates)
+    return [Verdict("" if possible else "no_answer") for possible in answerable]
 
 
 def _same_fact(candidates: Sequence[Candidate], facts: _Facts, context: Context) -> list[Verdict]:
-    """Candidates that ask in other words for a fact that has its question already, or that an earlier one asks for."""
+    """Drop candidates that ask, in another wording, for the fact of a question of the run or of an earlier candidate."""
     wanted = {fact.fact for candidate in candidates if (fact := facts[candidate.id]) is not None}
+    # By fact: the reason to drop a candidate, and the id of the question or candidate that asks for it.
     known: dict[str, tuple[str, str]] = {}
     for reason, roles in (("in_eval", ["eval"]), ("in_pool", ["pool"]), ("elsewhere", ["probe", "shot"])):
         for role in roles:
@@ -134,7 +139,10 @@ def _same_fact(candidates: Sequence[Candidate], facts: _Facts, context: Context)
 
 
 def _near(context: Context, candidates: Sequence[Candidate], sources: _Texts, facts: _Facts) -> list[Verdict]:
-    """Candidates near others. One whose fact is known is of another fact by now, however alike the names are."""
+    """Drop candidates with texts similar to others.
+
+    A candidate whose fact is identified is kept: it asks for another fact, however similar the names are.
+    """
     settings = context.config.augment
     if not settings.embedding_model or not candidates:
         return [Verdict() for _ in candidates]
@@ -156,5 +164,5 @@ def _near(context: Context, candidates: Sequence[Candidate], sources: _Texts, fa
         },
     }
     rows = encoder.encode([candidate.question for candidate in candidates])
-    told_apart = [c.id for c in candidates if (fact := facts[c.id]) is not None and fact.own_name]
-    return near_copies(candidates, rows, references, settings.near_copy, told_apart)
+    with_fact = [c.id for c in candidates if (fact := facts[c.id]) is not None and fact.own_name]
+    return near_copies(candidates, rows, references, settings.near_copy, with_fact)

@@ -1,4 +1,4 @@
-"""Stage `candidates`: texts decoded from the states of the selected questions, before anything speaks against them."""
+"""Stage `candidates`: texts decoded from the hidden states of the selected questions, before they are filtered."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ from ka2l.pipeline.context import Context, add_usage
 from ka2l.pipeline.manifest import StageRecord
 from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.artifact_tables import as_table
-from ka2l.pipeline.shared.decoded_candidates import FOLDER, _rows
-from ka2l.pipeline.shared.run_decoder import checked_card, judged, run_decoder
+from ka2l.pipeline.shared.decoded_candidates import FOLDER, decoded_rows
+from ka2l.pipeline.shared.run_decoder import checked_card, probed_state, run_decoder
 from ka2l.pipeline.shared.taught_questions import selected_questions
 from ka2l.pipeline.stage import Cost, Identities, Sizes, Stage
 from ka2l.questions.question import Question
@@ -22,52 +22,55 @@ if TYPE_CHECKING:
     from ka2l.augmentation.decoder import Decoded
 
 
-_SOURCES = 16  # decoded between two parts: what a crash can cost
+# Sources decoded per part: what a crash can lose.
+_PART_SOURCES = 16
 
 
 def decode(context: Context, attempt: Attempt) -> None:
-    """Decode so many questions from each state, source by source; what an interrupted attempt has written stays."""
+    """Decode `augment.per_question` questions from each source's state; continues after what an interrupted attempt wrote."""
     run, settings = context.run, context.config.augment
-    bought = selected_questions(context, MAIN)
-    checked_card(context)  # before what is there is given up
+    sources = selected_questions(context, MAIN)
+    # Checked before the stage begins, because beginning may remove earlier candidates.
+    checked_card(context)
     with attempt.begin() as record:
         folder = run.file(FOLDER)
-        done = {row["source_id"] for row in _rows(folder)}
-        waiting = [question for question in bought if question.id not in done]
-        with context.reporter.bar(attempt.stage, len(bought), len(done)) as advance:
-            for chunk, several in _said(context, record, waiting):
+        done = {row["source_id"] for row in decoded_rows(folder)}
+        waiting = [question for question in sources if question.id not in done]
+        with context.reporter.bar(attempt.stage, len(sources), len(done)) as advance:
+            for chunk, decoded_of in _decode_in_chunks(context, record, waiting):
                 rows = [
                     {"source_id": question.id, **decoded._asdict()}
-                    for question, decoded_ones in zip(chunk, several, strict=True)
-                    for decoded in decoded_ones
+                    for question, several in zip(chunk, decoded_of, strict=True)
+                    for decoded in several
                 ]
                 atomic_files.write_table(atomic_files.next_part(folder, ".parquet"), as_table(rows))
                 attempt.checkpoint()
                 advance(len(chunk))
-        record.counts = {"sources": len(bought), "decoded": len(bought) * settings.per_question}
+        record.counts = {"sources": len(sources), "decoded": len(sources) * settings.per_question}
         record.facts = {"parts": attempt.part_counts()}
 
 
-def _said(
-    context: Context, record: StageRecord, waiting: Sequence[Question]
+def _decode_in_chunks(
+    context: Context, record: StageRecord, sources: Sequence[Question]
 ) -> "Iterator[tuple[Sequence[Question], list[list[Decoded]]]]":
-    """What the decoder says, some sources at a time."""
-    if not waiting:
+    """Some sources at a time, with the texts decoded from each of them."""
+    if not sources:
         return
     settings = context.config.augment
-    layer, position = judged(context)
-    prompts = [Prompt(question.id, context.prompts.sensing(question.question)) for question in waiting]
+    layer, position = probed_state(context)
+    prompts = [Prompt(question.id, context.prompts.sensing(question.question)) for question in sources]
     model = context.prepared_model()
     states = model.states(prompts, layer, position=position)
     add_usage(record, model)
-    context.release()  # the decoder has, or is, a model of its own
+    # The decoder is, or loads, a model of its own.
+    context.release()
     decoder = run_decoder(context)
-    for start in range(0, len(waiting), _SOURCES):
-        chunk = waiting[start : start + _SOURCES]
+    for start in range(0, len(sources), _PART_SOURCES):
+        chunk = sources[start : start + _PART_SOURCES]
         yield (
             chunk,
             decoder.decode(
-                states[start : start + _SOURCES],
+                states[start : start + _PART_SOURCES],
                 [question.id for question in chunk],
                 range(1, settings.per_question + 1),
                 noise=settings.noise,
@@ -99,7 +102,7 @@ STAGE = Stage(
     ],
     settings=_settings,
     writes=(Written(FOLDER, parts=True),),
-    # Of the probe only the layer and position of the state count, which are in the settings.
+    # Only the layer and position of the probe's state matter, and these are in the settings.
     unhashed=("probe",),
     costs=_costs,
 )

@@ -15,11 +15,15 @@ from ka2l.questions.settings import SOURCE
 
 
 def read_questions(config: RunConfig, directory: RunDirectory | None) -> LoadedQuestions:
-    """The questions of this config, freshly read from their source; those that came with answers lie in the run."""
+    """Read the questions of this configuration from their source. Questions imported with answers are in the run.
+
+    Raises:
+        DataError: they cannot be read, or nothing was imported.
+    """
     if config.questions.source == SOURCE:
         if directory is None:
             raise DataError(
-                f"questions.source={SOURCE} is for a run that was started with `ka2l import`: name it with --out."
+                f"questions.source={SOURCE} is for a run that was started with `ka2l import`: give that run with --out."
             )
         return imported_questions(directory)
     return load_questions(
@@ -28,7 +32,7 @@ def read_questions(config: RunConfig, directory: RunDirectory | None) -> LoadedQ
 
 
 def imported_questions(directory: RunDirectory) -> LoadedQuestions:
-    """The questions that came with the answers.
+    """The questions that were imported with their answers.
 
     Raises:
         DataError: nothing was imported.
@@ -37,7 +41,7 @@ def imported_questions(directory: RunDirectory) -> LoadedQuestions:
     if not path.exists():
         raise DataError(
             f"{directory.path}: questions.source={SOURCE}, but nothing was imported. "
-            f"Take answers in: ka2l import {directory.path} answers.jsonl"
+            f"Import answers: ka2l import {directory.path} answers.jsonl"
         )
     columns = ["id", "question", "answers", "role", "group", "meta"]
     return loaded_questions(from_table(atomic_files.read_table(path, columns)), SOURCE)
@@ -58,7 +62,7 @@ def write_questions(context: Context, attempt: Attempt) -> None:
 
 
 def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
-    """Where the questions lie does not count, their content does; settings of GeoNames only for questions from there."""
+    """The content of the questions, not where they are stored; the settings of GeoNames only for its questions."""
     unread = ("source",) if config.questions.source == "geonames" else ("source", "geonames")
     questions = values(config.questions, without=unread)
     return [known.source, questions, config.prompt.shots, config.prompt.teaching_shots, config.seed]

@@ -1,4 +1,4 @@
-"""Stage `map`: the probability that each question of the pool is unknown, by the probe."""
+"""Stage `map`: the probability that each question of the pool is unknown, according to the probe."""
 
 from typing import Any
 
@@ -24,23 +24,23 @@ POINTS = 2000
 
 
 def map_pool(context: Context, attempt: Attempt) -> None:
-    """p_unknown of every pool question; the model runs only up to the probe's layer, and nothing holds the pool."""
+    """Compute p_unknown of every question of the pool, part by part. The model runs only up to the probe's layer."""
     run = context.run
-    fitted, card = read_probe(context)
+    probe, card = read_probe(context)
     total = run.stages["load"].counts.get("pool", 0)
     if total == 0:
         raise DegenerateError(
-            "The pool is empty: no question has the role pool. Give questions.roles.pool a size."
+            "The pool is empty: no question has the role pool. Set a size for questions.roles.pool."
         )
     model = context.prepared_model()
 
     # A mix or an ensemble reads all layers.
-    layer = None if fitted.layer < 0 else fitted.layer
+    layer = None if probe.layer < 0 else probe.layer
 
     def signals(prompts: list[Prompt]) -> Arrays:
         states = model.states(prompts, layer, position=card["position"])
         embedding = states if layer is not None else states[:, -1]
-        return {"p_unknown": fitted.predict(states), "embedding": compact(embedding)}
+        return {"p_unknown": probe.predict(states), "embedding": compact(embedding)}
 
     with attempt.begin() as record:
         folder = run.file(STATES)
@@ -55,23 +55,23 @@ def map_pool(context: Context, attempt: Attempt) -> None:
             }
 
 
-def _inspects(context: Context) -> None:
-    """An error that says what differs is clearer than one that says the probe is out of date."""
-    if context.config.map.probe or (context.run.file("probe") / "probe.json").exists():
-        read_probe(context)
-
-
 def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
     p = atomic_files.read_table(context.run.file("knowledge_map.parquet"))["p_unknown"].to_numpy()
-    shown = (
+    drawn = (
         p if len(p) <= POINTS else np.random.default_rng(context.config.seed).choice(p, POINTS, replace=False)
     )
     return {
-        "p_unknown": shown.tolist(),
+        "p_unknown": drawn.tolist(),
         "n_pool": len(p),
         "n_pool_unknown": int((p >= 0.5).sum()),
         "given_probe": context.config.map.probe,
     }
+
+
+def _inspects(context: Context) -> None:
+    """Check the probe before its key: this error says what differs, not only that the probe is out of date."""
+    if context.config.map.probe or (context.run.file("probe") / "probe.json").exists():
+        read_probe(context)
 
 
 STAGE = Stage(

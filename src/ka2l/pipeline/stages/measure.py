@@ -1,4 +1,4 @@
-"""Stage `measure`: cluster the answers by meaning, score how far they disagree, and part known from unknown.
+"""Stage `measure`: cluster the answers by meaning, score their disagreement, and separate known from unknown questions.
 
 ka2l measure runs/mine measure.judge=nli measure.nli_model=FOLDER
 """
@@ -33,54 +33,54 @@ from ka2l.report.run_page_data import Case
 
 
 def measure(context: Context, attempt: Attempt) -> None:
-    """Entropies, scores, threshold and labels of the answered questions."""
+    """Write the entropies, scores, threshold and labels of the answered questions."""
     with attempt.begin() as record:
         _measure(context, record)
 
 
 def _measure(context: Context, record: StageRecord) -> None:
     config, run = context.config, context.run
-    asked = answered_questions(context)
-    with run_judge(context, asked) as judging:
+    answered = answered_questions(context)
+    with run_judge(context, answered) as judging:
         measured = measure_answers(
-            asked.asked,
-            asked.texts,
+            answered.question_texts,
+            answered.answer_texts,
             judge=judging.judge,
             equivalence=judging.equivalence,
             rule=config.measure.clusters,
-            token_logprobs=[[log_probabilities(row) for row in rows] for rows in asked.samples],
-            low_token_logprobs=[log_probabilities(row) for row in asked.low],
+            token_logprobs=[[log_probabilities(row) for row in rows] for rows in answered.samples],
+            low_token_logprobs=[log_probabilities(row) for row in answered.low],
             threshold=None,
         )
-        kernel = _kernel_entropies(asked, judging) if "kernel_entropy" in config.measure.scores else None
-        record.counts = {"questions": len(asked.ids), **judging.counts()}
+        kernel = _kernel_entropies(answered, judging) if "kernel_entropy" in config.measure.scores else None
+        record.counts = {"questions": len(answered.ids), **judging.counts()}
         record.facts = {"judge": context.identities.judge} if judging.judge is not None else {}
     entropies = measured.scores["semantic_entropy"]
-    threshold, why = _threshold(context, asked, entropies)
+    threshold, why = _threshold(context, answered, entropies)
     unknown = None if threshold is None else entropies >= threshold.value
-    columns = _columns(asked, measured, unknown)
+    columns = _columns(answered, measured, unknown)
     columns |= {} if kernel is None else {"kernel_entropy": _finite_or_none(kernel)}
-    columns |= model_scores(context, record, asked, measured.clusters)
+    columns |= model_scores(context, record, answered, measured.clusters)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     atomic_files.write_table(run.file("entropy.parquet"), as_table(rows))
     atomic_files.write_json(
-        run.file("threshold.json"), _summary(context, asked, entropies, threshold) | judging.facts() | why
+        run.file("threshold.json"), _summary(context, answered, entropies, threshold) | judging.facts() | why
     )
     if unknown is not None:
         record.counts["unknown"] = int(unknown.sum())
 
 
 def _columns(
-    asked: Answered, measured: Measurement, unknown: NDArray[np.bool_] | None
+    answered: Answered, measured: Measurement, unknown: NDArray[np.bool_] | None
 ) -> dict[str, list[Any]]:
-    """The table entropy.parquet, column by column; scores are missing where they are undefined."""
+    """The columns of entropy.parquet; a score that is undefined is None."""
     return {
-        "question_id": asked.ids,
-        "group": asked.groups,
-        "split": asked.split,
-        "unknown": [None] * len(asked.ids) if unknown is None else unknown.tolist(),
-        "correct": asked.correct,
-        "low_temperature_answer": [None if row is None else row["text"] for row in asked.low],
+        "question_id": answered.ids,
+        "group": answered.groups,
+        "split": answered.split,
+        "unknown": [None] * len(answered.ids) if unknown is None else unknown.tolist(),
+        "correct": answered.correct,
+        "low_temperature_answer": [None if row is None else row["text"] for row in answered.low],
         "cluster_ids": measured.clusters,
         **{name: _finite_or_none(values) for name, values in measured.scores.items() if name != "n_clusters"},
         "n_clusters": [len(set(ids)) for ids in measured.clusters],
@@ -88,15 +88,15 @@ def _columns(
 
 
 def _threshold(
-    context: Context, asked: Answered, entropies: NDArray[np.float64]
+    context: Context, answered: Answered, entropies: NDArray[np.float64]
 ) -> tuple[Threshold | None, dict[str, str]]:
-    """The threshold, from training rows; where there is none, None and why, if the run wants entropies and nothing else.
+    """The threshold, fitted on training rows; if it cannot be fitted and no probe needs it, None and the reason.
 
     Raises:
-        DegenerateError: there is none, and a probe would need it.
+        DegenerateError: it cannot be fitted, and a probe needs it.
     """
-    settings, train = context.config.measure, asked.training
-    whose = f"{len(train)} training questions of {len(asked.ids)}"
+    settings, train = context.config.measure, answered.training
+    whose = f"{len(train)} training questions of {len(answered.ids)}"
     try:
         return fit_threshold(
             entropies[train], settings.threshold, quantile=settings.quantile, whose=whose
@@ -111,10 +111,10 @@ def _threshold(
 
 
 def _summary(
-    context: Context, asked: Answered, entropies: NDArray[np.float64], threshold: Threshold | None
+    context: Context, answered: Answered, entropies: NDArray[np.float64], threshold: Threshold | None
 ) -> dict[str, Any]:
-    """threshold.json: the threshold, what it was fitted on, and how it moves when the training rows are drawn anew."""
-    settings, train = context.config.measure, asked.training
+    """threshold.json: the threshold, what it was fitted on, and how it varies when the training rows are resampled."""
+    settings, train = context.config.measure, answered.training
     summary: dict[str, Any] = {
         "value": None,
         "rule": str(settings.threshold),
@@ -129,7 +129,7 @@ def _summary(
     stability = threshold_stability(
         entropies[train],
         settings.threshold,
-        [asked.groups[row] for row in train],
+        [answered.groups[row] for row in train],
         quantile=settings.quantile,
         resamples=settings.bootstrap,
         seed=context.config.seed,
@@ -143,19 +143,20 @@ def _summary(
     }
 
 
-def _kernel_entropies(asked: Answered, judging: RunJudge) -> NDArray[np.float64]:
-    """Kernel language entropy over what the judge says of all pairs; over ROUGE-L where it only compares texts."""
+def _kernel_entropies(answered: Answered, judging: RunJudge) -> NDArray[np.float64]:
+    """Kernel language entropy, [questions], nats, from the judgements of all pairs; without a judge, from ROUGE-L."""
+    texts_of = answered.answer_texts
     if judging.encoder is not None:
-        embedded = [judging.encoder.encode(texts) for texts in asked.texts]
-        # What points the other way is as unlike as what has nothing in common.
+        embedded = [judging.encoder.encode(texts) for texts in texts_of]
+        # A negative cosine counts as 0: such answers are no less similar than unrelated ones.
         return np.array([kernel_language_entropy(np.maximum(rows @ rows.T, 0.0)) for rows in embedded])
     if judging.judge is None:
-        return np.array([kernel_language_entropy(rouge_matrix(texts)) for texts in asked.texts])
-    relations = pairwise_relations(asked.asked, asked.texts, judging.judge)
+        return np.array([kernel_language_entropy(rouge_matrix(texts)) for texts in texts_of])
+    relations_of = pairwise_relations(answered.question_texts, texts_of, judging.judge)
     return np.array(
         [
-            kernel_language_entropy(similarity_from_relations(texts, found))
-            for texts, found in zip(asked.texts, relations, strict=True)
+            kernel_language_entropy(similarity_from_relations(texts, relations))
+            for texts, relations in zip(texts_of, relations_of, strict=True)
         ]
     )
 
@@ -187,7 +188,7 @@ def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
 
 
 def _cases(context: Context, table: dict[str, list[Any]]) -> list[Case]:
-    """Questions of low, middle and high entropy: evenly spaced over the lowest, middle and highest sixth."""
+    """Example questions of low, middle and high entropy, evenly spaced in the lowest, middle and highest sixth."""
     answers = read_answers(context.run.file("answers"), context.config.sample.n)
     questions = context.questions_by_id(set(table["question_id"]))
     order = np.argsort(table["semantic_entropy"], kind="stable")
@@ -222,9 +223,9 @@ def _range(stability: dict[str, Any] | None) -> tuple[float, float, float] | Non
 
 
 def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
-    found = [config.sample.n, values(config.measure, without=unread_of_measure(config)), config.seed]
-    found += [known.judge] if config.measure.judge != "lexical" else []
-    return [*found, prompted_model(config, known) if asks_model(config) else []]
+    hashed = [config.sample.n, values(config.measure, without=unread_of_measure(config)), config.seed]
+    hashed += [known.judge] if config.measure.judge != "lexical" else []
+    return [*hashed, prompted_model(config, known) if asks_model(config) else []]
 
 
 STAGE = Stage(

@@ -1,9 +1,9 @@
-"""Scores for which `measure` asks the model again: P(True), how plausible its other answers are, and EigenScore.
+"""Scores of `measure` that need more passes of the model: P(True), ambiguity (from P(True) of other answers), EigenScore.
 
     ka2l measure runs/mine measure.scores='[p_true, ambiguity, eigenscore]'
 
-Worked in parts that outlive an interruption. Worked examples of the P(True) prompt come from training questions, and
-these then have no such score: a peer took its examples from the rows it scored.
+They are computed in parts, and finished parts are kept after an interruption. The worked examples of the P(True) prompt are
+training questions. These get no P(True) score, because the prompt contains their own answer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,15 +35,17 @@ if TYPE_CHECKING:
 
 
 MODEL_SCORES = "model_scores"
-# Questions in a part: what an interruption can cost.
+# Questions per part: what an interruption can lose.
 PART = 256
 Row = dict[str, Any]
+# Column → the score that it belongs to.
+_SCORE_OF = {"p_false": "p_true", "ambiguity": "ambiguity", "ambiguous": "ambiguity"}
 
 
 def model_scores(
-    context: Context, record: StageRecord, asked: Answered, clusters: Sequence[Sequence[int]]
+    context: Context, record: StageRecord, answered: Answered, clusters: Sequence[Sequence[int]]
 ) -> dict[str, list[Any]]:
-    """Columns `p_false`, `ambiguity`, `ambiguous` and `eigenscore` as far as they are wanted, None where undefined."""
+    """The columns `p_false`, `ambiguity`, `ambiguous` and `eigenscore` that `measure.scores` asks for; None if undefined."""
     wanted = [name for name in context.config.measure.scores if name != "kernel_entropy"]
     if not wanted:
         return {}
@@ -51,43 +53,53 @@ def model_scores(
     folder = context.run.file(MODEL_SCORES)
     for part in atomic_files.parts(folder, ".parquet"):
         rows |= {row["question_id"]: row for row in atomic_files.read_table(part).to_pylist()}
-    todo = [index for index, question_id in enumerate(asked.ids) if question_id not in rows]
-    with context.reporter.bar("measure", len(asked.ids), len(rows)) as advance:
+    todo = [index for index, question_id in enumerate(answered.ids) if question_id not in rows]
+    with context.reporter.bar("measure", len(answered.ids), len(rows)) as advance:
         for start in range(0, len(todo), PART):
             chunk = todo[start : start + PART]
-            made: list[Row] = [{"question_id": asked.ids[index]} for index in chunk]
-            if "eigenscore" in wanted:
-                _merge(made, "eigenscore", _eigenscores(context, record, asked, chunk))
-            if "p_true" in wanted or "ambiguity" in wanted:
-                for row, values in zip(
-                    made, _plausibility(context, record, asked, clusters, chunk), strict=True
-                ):
-                    row.update({name: values[name] for name in _COLUMNS if _COLUMNS[name] in wanted})
-            atomic_files.write_table(atomic_files.next_part(folder, ".parquet"), as_table(made))
+            part_rows = _score_part(context, record, answered, clusters, chunk)
+            atomic_files.write_table(atomic_files.next_part(folder, ".parquet"), as_table(part_rows))
             context.run.checkpoint("measure")
-            rows |= {row["question_id"]: row for row in made}
+            rows |= {row["question_id"]: row for row in part_rows}
             advance(len(chunk))
     names = [name for name in next(iter(rows.values()), {}) if name != "question_id"]
-    return {name: [rows[question_id][name] for question_id in asked.ids] for name in names}
+    return {name: [rows[question_id][name] for question_id in answered.ids] for name in names}
 
 
-_COLUMNS = {"p_false": "p_true", "ambiguity": "ambiguity", "ambiguous": "ambiguity"}  # column → who wants it
-
-
-def _merge(rows: list[Row], name: str, values: NDArray[np.floating]) -> None:
-    for row, value in zip(rows, values.tolist(), strict=True):
-        row[name] = value if np.isfinite(value) else None
+def _score_part(
+    context: Context,
+    record: StageRecord,
+    answered: Answered,
+    clusters: Sequence[Sequence[int]],
+    chunk: Sequence[int],
+) -> list[Row]:
+    """The scores of some questions, one row each."""
+    wanted = context.config.measure.scores
+    rows: list[Row] = [{"question_id": answered.ids[index]} for index in chunk]
+    if "eigenscore" in wanted:
+        scores = _eigenscores(context, record, answered, chunk)
+        for row, value in zip(rows, scores.tolist(), strict=True):
+            row["eigenscore"] = value if np.isfinite(value) else None
+    if "p_true" in wanted or "ambiguity" in wanted:
+        p_true_rows = _p_true_scores(context, record, answered, clusters, chunk)
+        for row, values in zip(rows, p_true_rows, strict=True):
+            row.update({name: values[name] for name in _SCORE_OF if _SCORE_OF[name] in wanted})
+    return rows
 
 
 def _eigenscores(
-    context: Context, record: StageRecord, asked: Answered, chunk: Sequence[int]
+    context: Context, record: StageRecord, answered: Answered, chunk: Sequence[int]
 ) -> NDArray[np.float64]:
-    """EigenScore of the middle layer's state at the last token of each answer (arXiv 2402.03744, Section 3.1)."""
+    """EigenScore, [chunk], of the middle layer's state at the last token of each answer (arXiv 2402.03744, Section 3.1)."""
     model = context.prepared_model()
-    texts = {index: [context.prompts.completion(text) for text in asked.texts[index]] for index in chunk}
+    texts = {
+        index: [context.prompts.completion(text) for text in answered.answer_texts[index]] for index in chunk
+    }
+    # Equal answers to a question are computed once.
     pairs = list(dict.fromkeys((index, text) for index in chunk for text in texts[index]))
+    asked = answered.question_texts
     prompts = [
-        Prompt(asked.ids[index], context.prompts.sensing(asked.asked[index]) + text) for index, text in pairs
+        Prompt(answered.ids[index], context.prompts.sensing(asked[index]) + text) for index, text in pairs
     ]
     states = model.states(prompts, model.n_layers // 2, position="tbg")
     add_usage(record, model, "eigenscore_")
@@ -95,67 +107,70 @@ def _eigenscores(
     return np.array([eigenscore(states[[row_of[index, text] for text in texts[index]]]) for index in chunk])
 
 
-def _plausibility(
+def _p_true_scores(
     context: Context,
     record: StageRecord,
-    asked: Answered,
+    answered: Answered,
     clusters: Sequence[Sequence[int]],
     chunk: Sequence[int],
 ) -> Iterator[Row]:
-    """P(True) of the low-temperature answer and of one answer per cluster, asked in one go."""
-    shots = _shots(context, asked)
+    """`p_false` of the low-temperature answer, and the ambiguity from P(True) of one answer per cluster."""
+    shots = _worked_examples(context, answered)
     leads = {
-        index: cluster_representatives(clusters[index], asked.texts[index])
+        index: cluster_representatives(clusters[index], answered.answer_texts[index])
         if "ambiguity" in context.config.measure.scores
         else []
         for index in chunk
     }
-    wanted: dict[tuple[int, str], int] = {}
+    # Index of each answer in the list of answers whose P(True) is computed, all of them in one pass.
+    place: dict[tuple[int, str], int] = {}
     for index in chunk:
-        low = asked.low[index]
+        low = answered.low[index]
         for text in [*([low["text"]] if low else []), *(lead.text for lead in leads[index])]:
             if index not in shots:
-                wanted.setdefault((index, text), len(wanted))
-    doubts = _doubts(context, record, asked, list(shots.values()), list(wanted))
+                place.setdefault((index, text), len(place))
+    p_false_of = _p_false_of_answers(context, record, answered, list(shots.values()), list(place))
     for index in chunk:
-        low = asked.low[index]
+        low = answered.low[index]
         if index in shots:
             yield {"p_false": None, "ambiguity": None, "ambiguous": None}
             continue
-        found = ambiguity(
-            np.array([1 - doubts[wanted[index, lead.text]] for lead in leads[index]]),
+        result = ambiguity(
+            np.array([1 - p_false_of[place[index, lead.text]] for lead in leads[index]]),
             [lead.size for lead in leads[index]],
         )
         yield {
-            "p_false": float(doubts[wanted[index, low["text"]]]) if low else None,
-            "ambiguity": found.score if np.isfinite(found.score) else None,
-            "ambiguous": found.flag,
+            "p_false": float(p_false_of[place[index, low["text"]]]) if low else None,
+            "ambiguity": result.score if np.isfinite(result.score) else None,
+            "ambiguous": result.flag,
         }
 
 
-def _shots(context: Context, asked: Answered) -> dict[int, PTrueShot]:
-    """Worked examples by row."""
-    judged = [index for index in asked.training if asked.correct[index] is not None]
-    right = np.array([bool(asked.correct[index]) for index in judged], dtype=bool)
-    picked = choose_shots(right, judged, context.config.measure.p_true_shots, context.config.seed)
-    found = {}
-    for index in picked:
-        low = asked.low[index]
-        assert low is not None  # else nothing was judged
-        ideas = distinct_ideas(asked.texts[index])
-        found[index] = PTrueShot(asked.asked[index], ideas, low["text"], bool(asked.correct[index]))
-    return found
+def _worked_examples(context: Context, answered: Answered) -> dict[int, PTrueShot]:
+    """The worked examples of the P(True) prompt, by the index of their question."""
+    judged = [index for index in answered.training if answered.correct[index] is not None]
+    right = np.array([bool(answered.correct[index]) for index in judged], dtype=bool)
+    chosen = choose_shots(right, judged, context.config.measure.p_true_shots, context.config.seed)
+    shots = {}
+    for index in chosen:
+        low = answered.low[index]
+        # Only low-temperature answers are judged right or wrong.
+        assert low is not None
+        ideas = distinct_ideas(answered.answer_texts[index])
+        asked = answered.question_texts[index]
+        shots[index] = PTrueShot(asked, ideas, low["text"], bool(answered.correct[index]))
+    return shots
 
 
-def _doubts(
+def _p_false_of_answers(
     context: Context,
     record: StageRecord,
-    asked: Answered,
+    answered: Answered,
     shots: Sequence[PTrueShot],
-    wanted: Sequence[tuple[int, str]],
+    answers: Sequence[tuple[int, str]],
 ) -> NDArray[np.float64]:
-    """1 − P(True) of these answers to these questions."""
-    if not wanted:
+    """1 − P(True), [answers], of answers given as the index of their question and their text."""
+    if not answers:
         return np.empty(0)
     chat = context.config.prompt.template == "chat"
 
@@ -167,12 +182,13 @@ def _doubts(
 
     model: LocalModel = context.model()
     model.share_prefix(build)
+    asked, sampled = answered.question_texts, answered.answer_texts
     prompts = [
-        Prompt(asked.ids[index], build(asked.asked[index], distinct_ideas(asked.texts[index]), text))
-        for index, text in wanted
+        Prompt(answered.ids[index], build(asked[index], distinct_ideas(sampled[index]), text))
+        for index, text in answers
     ]
-    # After a chat template's opening of the turn there is no space before the word.
+    # In a chat template the answer follows the start of the turn without a space.
     choices = [choice.strip() if chat else choice for choice in CHOICES]
-    found = p_false(model.choice_log_probabilities(prompts, choices))
+    probabilities = p_false(model.choice_log_probabilities(prompts, choices))
     add_usage(record, model, "p_true_")
-    return found
+    return probabilities

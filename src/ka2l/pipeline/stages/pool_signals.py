@@ -1,10 +1,11 @@
-"""The pool's signals: what query strategies read, each computed once, only where asked for, and shared by all of them.
+"""Stages `signals`, `pool_entropy`, `pool_likelihood` and `sentences`: the signals of the pool that query strategies read.
 
     ka2l map runs/mine select.strategy=semantic_entropy
 
-A signal is one array in `pool_signals/NAME.npy`, rows sorted by question id as in `pool_signals/ids.parquet`, read as a
-memory map; p_unknown is in knowledge_map.parquet. While a stage works its signals lie in parts, so that a crash costs
-one part; at its end they are gathered, one part in memory at a time. The stage `map` is in `sense`.
+Each signal is computed once, only if a strategy reads it. It is one array in `pool_signals/NAME.npy`, rows sorted by
+question id as in `pool_signals/ids.parquet`, read as a memory map; p_unknown is in knowledge_map.parquet. A running stage
+writes its signals in parts, so that a crash loses one part; at its end they are merged, one part in memory at a time.
+Stage `map`, which computes p_unknown and the embedding, is in `map.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,7 +35,7 @@ from ka2l.pipeline.shared.run_judge import run_judge
 from ka2l.pipeline.stage import Cost, Identities, Stage
 from ka2l.questions.question import Question
 
-# Batches of answers whose questions are read together: each reading is a pass over the file of questions.
+# The questions of this many batches of answers are read together: each reading is a pass over the file of questions.
 _BATCHES_AT_ONCE = 64
 _NEXT_TOKEN_PARTS = "pool_signals/next_token"
 _SENTENCE_PARTS = "pool_signals/sentences"
@@ -42,7 +43,7 @@ _LIKELIHOOD_PARTS = "pool_signals/likelihood"
 
 
 def next_token(context: Context, attempt: Attempt) -> None:
-    """How undecided the model is about the first token of its answer: entropy, top probability and margin."""
+    """Compute the uncertainty about the first token of the answer: entropy in nats, top probability and margin."""
     run = context.run
     model = context.prepared_model()
 
@@ -57,7 +58,7 @@ def next_token(context: Context, attempt: Attempt) -> None:
 
 
 def sentences(context: Context, attempt: Attempt) -> None:
-    """Embeddings of the questions' texts, of unit length."""
+    """Compute embeddings of the questions' texts, [questions, width], of unit length."""
     from ka2l.models.loading import pick_device
     from ka2l.models.sentence_encoder import SentenceEncoder
 
@@ -76,20 +77,20 @@ def sentences(context: Context, attempt: Attempt) -> None:
 
 
 def sampled_entropy(context: Context, attempt: Attempt) -> None:
-    """Semantic entropy of the pool's sampled answers (Eq. 2), in nats, by the judge and the rules of `measure`."""
+    """Compute the semantic entropy of the pool's sampled answers (Eq. 2), in nats, with the judge and rules of `measure`."""
     run, settings = context.run, context.config.measure
     ids: list[str] = []
     entropies: list[float] = []
     with attempt.begin() as record, run_judge(context, None, attempt.stage) as judging:
         batches = answer_batches(run.file("pool_answers"), context.config.sample.n)
         while several := list(islice(batches, _BATCHES_AT_ONCE)):
-            texts = {} if judging.judge is None else _texts(context, several)
+            text_of = {} if judging.judge is None else _texts(context, several)
             for batch in several:
                 answers = [
                     [str(row["text"]) for number, row in rows.items() if number] for rows in batch.values()
                 ]
-                asked = [texts.get(question_id, "") for question_id in batch]
-                clusters, _ = clustered(asked, answers, judging.judge, judging.equivalence, settings.clusters)
+                texts = [text_of.get(question_id, "") for question_id in batch]
+                clusters, _ = clustered(texts, answers, judging.judge, judging.equivalence, settings.clusters)
                 ids += batch
                 entropies += map(semantic_entropy, clusters)
                 attempt.checkpoint()
@@ -99,15 +100,15 @@ def sampled_entropy(context: Context, attempt: Attempt) -> None:
 
 
 def _texts(context: Context, batches: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The texts of the questions of some batches, in one pass over the file; only a judge reads them."""
+    """The texts of the questions of some batches by id, in one pass over the file. Only a judge needs them."""
     wanted = {question_id for batch in batches for question_id in batch}
     return {q.id: q.question for q in context.questions_by_id(wanted).values()}
 
 
 def answer_likelihood(context: Context, attempt: Attempt) -> None:
-    """Mean log-probability, nats per token, of the low-temperature answer.
+    """Compute the mean log-probability, nats per token, of the low-temperature answer.
 
-    A model that says nothing at all has said it with no token; it counts as the least likely answer of the pool.
+    An empty answer has no tokens; it gets the lowest value of the pool.
 
     Raises:
         RunError: an answer came without log-probabilities.
@@ -120,8 +121,8 @@ def answer_likelihood(context: Context, attempt: Attempt) -> None:
 
     def signals(chunk: list[Question]) -> Arrays:
         rows = ask(context, engine, chunk, (0,), lambda _count: None)
-        found = [log_probabilities(row.answers[0]._asdict()) for row in rows]
-        without = [row.question_id for row, values in zip(rows, found, strict=True) if values is None]
+        logprobs = [log_probabilities(row.answers[0]._asdict()) for row in rows]
+        without = [row.question_id for row, values in zip(rows, logprobs, strict=True) if values is None]
         if without:
             raise RunError(
                 f"{run.path}: {len(without)} answers came without token log-probabilities, first: "
@@ -130,7 +131,7 @@ def answer_likelihood(context: Context, attempt: Attempt) -> None:
             )
         count_tokens(attempt.record, engine)
         return {
-            name: np.array([-negative_log_likelihood(values or ()) for values in found], dtype=np.float32)
+            name: np.array([-negative_log_likelihood(values or ()) for values in logprobs], dtype=np.float32)
         }
 
     with attempt.begin() as record:
@@ -145,16 +146,18 @@ def answer_likelihood(context: Context, attempt: Attempt) -> None:
 
 
 def _fits_cosine(config: RunConfig) -> bool:
+    """Whether the judge's cosine threshold is fitted."""
     return config.measure.judge == "embedding" and config.measure.embedding_threshold == "fit"
 
 
 def _entropy_settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
-    """What decides which answers mean the same; not how the threshold, or any other score, is found."""
+    """What determines which answers mean the same. The threshold of entropy and other scores are not used here."""
     read = {"judge", "equivalence", "clusters", "embedding_threshold"} - set(unread_of_measure(config))
     return [config.sample.n, config.measure.model_dump(mode="json", include=read), known.judge]
 
 
 def _strategies(config: RunConfig) -> str:
+    """The strategies of all arms, for error messages."""
     return " and ".join(dict.fromkeys(strategy_of(config, arm) for arm in arms(config)))
 
 
@@ -163,7 +166,7 @@ def _refuses_unfitted_cosine(config: RunConfig) -> None:
     if _fits_cosine(config) and config.map.probe:
         raise ConfigError(
             f"select.strategy {_strategies(config)}: measure.embedding_threshold=fit is fitted on the probe questions, and "
-            "with map.probe none are asked. Give a cosine, such as measure.embedding_threshold=0.7."
+            "with map.probe they get no answers. Give a cosine, such as measure.embedding_threshold=0.7."
         )
 
 
@@ -171,7 +174,8 @@ def _refuses_no_logprobs(config: RunConfig) -> None:
     if config.sample.engine == "server" and not config.server.logprobs:
         raise ConfigError(
             f"select.strategy {_strategies(config)}: the likelihood of answers needs their token log-probabilities, and "
-            "server.logprobs=false asks for none. Set server.logprobs=true, or choose another strategy."
+            "with server.logprobs=false the server does not return them. Set server.logprobs=true, or choose another "
+            "strategy."
         )
 
 
@@ -229,6 +233,6 @@ SENTENCES = Stage(
         Written(_SENTENCE_PARTS, parts=True, working=True),
     ),
     gives=("sentence_embedding",),
-    # A small model of its own.
+    # The encoder is a small model; its time is not estimated.
     costs=lambda sizes, arm: Cost(sizes.of_role("pool")),
 )

@@ -1,8 +1,8 @@
-"""Stage `probe`: train a probe per layer and kind, keep one, and say how far it can be trusted.
+"""Stage `probe`: train a probe per layer and kind, keep one, and measure it on test rows.
 
     ka2l probe runs/mine probe.target=correct
 
-What is chosen is chosen on training and validation rows; test rows are read once, here, for the numbers in the card.
+Everything is chosen on training and validation rows. The test rows are read once, here, for the numbers in the card.
 """
 
 from dataclasses import replace
@@ -41,24 +41,27 @@ POINTS = 2000
 
 
 class _Kept(NamedTuple):
-    probe: Probe  # calibrated
+    """The chosen probe, and what it was chosen from."""
+
+    # The chosen probe, calibrated.
+    probe: Probe
     fit: ProbeFit
     fits: list[ProbeFit]
     target: TargetValues
 
 
 def probe(context: Context, attempt: Attempt) -> None:
-    """Train, choose, calibrate, and score on test rows."""
+    """Train probes, choose one, calibrate it, and score it on test rows."""
     with attempt.begin() as record:
         _probe(context, record)
 
 
 def _probe(context: Context, record: StageRecord) -> None:
     config, run = context.config, context.run
-    data = _measured(context)
+    data = _read_measured(context)
     kept = _train(context, data)
-    rivals = contenders(kept.probe, kept.fits, data, config.probe, config.seed)
-    tables = score_tables(rivals, kept.probe, data, config.probe, config.seed)
+    compared = contenders(kept.probe, kept.fits, data, config.probe, config.seed)
+    tables = score_tables(compared, kept.probe, data, config.probe, config.seed)
     threshold = atomic_files.read_json(run.file("threshold.json"))
     test_aurocs = [_test_auroc(fit.probe, data, kept.target) for fit in kept.fits]
     card = {
@@ -66,20 +69,21 @@ def _probe(context: Context, record: StageRecord) -> None:
         "threshold": threshold,
         "validation_auroc": _finite(kept.fit.validation_auroc),
         "scores": tables,
-        "layers": {rival.name: rival.layer for rival in rivals if rival.layer is not None},
+        "layers": {one.name: one.layer for one in compared if one.layer is not None},
         "perturbed": moved_thresholds(kept.probe, data, threshold["value"], config.probe, config.seed),
         "reliability": _reliability(kept, data),
-        "layer_0": _layer_0(context, data, _at_layer_0(kept, test_aurocs)),
+        "layer_0": _layer_0_check(context, data, _layer_0_auroc(kept, test_aurocs)),
     }
     folder = run.file("probe")
     replace(kept.probe, card=card).save_pretrained(folder)
-    atomic_files.write_table(folder / "layers.parquet", as_table(_layers(kept, test_aurocs)))
+    atomic_files.write_table(folder / "layers.parquet", as_table(_layer_rows(kept, test_aurocs)))
     record.counts = {"probes": len(kept.fits)} | (
         {"layer": kept.probe.layer} if kept.probe.layer >= 0 else {}
     )
 
 
-def _measured(context: Context) -> Measured:
+def _read_measured(context: Context) -> Measured:
+    """The results of `measure` and the hidden states of the same questions."""
     table = atomic_files.read_table(context.run.file("entropy.parquet")).to_pydict()
     states = read_states(context.run.file("states"), table["question_id"])
     split = np.array(table["split"])
@@ -89,18 +93,23 @@ def _measured(context: Context) -> Measured:
 
 
 def _train(context: Context, data: Measured) -> _Kept:
+    """Train all probes, choose one on validation rows, and calibrate it.
+
+    Raises:
+        DegenerateError: the target needs right and wrong answers, and none is known.
+    """
     config = context.config
     settings = config.probe
     target = probe_target(settings.target, data.unknown, data.entropies, data.wrong, config.sample.n)
     if not np.isfinite(target.values).any():
         raise DegenerateError(
-            f"probe.target={settings.target} learns from right and wrong answers, and none of the "
-            f"{len(target.values)} probe questions has a gold answer and a low-temperature one. Give them "
+            f"probe.target={settings.target} is trained on right and wrong answers, and none of the "
+            f"{len(target.values)} probe questions has both a gold answer and a low-temperature answer. Give gold answers "
             "(questions.columns.answers), or use probe.target=label."
         )
-    depth = len(settings.layers) if settings.layers is not None else data.states.shape[1]
-    each = sum(1 if kind in ("mix", "ensemble") else depth for kind in settings.kinds)
-    with context.reporter.bar("probe", each) as advance:
+    n_layers = len(settings.layers) if settings.layers is not None else data.states.shape[1]
+    n_fits = sum(1 if kind in ("mix", "ensemble") else n_layers for kind in settings.kinds)
+    with context.reporter.bar("probe", n_fits) as advance:
         fits = fit_probes(
             data.states,
             target.values,
@@ -113,7 +122,7 @@ def _train(context: Context, data: Measured) -> _Kept:
             groups=data.table["group"],
         )
     fit = choose(fits, settings.choice)
-    # A probe of entropy says how high it is; what the map needs is how likely it is above the threshold.
+    # A probe of target `value` predicts the entropy; the map needs the probability that it is above the threshold.
     outcome = target.event if settings.target == "value" else target.values
     rows = data.validation
     probe = calibrate(
@@ -123,11 +132,12 @@ def _train(context: Context, data: Measured) -> _Kept:
 
 
 def _card(context: Context, data: Measured) -> dict[str, Any]:
-    """What a probe must know to refuse states that are not its own, and what it is worth."""
+    """The card values that identify the states a probe accepts, and how it was trained."""
     config, prompts = context.config, context.prompts
     return {
         "ka2l": __version__,
-        "model": context.resolved.name,  # whose states the probe reads
+        # The model whose states the probe reads.
+        "model": context.resolved.name,
         "answered_by": answered_by(config),
         "stand_in": has_stand_in(config),
         "revision": context.resolved.revision,
@@ -142,7 +152,8 @@ def _card(context: Context, data: Measured) -> dict[str, Any]:
     }
 
 
-def _layers(kept: _Kept, test_aurocs: list[float]) -> list[dict[str, Any]]:
+def _layer_rows(kept: _Kept, test_aurocs: list[float]) -> list[dict[str, Any]]:
+    """layers.parquet, one row per trained probe."""
     return [
         {
             "layer": fit.probe.layer,
@@ -163,7 +174,7 @@ def _test_auroc(probe: Probe, data: Measured, target: TargetValues) -> float:
 
 
 def _reliability(kept: _Kept, data: Measured) -> list[dict[str, float]]:
-    """What the kept probe says on test rows against what came true, for the event it gives the probability of."""
+    """The reliability curve of the kept probe on test rows: predicted probability and frequency of its event."""
     rows = data.test[np.isfinite(kept.target.values[data.test])]
     if not rows.size:
         return []
@@ -173,22 +184,23 @@ def _reliability(kept: _Kept, data: Measured) -> list[dict[str, float]]:
     return [point._asdict() for point in curve]
 
 
-def _at_layer_0(kept: _Kept, test_aurocs: list[float]) -> float:
-    """NaN where only probes of all layers were asked for."""
-    found = (score for fit, score in zip(kept.fits, test_aurocs, strict=True) if fit.probe.layer == 0)
-    return next(found, float("nan"))
+def _layer_0_auroc(kept: _Kept, test_aurocs: list[float]) -> float:
+    """Test AUROC of the probe of layer 0; NaN if no such probe was trained."""
+    scores = (score for fit, score in zip(kept.fits, test_aurocs, strict=True) if fit.probe.layer == 0)
+    return next(scores, float("nan"))
 
 
-def _layer_0(context: Context, data: Measured, test_auroc: float) -> dict[str, Any]:
-    """The constant-token check: a fixed prompt position has the same embedding in every question, so its probe guesses.
+def _layer_0_check(context: Context, data: Measured, test_auroc: float) -> dict[str, Any]:
+    """The constant-token check: the last prompt token has the same embedding in every question, so a probe of it guesses.
 
-    Models that add positions to the embedding differ by the prompt's length there, which is said and no error.
+    In models that add positions to the embedding it differs with the prompt's length. That is noted and is not an error.
     """
     constant = bool(np.ptp(data.states[:, 0], axis=0).max() == 0)
     if context.config.probe.position == "tbg" and not constant:
         context.reporter.say(
             "note       layer 0 differs between questions at the last prompt token: the model adds positions to its "
-            "embedding,\n           or prompts do not all end alike. Then a probe there may read the prompt's length."
+            "embedding,\n           or not all prompts end in the same token. A probe of layer 0 may then read the "
+            "prompt's length."
         )
     return {"constant": constant, "test_auroc": _finite(test_auroc)}
 
@@ -198,23 +210,11 @@ def _finite(value: float | NDArray[np.floating]) -> float | None:
 
 
 def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
-    run = context.run
-    card = atomic_files.read_json(run.file("probe") / "probe.json")
-    layers = atomic_files.read_table(run.file("probe") / "layers.parquet").to_pylist()
-    table = atomic_files.read_table(run.file("entropy.parquet")).to_pydict()
-    # Of a probe that reads all layers, the last one is shown.
-    layer = card["n_layers"] if card["layer"] == ALL_LAYERS else card["layer"]
-    states = read_layer(run.file("states"), table["question_id"][:POINTS], layer)
-    points, variance = _pca(states)
+    card = atomic_files.read_json(context.run.file("probe") / "probe.json")
     event = "wrong" if card["target"] == "correct" else "unknown"
     kept = card["scores"]["probe"]["wrong_answer" if event == "wrong" else "se_label"]
     return {
-        "layers": [
-            LayerScore(
-                row["layer"], row["kind"], row["validation_auroc"], row["test_auroc"], bool(row["chosen"])
-            )
-            for row in layers
-        ],
+        "layers": _layer_scores(context),
         "scores": [_score_row(name, row, card["layers"]) for name, row in card["scores"].items()],
         "probe_auroc": _interval(kept and kept["auroc"]),
         "probe_position": card["position"],
@@ -234,25 +234,45 @@ def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
             for row in card["perturbed"]
         ],
         "reliability": [ReliabilityBin(**point) for point in card["reliability"]],
-        "pca": [(float(x), float(y), u) for (x, y), u in zip(points, table["unknown"][:POINTS], strict=True)],
-        "pca_variance": variance,
+        **_scatter(context, card),
     }
+
+
+def _layer_scores(context: Context) -> list[LayerScore]:
+    rows = atomic_files.read_table(context.run.file("probe") / "layers.parquet").to_pylist()
+    return [
+        LayerScore(row["layer"], row["kind"], row["validation_auroc"], row["test_auroc"], bool(row["chosen"]))
+        for row in rows
+    ]
 
 
 def _score_row(name: str, targets: dict[str, Any], layers: dict[str, int]) -> ScoreRow:
     title = score_title(name, layers.get(name))
     metrics = {
         target: {
-            metric: interval_from(value) for metric, value in (found or {}).items() if metric != "difference"
+            metric: interval_from(value) for metric, value in (scores or {}).items() if metric != "difference"
         }
-        for target, found in targets.items()
+        for target, scores in targets.items()
     }
     p_values = {
-        target: found["difference"]["p"]
-        for target, found in targets.items()
-        if found and found.get("difference") and found["difference"]["p"] is not None
+        target: scores["difference"]["p"]
+        for target, scores in targets.items()
+        if scores and scores.get("difference") and scores["difference"]["p"] is not None
     }
     return ScoreRow(title, metrics, p_values)
+
+
+def _scatter(context: Context, card: dict[str, Any]) -> dict[str, Any]:
+    """The scatter plot of the states at the probe's layer; at the last layer if the probe reads all of them."""
+    run = context.run
+    table = atomic_files.read_table(run.file("entropy.parquet"), ["question_id", "unknown"]).to_pydict()
+    layer = card["n_layers"] if card["layer"] == ALL_LAYERS else card["layer"]
+    states = read_layer(run.file("states"), table["question_id"][:POINTS], layer)
+    points, variance = _pca(states)
+    return {
+        "pca": [(float(x), float(y), u) for (x, y), u in zip(points, table["unknown"][:POINTS], strict=True)],
+        "pca_variance": variance,
+    }
 
 
 def _pca(states: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:

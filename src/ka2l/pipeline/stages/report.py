@@ -1,4 +1,4 @@
-"""The report: gather what the run has so far and render the page."""
+"""Stage `report`: collect the results of the finished stages and render the page."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +19,7 @@ from ka2l.report.run_page_data import ReportData, StageCost
 
 
 def report(context: Context, attempt: Attempt) -> None:
-    """Write report.html from whatever stages are finished."""
+    """Write report.html from the finished stages."""
     from ka2l.report.run_page import render
 
     with attempt.begin() as record:
@@ -29,14 +29,14 @@ def report(context: Context, attempt: Attempt) -> None:
 
 
 def report_data(context: Context, done: frozenset[str]) -> ReportData:
-    """The page's values; parts whose stage is not done stay empty."""
+    """The page's values; parts whose stage is not finished stay empty."""
     config, run, stages = context.config, context.run, context.plan.stages
-    shown: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "title": config.report.title,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
         "model": answered_by(config),
-        **_place(context),
+        **_model_fields(context),
         "duplicates_merged": 0,
         "role_counts": {},
         **_prompts(context),
@@ -46,29 +46,29 @@ def report_data(context: Context, done: frozenset[str]) -> ReportData:
     }
     for stage, declared in stages.items():
         if stage in done:
-            shown |= declared.shows(context, done)
-    return ReportData(**shown)
+            fields |= declared.shows(context, done)
+    return ReportData(**fields)
 
 
-def _place(context: Context) -> dict[str, Any]:
-    """Where answers and states come from."""
+def _model_fields(context: Context) -> dict[str, Any]:
+    """Where the answers and the hidden states come from, and why the run ends early."""
     config = context.config
     end = limit(config)
-    values: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "ends": f"The run ends after “{end.last}”. {end.why}" if end is not None else ""
     }
-    values["engine"] = {"local": "", "server": config.server.url, "imported": "answers made elsewhere"}[
+    fields["engine"] = {"local": "", "server": config.server.url, "imported": "answers made elsewhere"}[
         config.sample.engine
     ]
     if not has_model(config):
-        return {**values, "revision": "", "device": ""}
+        return {**fields, "revision": "", "device": ""}
     if has_stand_in(config):
-        values["stand_in"] = context.resolved.name
-    return {**values, "revision": context.resolved.revision, "device": pick_device(config.model)}
+        fields["stand_in"] = context.resolved.name
+    return {**fields, "revision": context.resolved.revision, "device": pick_device(config.model)}
 
 
 def _prompts(context: Context) -> dict[str, str]:
-    """Both prompts, those that are used: nobody here knows what imported answers were asked with."""
+    """The sensing and the teaching prompt; empty if the run does not use it. The prompt of imported answers is unknown."""
     config = context.config
     if config.sample.engine == "imported" and not has_model(config):
         return {"sensing_prompt": "", "teaching_prompt": ""}
@@ -76,8 +76,8 @@ def _prompts(context: Context) -> dict[str, str]:
     sensing = context.prompts.sensing("…")
     if config.sample.engine == "server" and config.server.endpoint == "chat":
         turns = context.prompts.sensing_messages("…")
-        spoken = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
-        sensing = f"{spoken}\n\nand for the hidden states:\n\n{sensing}" if has_model(config) else spoken
+        chat = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+        sensing = f"{chat}\n\nand for the hidden states:\n\n{sensing}" if has_model(config) else chat
     return {"sensing_prompt": sensing, "teaching_prompt": context.prompts.teaching("…") if teaches else ""}
 
 
@@ -88,7 +88,7 @@ def _cost(name: str, record: StageRecord) -> StageCost:
 
 
 def _reads(config: RunConfig, _arm: str) -> list[str]:
-    """The last stages this configuration can reach."""
+    """The last stages of this configuration."""
     end = limit(config)
     last = {"measure": ["measure"], "annotate": [*own_probe(config), "map", "annotate"]}
     return [*own_probe(config), "map", "evaluate"] if end is None else last[end.last]

@@ -1,12 +1,10 @@
-"""Stage `sample`: answers to the probe questions, from whoever gives them, and the states of every layer.
+"""Stages `sample` and `pool_answers`: answers to the probe questions with the hidden states of every layer; pool answers.
 
-Stage `pool_answers` asks the pool in the same way, where a strategy reads what only samples tell; nobody needs states.
+    ka2l sample runs/mine sample.n=10        # after sample.n=5: only samples 6 to 10
 
-    ka2l sample runs/mine sample.n=10        # after sample.n=5: asks for samples 6 to 10 only
-
-Work is cut into parts of questions that miss the same samples; a part is asked to its end before the next begins, so
-that a run continued ends with the same files to the byte. The first part of a question brings its states; parts by
-which the number of samples grows later do not.
+The pool is sampled only if a strategy needs its answers, and without hidden states. The work is cut into parts of questions
+that miss the same samples. A part is finished before the next begins, so that a continued run ends with the same files,
+byte for byte. The first part of a question has its states; parts that are added when the number of samples grows have not.
 """
 
 from collections.abc import Sequence
@@ -23,46 +21,50 @@ from ka2l.pipeline.manifest import StageRecord
 from ka2l.pipeline.preflight import needs_role
 from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.answer_source import answering, ask, check_imported, count_tokens
-from ka2l.pipeline.shared.artifact_tables import FIRST, answer_table, answered, write_states
+from ka2l.pipeline.shared.artifact_tables import FIRST, answer_table, finished_samples, write_states
 from ka2l.pipeline.stage import Cost, Identities, Sizes, Stage
 
 
 class _Task(NamedTuple):
-    """Who is asked for what."""
+    """The questions to sample, the first sample, and where the results go."""
 
     role: str
-    first: int  # sample number: 0 is the low-temperature one
-    answers: str  # folder
-    states: str  # folder; empty: no states
+    # Number of the first sample; 0 is the low-temperature answer.
+    first: int
+    # Folder of the answers.
+    answers: str
+    # Folder of the hidden states; empty: none are read.
+    states: str
 
 
 def sample_probe(context: Context, attempt: Attempt) -> None:
-    """N answers and one low-temperature answer per probe question, those that are not there yet."""
+    """Sample N answers and one low-temperature answer per probe question, unless they exist already."""
     states = "states" if has_model(context.config) else ""
     _sample(context, attempt, _Task("probe", 0, "answers", states))
 
 
 def sample_pool(context: Context, attempt: Attempt) -> None:
-    """N answers per pool question, those that are not there yet."""
+    """Sample N answers per pool question, unless they exist already."""
     _sample(context, attempt, _Task("pool", 1, "pool_answers", ""))
 
 
 def _sample(context: Context, attempt: Attempt, task: _Task) -> None:
     config, run = context.config, context.run
-    # Ids only: the texts of a part are read when it is asked.
+    # Only the ids are in memory: the texts are read part by part.
     ids = context.ids(task.role)
     need_questions(len(ids), task.role, attempt.stage)
     engine = answering(context, states=bool(task.states))
     wanted = _wanted(context, engine.sampler, ids, task)
     old = run.stages.get(attempt.stage)
     if config.sample.engine == "server" and old is not None and old.key != attempt.key:
-        # Beginning removes the old answers, so first see that there will be new ones. What comes is paid for and kept.
+        # Beginning the stage removes the old answers, so check first that the server answers. This answer is paid for and
+        # is kept in paid.sqlite.
         first = next(context.question_batches(task.role, 1))
         ask(context, engine, first, (task.first,), lambda _count: None)
     folder, states = run.file(task.answers), run.file(task.states) if task.states else None
     with attempt.begin() as record:
-        have = answered(folder, states)
-        todo = _missing(ids, wanted, have)
+        have = finished_samples(folder, states)
+        todo = _missing_samples(ids, wanted, have)
         done = len(wanted) - sum(map(len, todo.values()))
         with context.reporter.bar(attempt.stage, len(wanted), done) as advance:
             for numbers, missing in todo.items():
@@ -71,7 +73,7 @@ def _sample(context: Context, attempt: Attempt, task: _Task) -> None:
                 ):
                     rows = ask(context, engine, chunk, numbers, advance)
                     part = atomic_files.next_part(folder, ".parquet")
-                    # The states go first: the part of answers is the mark that both are there.
+                    # The states are written first: once the part of answers exists, both are complete.
                     if FIRST in numbers and states is not None:
                         write_states(states / f"{part.stem}.safetensors", rows)
                     atomic_files.write_table(part, answer_table(rows, numbers))
@@ -84,7 +86,11 @@ def _sample(context: Context, attempt: Attempt, task: _Task) -> None:
 
 
 def _wanted(context: Context, sampler: Any, ids: Sequence[str], task: _Task) -> dict[str, tuple[int, ...]]:
-    """The sample numbers every question should have: up to N, and of probe questions 0, the low-temperature one."""
+    """The numbers of the samples each question should have: 1 to N, and for probe questions also 0, the low-temperature one.
+
+    Raises:
+        RunError: imported answers are missing.
+    """
     n = context.config.sample.n
     if not isinstance(sampler, ImportedAnswers):
         return dict.fromkeys(ids, tuple(range(task.first, n + 1)))
@@ -100,27 +106,27 @@ def _wanted(context: Context, sampler: Any, ids: Sequence[str], task: _Task) -> 
     most = min(max(numbers) for numbers in wanted.values())
     if most < n:
         raise RunError(
-            f"{context.run.path}: the imported answers are {most} a question, and sample.n is {n}. "
+            f"{context.run.path}: there are {most} imported answers per question, and sample.n is {n}. "
             f"Set sample.n={most}, or import more."
         )
     return wanted
 
 
-def _missing(
+def _missing_samples(
     ids: Sequence[str], wanted: dict[str, tuple[int, ...]], have: dict[str, set[int]]
 ) -> dict[tuple[int, ...], set[str]]:
-    """The questions that miss samples, by which ones; those never asked come first."""
+    """The questions that miss samples, by the numbers of these; questions without any sample come first."""
     groups: dict[tuple[int, ...], set[str]] = {}
     for question_id in ids:
-        there = have.get(question_id, set())
-        numbers = tuple(k for k in wanted.get(question_id, ()) if k not in there)
+        existing = have.get(question_id, set())
+        numbers = tuple(k for k in wanted.get(question_id, ()) if k not in existing)
         if numbers:
             groups.setdefault(numbers, set()).add(question_id)
     return dict(sorted(groups.items()))
 
 
 def _complete(config: RunConfig, record: StageRecord) -> bool:
-    """More samples are added under the same key."""
+    """Whether there are N samples; if not, more are added under the same key."""
     return int(record.facts.get("samples", 0)) >= config.sample.n
 
 
@@ -130,7 +136,7 @@ def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
 
 
 def _costs(sizes: Sizes, _arm: str) -> Cost:
-    """The N answers and the low-temperature one. Answers from elsewhere cost nothing here; their states one pass."""
+    """The N answers and the low-temperature one. If the local model does not sample them, it only reads the states."""
     cost = sizes.sampling("sample", "probe", sizes.config.sample.n + 1, temperatures=2)
     if sizes.config.sample.engine == "local":
         return cost

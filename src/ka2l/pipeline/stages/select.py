@@ -1,4 +1,4 @@
-"""Stage `select`: which questions to label with the budget."""
+"""Stage `select`: choose the questions to label, within the budget."""
 
 from typing import Any
 
@@ -14,14 +14,15 @@ from ka2l.selection.select import STRATEGIES, needs, select
 
 
 def select_questions(context: Context, attempt: Attempt) -> None:
-    """Select questions within the budget."""
+    """Select questions within the budget, with the strategy of the arm."""
     config = context.config
     strategy = strategy_of(config, attempt.arm)
     chosen, options = config.select, options_of(config)
     signals = pool_signals(context, needs(strategy, options))
     if config.select.budget > len(signals.ids):
         context.reporter.say(
-            f"select: the budget of {config.select.budget} is more than the pool of {len(signals.ids)}; all of it is taken."
+            f"select: the budget of {config.select.budget} is larger than the pool of {len(signals.ids)}; all of the pool "
+            "is selected."
         )
     with attempt.begin() as record:
         selection = select(strategy, signals, chosen.budget, config.selection_seed, options)
@@ -33,12 +34,12 @@ def select_questions(context: Context, attempt: Attempt) -> None:
         record.counts = {"bought": len(rows), "pool": len(signals.ids)}
 
 
-# A setting at this value is as if it were not there.
+# A setting with this value has no effect and is not hashed.
 _OFF = {"known_fraction": None, "band": (0.0, 1.0), "near_copy": None, "space": "state"}
 
 
 def _settings(config: RunConfig, arm: str, _known: Identities) -> list[Any]:
-    """The strategy and the settings it reads; which embeddings `encoder` makes is in the key of their signal."""
+    """The strategy and the settings it reads. The encoder is in the key of the stage `sentences`."""
     strategy = strategy_of(config, arm)
     read = {"budget", *STRATEGIES[strategy].options}
     in_space = {"embedding", "sentence_embedding"} & set(signals_of(config, arm))

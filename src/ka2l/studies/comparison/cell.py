@@ -1,9 +1,9 @@
-"""One cell of a comparison: a policy, a budget and a seed, from the choice to what was learned, on shared Stage 1.
+"""One cell of a comparison: a policy, a budget and a seed, from selection to evaluation, on a shared Stage 1.
 
-A cell is a run directory of its own whose upstream artifacts (questions, answers, map, signals) lie in another run. What
-it does is done by the stages every run has, so it is resumed as any run is: after `kill -9` it goes on from its last
+A cell is a run directory of its own whose upstream artifacts (questions, answers, map, signals) are in another run. Its
+work is done by the stages of every run, so it is resumed like any run: after `kill -9` it continues from its last
 checkpoint. Only the evaluation differs: the base model is asked once for all cells, and every cell is asked the same
-questions of the pool, bought or not.
+questions of the pool, whether it selected them or not.
 """
 
 import hashlib
@@ -34,22 +34,24 @@ from ka2l.pipeline.stage_list import STAGES
 from ka2l.questions.question import Question, rank
 from ka2l.studies.comparison.cell_results import CellResult, Outcomes, Place, cell_name, save
 
-# What a cell writes after its fine-tuning, under the name of a stage in its manifest.
+# What a cell writes after its fine-tuning, as stage `outcomes` in its manifest.
 OUTCOMES = (Written("cell.json"), Written("outcomes.parquet"), Written("predictions.parquet"))
-# The stages of a cell; all others are the upstream run's.
+# The stages of a cell; all others are in the upstream run.
 OWN = ("select", "annotate", "replay", "finetune", "outcomes")
 _WRITTEN = [written for stage in STAGES if stage.name in OWN for written in stage.writes]
 _OWN_FILES = {written.path for written in (*_WRITTEN, *OUTCOMES)}
-# Seconds to wait for a cell: another process that only checks its state holds it for less.
+# Seconds to wait for a cell's lock: another process that only checks its state releases it sooner.
 _CLAIM_TIMEOUT = 0.3
 
 
 class CellPlan(NamedTuple):
-    """What one cell is to do."""
+    """The work of one cell."""
 
-    policy: str  # name in the tables
+    # Name of the policy in the tables.
+    policy: str
     budget: int
-    seed: int  # number of the repetition, from 0
+    # Number of the repetition, from 0.
+    seed: int
     config: RunConfig
 
     @property
@@ -73,13 +75,13 @@ class Cell(RunDirectory):
         self.read_again()
 
     def file(self, name: str, arm: str = "main") -> Path:
-        """Where an artifact lies: here what this cell makes, upstream all else."""
+        """The path of an artifact: in this cell if the cell writes it, else in the upstream run."""
         return super().file(name, arm) if name in _OWN_FILES else self.upstream.file(name, arm)
 
     def read_again(self) -> None:
-        """Take in what another process has done here since this cell was opened."""
+        """Read the records again: another process may have worked on this cell since it was opened."""
         own = RunDirectory.create(self.path, self.plan.config).stages
-        # What the upstream run may have chosen and taught itself is none of the cell's.
+        # The upstream run may have selected and fine-tuned itself; these stages are not the cell's.
         shared = {
             name: record for name, record in self.upstream.stages.items() if split_stage(name)[0] not in OWN
         }
@@ -87,7 +89,7 @@ class Cell(RunDirectory):
 
     @contextmanager
     def claimed(self) -> Iterator[bool]:
-        """Hold the cell for this process; False where another process works on it."""
+        """Lock the cell for this process; yields False if another process works on it."""
         from filelock import FileLock, Timeout
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,52 +106,55 @@ class Cell(RunDirectory):
             lock.release()
 
     def records_to_save(self) -> dict[str, StageRecord]:
-        """What this cell has done; the records of Stage 1 are in the upstream run's manifest."""
+        """The records of the cell's own stages; those of Stage 1 are in the upstream run's manifest."""
         return {name: record for name, record in self.stages.items() if name in OWN}
 
 
-class Asked(NamedTuple):
-    """What all cells share: the questions of the fixed sets, and what the base model says to a question."""
+class SharedEvaluation(NamedTuple):
+    """What the evaluations of all cells share: the questions of the fixed sets, and the base model's answers."""
 
     questions: Mapping[str, Question]
     held_out: Sequence[Item]
     pool: Sequence[Item]
-    base: Mapping[tuple[str, int], str]  # what it says with its better prompt, by question id and wording
+    # The base model's answers with its better prompt, by question id and wording.
+    base: Mapping[tuple[str, int], str]
 
 
-def buy(cell: Cell, reporter: Reporter) -> list[Item]:
-    """Choose the cell's questions and get their answers; returns what it must be asked besides the fixed sets."""
+def select_and_annotate(cell: Cell, reporter: Reporter) -> list[Item]:
+    """Select the cell's questions and label them; returns what the cell is asked besides the fixed sets."""
     context = context_of(cell, reporter)
     bring_up_to_date(context, "select")
     bring_up_to_date(context, "annotate")
-    return taught_items(context)
+    return selected_items(context)
 
 
-def taught_items(context: Context) -> list[Item]:
-    """The bought questions, as they are taught and in other words."""
-    bought = {question.id: question for question in selected_questions(context, "main")}
-    sets = evaluation_sets(bought, list(bought), context.config.evaluate, context.config.seed)
+def selected_items(context: Context) -> list[Item]:
+    """The selected questions in the wording that is trained on, and in other wordings."""
+    selected = {question.id: question for question in selected_questions(context, "main")}
+    sets = evaluation_sets(selected, list(selected), context.config.evaluate, context.config.seed)
     return [*sets["bought"], *sets["bought_reworded"]]
 
 
 def outcomes_key(context: Context) -> str:
-    """Content key of a cell's results: what a run's `evaluate` depends on, in a cell of its own."""
+    """Content key of a cell's results: the key that `evaluate` would have in this cell."""
     return context.keys()["evaluate"]
 
 
 def is_finished(cell: Cell) -> bool:
-    """Whether the cell's results are there and up to date."""
+    """Whether the cell's results exist and are up to date."""
     return cell.is_done("outcomes", outcomes_key(context_of(cell, Reporter(quiet=True))), OUTCOMES)
 
 
-def teach(cell: Cell, asked: Asked, reporter: Reporter, *, keep_adapter: bool = False) -> None:
-    """Fine-tune on what the cell has bought, and save what the tuned model gets right.
+def finetune_and_evaluate(
+    cell: Cell, shared: SharedEvaluation, reporter: Reporter, *, keep_adapter: bool = False
+) -> None:
+    """Fine-tune on the cell's labelled questions, and save which questions the tuned model answers right.
 
     Args:
-        cell: claimed by this process; `buy` has been called.
-        asked: the fixed sets and the base model's answers.
-        reporter: shows bars of the training and of the questions.
-        keep_adapter: keep the adapter once the results are saved.
+        cell: locked by this process; `select_and_annotate` has been called.
+        shared: the fixed sets and the base model's answers.
+        reporter: shows progress bars of the training and of the questions.
+        keep_adapter: keep the adapter after the results are saved.
     """
     context = context_of(cell, reporter)
     for stage in ("replay", "finetune"):
@@ -157,13 +162,12 @@ def teach(cell: Cell, asked: Asked, reporter: Reporter, *, keep_adapter: bool = 
             bring_up_to_date(context, stage)
     inputs = {"finetune": context.keys()["finetune"]}
     with cell.stage("outcomes", outcomes_key(context), inputs, OUTCOMES) as record:
-        taught = taught_items(context)
-        bought = [item for item in taught if item[1] == 0]
+        selected = selected_items(context)
         sets = {
-            "held_out": list(asked.held_out),
-            "pool": list(asked.pool),
-            "bought": bought,
-            "bought_reworded": [item for item in taught if item[1] > 0],
+            "held_out": list(shared.held_out),
+            "pool": list(shared.pool),
+            "bought": [item for item in selected if item[1] == 0],
+            "bought_reworded": [item for item in selected if item[1] > 0],
         }
         items = list(dict.fromkeys(item for group in sets.values() for item in group))
         predictions = answers_to(context, "tuned", items, cell.file("adapter"))
@@ -171,8 +175,8 @@ def teach(cell: Cell, asked: Asked, reporter: Reporter, *, keep_adapter: bool = 
         context.release()
         atomic_files.write_table(cell.file("predictions.parquet"), prediction_table(predictions))
         correct = context.config.measure.correct
-        said = {(p.question_id, p.wording): p.text for p in predictions}
-        outcomes = {name: outcomes_of(group, said, asked, correct) for name, group in sets.items()}
+        tuned = {(p.question_id, p.wording): p.text for p in predictions}
+        outcomes = {name: outcomes_of(group, tuned, shared, correct) for name, group in sets.items()}
         cell.checkpoint("outcomes")
         save(_result(cell, record, outcomes), cell.path)
         record.counts = {"answers": len(predictions)}
@@ -181,21 +185,28 @@ def teach(cell: Cell, asked: Asked, reporter: Reporter, *, keep_adapter: bool = 
 
 
 def outcomes_of(
-    items: Sequence[Item], said: Mapping[tuple[str, int], str], asked: Asked, correct: str
+    items: Sequence[Item], tuned: Mapping[tuple[str, int], str], shared: SharedEvaluation, correct: str
 ) -> Outcomes:
-    """What was right before and after on one set, and the scores after; questions without an answer are left out."""
-    items = [item for item in items if asked.questions[item[0]].answers]
-    answers = [asked.questions[i].answers for i, _, _ in items]
-    after = [said[i, wording] for i, wording, _ in items]
+    """Which answers to one set were right before and after fine-tuning, and the scores after it.
+
+    Args:
+        items: the set; questions without a gold answer are left out.
+        tuned: the tuned model's answers by question id and wording.
+        shared: the questions and the base model's answers.
+        correct: rule by which an answer is right, see `is_correct`.
+    """
+    items = [item for item in items if shared.questions[item[0]].answers]
+    answers = [shared.questions[i].answers for i, _, _ in items]
+    after = [tuned[i, wording] for i, wording, _ in items]
     scores = [score(text, accepted) for text, accepted in zip(after, answers, strict=True)]
     before = [
-        is_correct(asked.base[i, wording], accepted, correct)
+        is_correct(shared.base[i, wording], accepted, correct)
         for (i, wording, _), accepted in zip(items, answers, strict=True)
     ]
     right = [is_correct(text, accepted, correct) for text, accepted in zip(after, answers, strict=True)]
     return Outcomes(
         ids=[i for i, _, _ in items],
-        groups=[asked.questions[i].group or i for i, _, _ in items],
+        groups=[shared.questions[i].group or i for i, _, _ in items],
         before=np.array(before, dtype=bool),
         after=np.array(right, dtype=bool),
         f1=np.array([row.f1 for row in scores], dtype=float),
@@ -208,7 +219,7 @@ def outcomes_of(
 
 
 def fixed_sets(context: Context) -> tuple[list[Item], list[Item]]:
-    """The held-out questions, and `evaluate.unbought` questions of the pool drawn by seed, whichever are selected."""
+    """The held-out questions, and `evaluate.unbought` questions of the pool drawn by seed, selected or not."""
     config = context.config
     held_out = [
         (question.id, 0, question.question)
@@ -222,13 +233,13 @@ def fixed_sets(context: Context) -> tuple[list[Item], list[Item]]:
         for question in batch
         if question.answers
     )
-    # The pool is streamed: only as many as are asked are held.
+    # The pool is streamed: only the drawn questions are kept in memory.
     drawn = heapq.nsmallest(config.evaluate.unbought, ranked)
     return held_out, [(question_id, 0, text) for _, question_id, text in drawn]
 
 
 def check_answers(context: Context) -> None:
-    """Refuse a pool some of whose questions have no gold answer, since a strategy may choose any of them.
+    """Refuse a pool with questions that have no gold answer, since a strategy may select any of them.
 
     Raises:
         RunError: there are such questions.
@@ -242,18 +253,18 @@ def check_answers(context: Context) -> None:
     if missing:
         raise RunError(
             f"{len(missing)} questions of the pool have no gold answer (such as {missing[0]!r}), and a strategy may "
-            "choose any of them. Leave them out, or give them answers."
+            "select any of them. Leave them out, or give them answers."
         )
 
 
 def teaching_hash(config: RunConfig) -> str:
-    """What is the same in two cells that were taught in the same way, whatever they bought."""
+    """Hash of the fine-tuning settings: equal in two cells that fine-tune in the same way, whatever they select."""
     settings = config.finetune.model_dump(mode="json", exclude={"seed", "save_steps"})
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _result(cell: Cell, record: StageRecord, outcomes: Mapping[str, Outcomes]) -> CellResult:
-    taught = cell.stages["finetune"]
+    finetuned = cell.stages["finetune"]
     return CellResult(
         policy=cell.plan.policy,
         strategy=cell.config.select.strategy,
@@ -261,10 +272,10 @@ def _result(cell: Cell, record: StageRecord, outcomes: Mapping[str, Outcomes]) -
         budget=cell.plan.budget,
         seed=cell.plan.seed,
         labels=cell.stages["annotate"].counts["labels"],
-        replayed=taught.counts.get("replayed", 0),
+        replayed=finetuned.counts.get("replayed", 0),
         cost=0.0,
         select_seconds=cell.stages["select"].seconds,
-        finetune_seconds=taught.seconds,
+        finetune_seconds=finetuned.seconds,
         evaluate_seconds=record.seconds,
         sets=outcomes,
     )

@@ -1,10 +1,10 @@
-"""Several query strategies on one set of upstream artifacts: what each buys, teaches and makes forget.
+"""Compare query strategies on one Stage 1: what each selects, and what the model learns and forgets.
 
     ka2l compare recipes/geo-smollm2.yaml --strategies unknown,random --budgets 50,100 --seeds 3 --out runs/geo
 
-Stage 1 is done once. Then every cell (policy × budget × seed) selects, annotates, fine-tunes and is evaluated on its own,
-under RUN/compare/cells. Cells do not know of each other: the same command started again goes on, and started several
-times at once (one process a GPU) the processes share the cells.
+Stage 1 runs once. Then every cell (policy × budget × seed) selects, annotates, fine-tunes and is evaluated on its own,
+under RUN/compare/cells. Cells are independent: running the same command again continues where it stopped, and if it runs
+several times at once (one process per GPU), the processes share the cells.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,21 +23,22 @@ from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.evaluation_answers import answers_to, prediction_table, read_predictions
 from ka2l.studies.comparison.cell import (
-    Asked,
     Cell,
     CellPlan,
-    buy,
+    SharedEvaluation,
     check_answers,
+    finetune_and_evaluate,
     fixed_sets,
     is_finished,
-    teach,
+    select_and_annotate,
 )
 from ka2l.studies.comparison.cell_results import CellResult, Place, load, priced
 from ka2l.studies.comparison.policies import FULL, Policy
 from ka2l.studies.comparison.upstream import make_upstream
 
 FOLDER = "compare"
-_PART = 2048  # questions the base model is asked at a time: what a kill can cost
+# Questions the base model is asked per part: what a kill can lose.
+_PART = 2048
 
 
 class Grid(NamedTuple):
@@ -45,20 +46,23 @@ class Grid(NamedTuple):
 
     policies: Sequence[Policy]
     budgets: Sequence[int]
-    seeds: Sequence[int]  # numbers of the repetitions
+    # Numbers of the repetitions.
+    seeds: Sequence[int]
 
 
 class Comparison(NamedTuple):
-    """How far a comparison is."""
+    """The progress and the results of a comparison."""
 
     directory: RunDirectory
-    results: list[CellResult]  # finished cells, in the order of the grid
+    # The results of finished cells, in the order of the grid.
+    results: list[CellResult]
     planned: list[Place]
-    running: list[Place]  # cells some process works on
+    # Cells that a process works on.
+    running: list[Place]
 
     @property
     def waiting(self) -> int:
-        """How many cells are not finished."""
+        """Number of cells that are not finished."""
         return len(self.planned) - len(self.results)
 
 
@@ -71,41 +75,43 @@ def compare(
     keep_adapters: bool = False,
     on_cell: Callable[[Comparison], None] | None = None,
 ) -> Comparison:
-    """Do every cell of the grid that is not done and that nobody else works on.
+    """Run every cell of the grid that is not finished and that no other process works on.
 
     Args:
-        config: of the upstream run; its `select.strategy` and `select.budget` give way to the grid's.
-        out: the run's folder; a run that is there is used as it is.
+        config: configuration of the upstream run; its `select.strategy` and `select.budget` are replaced by the grid's.
+        out: the run's folder; an existing run is used as it is.
         grid: policies, budgets and seeds.
         reporter: progress.
         keep_adapters: keep the tuned adapters (tens of MB each), under RUN/compare/cells.
-        on_cell: called after each cell this process has done.
+        on_cell: called after each cell this process has finished.
 
     Raises:
-        Ka2lError: something the user can mend; finished cells stay, and the same call goes on.
+        Ka2lError: an error the user can fix. Finished cells are kept, and calling it again continues.
     """
     reporter = reporter or Reporter()
-    _check_teaches(config)
-    directory, cells, asked = _prepare(config, out, grid, reporter)
+    _check_can_compare(config)
+    directory, cells, shared = _prepare(config, out, grid, reporter)
     worked = True
-    while worked:  # once more: a cell may have been passed over because another process, gone since, had it
+    # Repeat until nothing is left: a cell may have been skipped because another process had it, which has ended since.
+    while worked:
         worked = False
         for cell in cells:
-            if _done_now(cell, asked, reporter, keep_adapters):
+            if _run_cell(cell, shared, reporter, keep_adapters):
                 worked = True
                 if on_cell is not None:
-                    on_cell(_state(directory, cells))
-    return _state(directory, cells)
+                    on_cell(_progress(directory, cells))
+    return _progress(directory, cells)
 
 
-def _done_now(cell: Cell, asked: Asked, reporter: Reporter, keep_adapter: bool) -> bool:
-    """Do a cell; False where it is done, or another process has it."""
+def _run_cell(cell: Cell, shared: SharedEvaluation, reporter: Reporter, keep_adapter: bool) -> bool:
+    """Run a cell; returns False if it is finished already, or another process works on it."""
     with cell.claimed() as mine:
         if not mine:
             return False
         if is_finished(cell):
             if not keep_adapter:
-                atomic_files.remove(cell.file("adapter"))  # a kill may have come before this
+                # A process may have been killed before it removed the adapter.
+                atomic_files.remove(cell.file("adapter"))
             return False
         plan = cell.plan
         before = cell.stages.get("outcomes")
@@ -114,12 +120,13 @@ def _done_now(cell: Cell, asked: Asked, reporter: Reporter, keep_adapter: bool) 
             f"compare    {plan.policy}, {plan.budget} labels, seed {plan.seed}"
             f"{': settings have changed since it was done, so it is done again' if again else ''}"
         )
-        teach(cell, asked, reporter, keep_adapter=keep_adapter)
-    reporter.say(f"           {_line(load(cell.path))}")
+        finetune_and_evaluate(cell, shared, reporter, keep_adapter=keep_adapter)
+    reporter.say(f"           {_cell_line(load(cell.path))}")
     return True
 
 
-def _state(directory: RunDirectory, cells: Sequence[Cell]) -> Comparison:
+def _progress(directory: RunDirectory, cells: Sequence[Cell]) -> Comparison:
+    """The finished cells with their results, and the cells that a process works on."""
     results, running = [], []
     for cell in cells:
         cell.read_again()
@@ -133,12 +140,12 @@ def _state(directory: RunDirectory, cells: Sequence[Cell]) -> Comparison:
 
 
 def cell_plans(config: RunConfig, grid: Grid, pool: int) -> list[CellPlan]:
-    """Every cell: the first seed of all policies and budgets first, so that a first look comes early.
+    """The plans of all cells. The first seed of all policies and budgets comes first, so that early results cover all.
 
-    A budget of the whole pool is the same for every strategy: only `full` has it.
+    A budget of the whole pool is the same for every strategy, so only `full` has it.
     """
     plans = []
-    # What a cell does not read is the same in all, so that nobody trains again for another width of intervals.
+    # Settings that a cell does not read get fixed values, so that changing them does not train the cell again.
     unread = {
         "augment": {"per_question": 0},
         "evaluate": {"bootstrap": 1000},
@@ -161,8 +168,8 @@ def cell_plans(config: RunConfig, grid: Grid, pool: int) -> list[CellPlan]:
 
 def _prepare(
     config: RunConfig, out: Path, grid: Grid, reporter: Reporter
-) -> tuple[RunDirectory, list[Cell], Asked]:
-    """Stage 1, what every cell buys, and the base model's answers: by one process, while others wait for it."""
+) -> tuple[RunDirectory, list[Cell], SharedEvaluation]:
+    """Run Stage 1, select and label in every cell, and ask the base model. One process does it; others wait for it."""
     from filelock import FileLock, Timeout
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -186,46 +193,46 @@ def _prepare(
         lock.release()
 
 
-def _ask_base(context: Context, cells: Sequence[Cell], reporter: Reporter) -> Asked:
-    """The base model's answers to everything any cell is asked; only what is new is asked."""
+def _ask_base(context: Context, cells: Sequence[Cell], reporter: Reporter) -> SharedEvaluation:
+    """Get the base model's answers to everything any cell is asked. Answers it has given before are read from disk."""
     held_out, pool = fixed_sets(context)
     fixed, wanted = set(held_out), dict.fromkeys(pool)
     for cell in cells:
-        wanted.update(dict.fromkeys(_bought(cell, reporter)))
+        wanted.update(dict.fromkeys(_cell_items(cell, reporter)))
     questions = context.questions_by_id({question_id for question_id, _, _ in (*held_out, *wanted)})
-    base = _Base(context)
+    base = _BaseAnswers(context)
     for prompt in BASE_PROMPTS:
         base.ask(f"base:{prompt}", held_out)
-    prompt = best_base_prompt(base.said, questions, None, context.config.measure.correct)
+    prompt = best_base_prompt(base.predictions, questions, None, context.config.measure.correct)
     base.ask(f"base:{prompt}", [item for item in wanted if item not in fixed])
     context.release()
-    texts = {(p.question_id, p.wording): p.text for p in base.said if p.model == f"base:{prompt}"}
-    return Asked(questions, held_out, pool, texts)
+    texts = {(p.question_id, p.wording): p.text for p in base.predictions if p.model == f"base:{prompt}"}
+    return SharedEvaluation(questions, held_out, pool, texts)
 
 
-def _bought(cell: Cell, reporter: Reporter) -> list[Item]:
-    """What a cell is asked besides the fixed sets; bought now, unless another process has the cell."""
+def _cell_items(cell: Cell, reporter: Reporter) -> list[Item]:
+    """What a cell is asked besides the fixed sets; its questions are selected now if they are not yet."""
     with cell.claimed() as mine:
         if not mine:
             cell.read_again()
-        return buy(cell, reporter)
+        return select_and_annotate(cell, reporter)
 
 
-class _Base:
-    """The base model's answers, in parts on disk under the key of what they depend on."""
+class _BaseAnswers:
+    """The base model's answers, saved in parts in a folder named by the key of what they depend on."""
 
     def __init__(self, context: Context):
         self.context = context
         self.folder = context.run.path / FOLDER / f"base-{context.base_key}"
-        self.said: list[Prediction] = [
+        self.predictions: list[Prediction] = [
             prediction
             for part in atomic_files.parts(self.folder, ".parquet")
             for prediction in read_predictions(part)
         ]
 
     def ask(self, name: str, items: Sequence[Item]) -> None:
-        """Ask what has not been asked before."""
-        known = {(p.question_id, p.wording) for p in self.said if p.model == name}
+        """Ask the model the questions it has not been asked before."""
+        known = {(p.question_id, p.wording) for p in self.predictions if p.model == name}
         new = [item for item in items if item[:2] not in known]
         if not new:
             return
@@ -235,17 +242,17 @@ class _Base:
             atomic_files.write_table(
                 atomic_files.next_part(self.folder, ".parquet"), prediction_table(answers)
             )
-            self.said += answers
+            self.predictions += answers
 
 
-def _check_teaches(config: RunConfig) -> None:
-    """Refuse, before anything is asked or paid for, what cannot be taught, or only by people."""
+def _check_can_compare(config: RunConfig) -> None:
+    """Refuse a model that cannot be fine-tuned, and answers from people, before anything is paid for."""
     end = limit(config)
     if end is not None:
-        raise RunError(f"A comparison teaches and evaluates, and that is not possible here. {end.why}")
+        raise RunError(f"A comparison fine-tunes and evaluates, and that is not possible here. {end.why}")
     if config.annotate.annotator != "gold":
         raise RunError(
-            "A comparison buys many sets of questions, so it needs the answers to the whole pool: set "
+            "A comparison labels many sets of questions, so it needs the answers to the whole pool: set "
             "annotate.annotator=gold, with answers in the file of questions."
         )
 
@@ -254,19 +261,19 @@ def _check_budgets(grid: Grid, pool: int) -> None:
     over = [budget for budget in grid.budgets if budget >= pool]
     if over:
         raise RunError(
-            f"--budgets {', '.join(map(str, over))}: the pool has {pool} questions, so every strategy would buy all of "
-            f"them. Choose budgets under {pool}; the policy `{FULL}` buys the whole pool once."
+            f"--budgets {', '.join(map(str, over))}: the pool has {pool} questions, so every strategy would select all "
+            f"of them. Choose budgets under {pool}; the policy `{FULL}` selects the whole pool once."
         )
 
 
-def _line(result: CellResult) -> str:
-    """One finished cell in one line."""
-    held, bought = result.sets["held_out"], result.sets["bought"]
-    learned = int((~bought.before & bought.after).sum())
-    forgotten = int((held.before & ~held.after).sum())
+def _cell_line(result: CellResult) -> str:
+    """The results of one finished cell in one line."""
+    held_out, selected = result.sets["held_out"], result.sets["bought"]
+    learned = int((~selected.before & selected.after).sum())
+    forgotten = int((held_out.before & ~held_out.after).sum())
     seconds = result.finetune_seconds + result.evaluate_seconds
     return (
-        f"held out {held.before.mean():.1%} → {held.after.mean():.1%}, learned {learned} of {result.labels} "
-        f"({learned / max(result.labels, 1):.2f} a label), forgot {forgotten} of {int(held.before.sum())}  "
+        f"held out {held_out.before.mean():.1%} → {held_out.after.mean():.1%}, learned {learned} of {result.labels} "
+        f"({learned / max(result.labels, 1):.2f} a label), forgot {forgotten} of {int(held_out.before.sum())}  "
         f"{duration(seconds, plain=True)}"
     )

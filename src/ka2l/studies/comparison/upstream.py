@@ -21,37 +21,37 @@ def make_upstream(
     reporter: Reporter,
     check: Callable[[Context], None],
 ) -> RunDirectory:
-    """Stage 1 and the signals that any of these configurations selects by, in one run directory.
+    """Run Stage 1 and compute the signals that any of these configurations reads, in one run directory.
 
     Args:
-        config: the run's own; it stays in config.yaml.
-        out: the run directory; made, or continued.
+        config: the run's own configuration; it stays in config.yaml.
+        out: the run directory; it is made, or continued.
         policies: configurations that differ in `select` and `finetune` only.
         reporter: progress.
-        check: called once the questions are loaded, before the model is asked anything; raises if they will not do.
+        check: called once the questions are loaded, before any model is used; raises an error if they cannot be used.
     """
     directory = RunDirectory.create(out, with_absolute_paths(config))
     with directory.locked():
         context = context_of(directory, reporter)
         load_stage(context, complete=True)
         check(context)
-        contexts = [_beside(context, policy) for policy in policies]
+        of_policies = [_policy_context(context, policy) for policy in policies]
         shots = context.questions("shot")
-        for one in contexts:
-            check_configuration(one, shots)
+        for of_policy in of_policies:
+            check_configuration(of_policy, shots)
         done = {"load"}
-        for one in contexts:
-            for stage, declared in one.plan.stages.items():
+        for of_policy in of_policies:
+            for stage, declared in of_policy.plan.stages.items():
                 if declared.verb in _STAGE_1 and stage not in done:
-                    do_stage(one, stage)
+                    do_stage(of_policy, stage)
                     done.add(stage)
         context.release()
         directory.save_config()
     return directory
 
 
-def _beside(context: Context, policy: RunConfig) -> Context:
-    """The same run with the configuration of a policy, whose own arm alone is wanted: no other signals are read."""
+def _policy_context(context: Context, policy: RunConfig) -> Context:
+    """The same run with the configuration of a policy, without a baseline, whose signals would not be needed."""
     select = policy.select.model_copy(update={"baseline": None})
     config = with_absolute_paths(policy.model_copy(update={"select": select}))
     return context_of(context.run.working_with(config), context.reporter, beside=context)
