@@ -24,7 +24,7 @@ from ka2l.models.local.local_model import LocalModel
 from ka2l.models.local.token_draws import NotFiniteError, uniforms
 from ka2l.models.settings import ModelConfig
 from model_families import make
-from overfit import overfit
+from overfit_network import overfit
 from reference import tokenizer as tokenizer
 from tiny import TinyWorld, plain_prompt
 

@@ -16,7 +16,7 @@ from ka2l.augmentation.settings import DecoderConfig
 from ka2l.augmentation.t5 import T5Network, empty_t5, load_t5
 from ka2l.errors import ModelError
 from ka2l.models.local.token_draws import NotFiniteError, uniforms
-from overfit import overfit
+from overfit_network import overfit
 from tiny import TinyWorld
 from tiny_t5 import FACTS, SIZE, build_tiny_t5
 

@@ -10,7 +10,7 @@ from ka2l.common import atomic_files
 from ka2l.errors import WaitingForPeople
 from ka2l.pipeline.run import run
 from ka2l.pipeline.run_directory import RunDirectory
-from runs import Ear, questions_file, tiny_config
+from runs import RecordingReporter, questions_file, tiny_config
 from tiny import TinyWorld
 
 # A tiny decoder that says what it was taught: many small steps, low noise.
@@ -42,7 +42,7 @@ def settings(*more: str) -> list[str]:
 def make_decoded_run(world: TinyWorld, folder: Path) -> None:
     config = tiny_config(world, questions_file(world, folder), *settings())
     with pytest.raises(WaitingForPeople, match="wait for an answer"):
-        run(config, folder / "run", Ear())
+        run(config, folder / "run", RecordingReporter())
 
 
 @pytest.fixture(scope="session")

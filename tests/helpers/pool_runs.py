@@ -8,7 +8,7 @@ from ka2l.pipeline.context import Context
 from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.pool_signal_files import pool_signals
-from runs import Ear, copy_of
+from runs import RecordingReporter, copy_of
 
 # Questions of the finished run's pool.
 POOL = 29
@@ -23,11 +23,11 @@ def opened(finished: RunDirectory, folder: Path, *changes: str) -> RunDirectory:
 
 def signals(directory: RunDirectory, *names: str) -> Any:
     """As `Signals`, without the None of what was not asked for."""
-    return pool_signals(context_of(directory, Ear()), names)
+    return pool_signals(context_of(directory, RecordingReporter()), names)
 
 
 def pool_prompts(directory: RunDirectory) -> tuple[Context, list[Prompt]]:
     """Of the pool's questions in the order of their ids."""
-    context = context_of(directory, Ear())
+    context = context_of(directory, RecordingReporter())
     questions = sorted(context.questions("pool"), key=lambda question: question.id)
     return context, [Prompt(one.id, context.prompts.sensing(one.question)) for one in questions]

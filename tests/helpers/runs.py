@@ -20,15 +20,15 @@ BUDGET = 8
 WRITES = {stage.name: stage.writes for stage in STAGES}
 
 
-class Ear(Reporter):
+class RecordingReporter(Reporter):
     """A reporter that remembers what it was told."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def say(self, text: str) -> None:
-        self.said.append(text)
+        self.messages.append(text)
 
 
 def tiny_values(world: TinyWorld, source: Path) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def make_finished_run(world: TinyWorld, folder: Path) -> RunDirectory:
     overrides = [f"finetune.{setting}" for setting in teach]
     config = tiny_config(world, questions_file(world, folder), *overrides)
     (folder / "recipe.yaml").write_text(to_yaml(config), encoding="utf-8")
-    return run(config, folder / "run", Ear())
+    return run(config, folder / "run", RecordingReporter())
 
 
 def copy_of(finished: RunDirectory, folder: Path) -> RunDirectory:

@@ -26,7 +26,7 @@ from plans import (
     keys,
     load_config,
 )
-from runs import WRITES, Ear, copy_of, times
+from runs import WRITES, RecordingReporter, copy_of, times
 
 # What is changed, and what is redone: everything else stays.
 TABLE: list[tuple[str, list[str]]] = [
@@ -303,8 +303,8 @@ def test_on_disk_the_other_artifacts_are_not_touched(
 ) -> None:
     directory = copy_of(finished, tmp_path)
     before = times(directory.path)
-    ear = Ear()
-    run(RunDirectory.open(directory.path, changes).config, directory.path, ear)
+    reporter = RecordingReporter()
+    run(RunDirectory.open(directory.path, changes).config, directory.path, reporter)
     after = times(directory.path)
     for stage in ALL:
         name, arm = split_stage(stage)
@@ -317,6 +317,6 @@ def test_on_disk_the_other_artifacts_are_not_touched(
             for file in files:
                 rewritten = after.get(file) != before[file]
                 assert rewritten == (stage in redone), f"{file} of {stage}"
-    again = Ear()
+    again = RecordingReporter()
     run(RunDirectory.open(directory.path).config, directory.path, again)
-    assert again.said[-1].startswith("Nothing to do")
+    assert again.messages[-1].startswith("Nothing to do")

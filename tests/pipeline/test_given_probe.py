@@ -13,7 +13,7 @@ from console import Cli, assert_refused
 from ka2l.common.atomic_files import read_json, read_table
 from ka2l.pipeline.run import run, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
-from runs import Ear, copy_of, times
+from runs import RecordingReporter, copy_of, times
 from tiny import TinyWorld
 
 
@@ -81,7 +81,7 @@ def test_in_a_run_with_a_probe_of_its_own_only_the_map_is_made_anew(
     changed.save_pretrained(other)
     directory = RunDirectory.open(copy_of(finished, tmp_path).path, [f"map.probe={other}"])
     before, old = times(directory.path), mapped(directory.path)
-    run_verb("map", directory, Ear())
+    run_verb("map", directory, RecordingReporter())
     after, new = times(directory.path), mapped(directory.path)
     assert [name for name in before if name.startswith(("answers", "states", "probe/", "entropy"))]
     for name in before:
@@ -112,7 +112,7 @@ def test_another_model_or_prompt_is_refused(
     directory = RunDirectory.open(copy_of(finished, tmp_path).path, [f"map.probe={folder}"])
     before = times(directory.path)
     with pytest.raises(package.Ka2lError, match=message):
-        run_verb("map", directory, Ear())
+        run_verb("map", directory, RecordingReporter())
     assert times(directory.path) == before
 
 
@@ -160,6 +160,6 @@ def test_teaching_goes_on_from_there(finished: RunDirectory, tmp_path: Path) -> 
             "finetune": values.finetune.model_copy(update={"epochs": 1}),
         }
     )
-    directory = run(quick, tmp_path / "new", Ear())
+    directory = run(quick, tmp_path / "new", RecordingReporter())
     assert list(directory.stages) == ["load", "map", "select", "annotate", "finetune", "evaluate", "report"]
     assert "arms" not in [path.name for path in directory.path.iterdir()]

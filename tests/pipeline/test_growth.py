@@ -12,13 +12,13 @@ from ka2l.common.atomic_files import parts, read_table, read_tensors_metadata
 from ka2l.errors import RunError
 from ka2l.pipeline.run import run_verb
 from ka2l.pipeline.run_directory import RunDirectory
-from runs import Ear, assert_same, content, questions_file, times, tiny_config
+from runs import RecordingReporter, assert_same, content, questions_file, times, tiny_config
 from tiny import TinyWorld
 
 Rows = dict[tuple[str, int], dict[str, Any]]
 
 
-class Interrupter(Ear):
+class Interrupter(RecordingReporter):
     """Ctrl-C at the Nth question of a stage."""
 
     def __init__(self, left: int):
@@ -42,8 +42,8 @@ def begun(tiny_world: TinyWorld, tmp_path: Path) -> Callable[..., RunDirectory]:
     def begin(name: str, n: int = 4) -> RunDirectory:
         config = tiny_config(tiny_world, questions_file(tiny_world, tmp_path), f"sample.n={n}")
         directory = RunDirectory.create(tmp_path / name, config)
-        run_verb("load", directory, Ear())
-        run_verb("sample", directory, Ear())
+        run_verb("load", directory, RecordingReporter())
+        run_verb("sample", directory, RecordingReporter())
         return directory
 
     return begin
@@ -51,7 +51,7 @@ def begun(tiny_world: TinyWorld, tmp_path: Path) -> Callable[..., RunDirectory]:
 
 def grown(directory: RunDirectory, n: int, verb: str = "sample") -> RunDirectory:
     again = RunDirectory.open(directory.path, [f"sample.n={n}"])
-    run_verb(verb, again, Ear())
+    run_verb(verb, again, RecordingReporter())
     return again
 
 
@@ -100,13 +100,13 @@ def test_parts_of_a_growth_hold_the_new_numbers_and_no_states(begun: Callable[..
 def test_fewer_samples_redo_nothing_and_measure_reads_the_first(begun: Callable[..., RunDirectory]) -> None:
     directory, few = begun("run", 7), begun("few", 4)
     before = times(directory.path / "answers")
-    run_verb("measure", directory, Ear())
-    said = Ear()
+    run_verb("measure", directory, RecordingReporter())
+    said = RecordingReporter()
     fewer = RunDirectory.open(directory.path, ["sample.n=4"])
     run_verb("sample", fewer, said)
-    assert said.said[-1].endswith("(done before)")
-    run_verb("measure", fewer, Ear())
-    run_verb("measure", few, Ear())
+    assert said.messages[-1].endswith("(done before)")
+    run_verb("measure", fewer, RecordingReporter())
+    run_verb("measure", few, RecordingReporter())
     assert times(directory.path / "answers") == before
     tables = [read_table(run.file("entropy.parquet")).to_pydict() for run in (fewer, few)]
     assert {len(clusters) for clusters in tables[0]["cluster_ids"]} == {4}
@@ -140,7 +140,7 @@ def test_more_samples_before_the_first_are_all_there(
 ) -> None:
     once = begun("once", 6)
     broken = RunDirectory.create(tmp_path / "broken", RunDirectory.open(once.path, ["sample.n=4"]).config)
-    run_verb("load", broken, Ear())
+    run_verb("load", broken, RecordingReporter())
     with pytest.raises(KeyboardInterrupt):
         run_verb("sample", broken, Interrupter(20))
     assert len(parts(broken.file("answers"), ".parquet")) == 1

@@ -19,7 +19,7 @@ from ka2l.pipeline.stage import Stage
 from ka2l.pipeline.stage_graph import plan
 from ka2l.pipeline.stage_list import STAGES
 from plans import OUTSIDE
-from runs import Ear, questions_file, tiny_config
+from runs import RecordingReporter, questions_file, tiny_config
 from tiny import TinyWorld
 
 # These change the order of rounding, how often something is saved, or where a thing with an identity of its own lies.
@@ -78,7 +78,7 @@ def run_recorded(recorder: ConfigRecorder, config: RunConfig, out: Path, last: s
     directory = RunDirectory.create(out, config)
     stages = plan([recorder.watched(stage) for stage in STAGES], config)
     with directory.locked():
-        context = Context(directory, Ear(), stages)
+        context = Context(directory, RecordingReporter(), stages)
         load_stage(context)
         for stage in list(stages.stages)[1:]:
             try:

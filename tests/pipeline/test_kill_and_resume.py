@@ -18,11 +18,11 @@ from ka2l.errors import RunError
 from ka2l.pipeline.run import run
 from ka2l.pipeline.run_directory import RunDirectory
 from places import HELPERS
-from runs import Ear, assert_same, content, copy_of, questions_file, tiny_config
+from runs import RecordingReporter, assert_same, content, copy_of, questions_file, tiny_config
 from tiny import TinyWorld
 
 KILLED, DONE = -9, 0
-SCRIPT = HELPERS / "killed.py"
+SCRIPT = HELPERS / "killed_runs.py"
 
 
 PLACES = [
@@ -113,12 +113,12 @@ def test_full_disk_keeps_the_parts_and_the_run_goes_on(
 
     monkeypatch.setattr(Path, "replace", no_space)
     with pytest.raises(RunError, match=r"answers/part-00002\.parquet: the disk is full"):
-        run(config, out, Ear())
+        run(config, out, RecordingReporter())
     monkeypatch.undo()
     for number in range(2):
         assert atomic_files.read_table(out / f"answers/part-{number:05d}.parquet").num_rows == 12 * 5
         assert len(atomic_files.read_tensors(out / f"states/part-{number:05d}.safetensors")[0]) == 4
-    run(config, out, Ear())
+    run(config, out, RecordingReporter())
     assert_same(content(out), uninterrupted)
 
 
@@ -126,7 +126,7 @@ def test_deleted_states_are_made_again(finished: RunDirectory, tmp_path: Path) -
     """States are by far the largest artifact; whoever deletes them must not get a broken or doubled run."""
     directory = copy_of(finished, tmp_path)
     shutil.rmtree(directory.file("states"))
-    run(directory.config, directory.path, Ear())
+    run(directory.config, directory.path, RecordingReporter())
     assert_same(content(directory.path), content(finished.path))
 
 
@@ -134,7 +134,7 @@ def test_deleted_artifact_is_made_again(finished: RunDirectory, tmp_path: Path) 
     directory = copy_of(finished, tmp_path)
     directory.file("threshold.json").unlink()
     directory.file("predictions.parquet").unlink()
-    run(directory.config, directory.path, Ear())
+    run(directory.config, directory.path, RecordingReporter())
     assert_same(content(directory.path), content(finished.path))
 
 
@@ -142,5 +142,5 @@ def test_checkpoints_left_by_a_kill_after_training_go(finished: RunDirectory, tm
     directory = copy_of(finished, tmp_path)
     for arm in ("main", "random"):
         atomic_files.write_text(directory.file("checkpoints", arm) / "checkpoint-2" / "optimizer.pt", "x")
-    run(directory.config, directory.path, Ear())
+    run(directory.config, directory.path, RecordingReporter())
     assert_same(content(directory.path), content(finished.path))

@@ -20,7 +20,7 @@ from ka2l.pipeline.commands.answer_sheets import export_sheet, import_sheet
 from ka2l.pipeline.commands.check_question import check_question
 from ka2l.pipeline.run import run, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
-from runs import BUDGET, Ear, copy_of, questions_file, times, tiny_config, tiny_values
+from runs import BUDGET, RecordingReporter, copy_of, questions_file, times, tiny_config, tiny_values
 from tiny import TinyWorld
 
 TABLES = {
@@ -148,12 +148,13 @@ def test_summary_is_plain_json(finished: RunDirectory) -> None:
 
 def test_second_run_does_nothing_and_says_so(finished: RunDirectory, tmp_path: Path) -> None:
     directory = copy_of(finished, tmp_path)
-    before, ear = times(directory.path), Ear()
-    run(directory.config, directory.path, ear)
+    before, reporter = times(directory.path), RecordingReporter()
+    run(directory.config, directory.path, reporter)
     assert times(directory.path) == before
-    assert all(line.endswith("(done before)") for line in ear.said[:-1])
+    assert all(line.endswith("(done before)") for line in reporter.messages[:-1])
     assert (
-        ear.said[-1] == f"Nothing to do: {directory.path} is finished, and nothing it depends on has changed."
+        reporter.messages[-1]
+        == f"Nothing to do: {directory.path} is finished, and nothing it depends on has changed."
     )
 
 
@@ -176,13 +177,13 @@ def test_check_and_map_agree(finished: RunDirectory) -> None:
 
 def test_budget_over_the_pool_takes_all_and_says_so(finished: RunDirectory, tmp_path: Path) -> None:
     copied = copy_of(finished, tmp_path)
-    directory, ear = RunDirectory.open(copied.path, ["select.budget=1000"]), Ear()
-    run_verb("select", directory, ear)
+    directory, reporter = RunDirectory.open(copied.path, ["select.budget=1000"]), RecordingReporter()
+    run_verb("select", directory, reporter)
     assert sorted(bought(directory)) == sorted(bought(directory, "random"))
     assert len(bought(directory)) == 29
     assert any(
         "budget of 1000 is larger than the pool of 29; all of the pool is selected" in line
-        for line in ear.said
+        for line in reporter.messages
     )
 
 
@@ -195,9 +196,9 @@ def test_every_strategy_selects(finished: RunDirectory, tmp_path: Path, strategy
     needs_signals = strategy in ("entropy", "badge")
     if needs_signals:
         with pytest.raises(RunError, match="`select` reads what `map` writes, and that is missing"):
-            run_verb("select", directory, Ear())
-        assert run_verb("map", directory, Ear()) == ["map", "signals"]
-    run_verb("select", directory, Ear())
+            run_verb("select", directory, RecordingReporter())
+        assert run_verb("map", directory, RecordingReporter()) == ["map", "signals"]
+    run_verb("select", directory, RecordingReporter())
     table = read_table(directory.file("selection.parquet")).to_pydict()
     assert table["rank"] == list(range(1, BUDGET + 1))
     assert set(table["strategy"]) == {strategy}
@@ -252,7 +253,7 @@ def test_people_answer_and_their_answers_survive(tiny_world: TinyWorld, tmp_path
     with pytest.raises(
         WaitingForPeople, match=rf"{BUDGET} of {BUDGET} selected questions wait for an answer"
     ):
-        run(config, out, Ear())
+        run(config, out, RecordingReporter())
     assert not (out / "adapter").exists()
     directory = RunDirectory.open(out)
     wanted = bought(directory)
@@ -266,12 +267,12 @@ def test_people_answer_and_their_answers_survive(tiny_world: TinyWorld, tmp_path
     result = import_sheet(RunDirectory.open(out), sheet)
     assert result == {"answers": BUDGET - 2, "refused": 1, "still waiting": 1}
     with pytest.raises(WaitingForPeople, match=f"1 of {BUDGET} "):
-        run(config, out, Ear())
+        run(config, out, RecordingReporter())
 
     export_sheet(RunDirectory.open(out), sheet, overwrite=True)
     fill(sheet, {wanted[-1]: gold[wanted[-1]]})
     assert import_sheet(RunDirectory.open(out), sheet)["still waiting"] == 0
-    directory = run(config, out, Ear())
+    directory = run(config, out, RecordingReporter())
     rows = read_table(out / "annotations.parquet").to_pydict()
     assert rows["question_id"] == wanted[1:]  # the one nobody could answer is left out
     assert rows["answer"] == [gold[i] for i in wanted[1:]]
@@ -282,7 +283,7 @@ def test_people_answer_and_their_answers_survive(tiny_world: TinyWorld, tmp_path
 
     changed = RunDirectory.open(out, ["measure.threshold=0.6", "select.budget=4", "sample.max_new_tokens=7"])
     with suppress(WaitingForPeople):  # another probe may want another question or two: only those are asked
-        run(changed.config, out, Ear())
+        run(changed.config, out, RecordingReporter())
     id_of = {normalize_question(fact["question"]): fact["id"] for fact in tiny_world.facts}
     labels = {id_of[asked]: label for asked, label in read_json(out / "labels.json").items()}
     assert {i: label["answers"][:1] for i, label in labels.items()} == {
@@ -311,7 +312,7 @@ def test_nli_judge_puts_answers_together(
     directory = RunDirectory.open(
         copy_of(finished, tmp_path).path, ["measure.judge=nli", "measure.nli_model=some/nli"]
     )
-    run_verb("measure", directory, Ear())
+    run_verb("measure", directory, RecordingReporter())
     merged = read_table(directory.file("entropy.parquet"))["semantic_entropy"].to_numpy()
     assert read_json(directory.file("threshold.json"))["judge"] == "nli"
     counts = directory.stages["measure"].counts
@@ -321,7 +322,7 @@ def test_nli_judge_puts_answers_together(
     assert merged.sum() < lexical.sum()
     # Another rule over the same pairs: what was judged is not judged again.
     again = RunDirectory.open(directory.path, ["measure.clusters=components"])
-    run_verb("measure", again, Ear())
+    run_verb("measure", again, RecordingReporter())
     counts = again.stages["measure"].counts
     assert counts["cache_hits"] > 0
     assert counts["cache_hits"] + counts["judgements_made"] == counts["pairs_judged"]
@@ -343,7 +344,7 @@ def test_empty_roles_are_refused_before_anything_is_written(
 ) -> None:
     config = tiny_config(tiny_world, questions_file(tiny_world, tmp_path), *changes)
     with pytest.raises(DegenerateError, match=message):
-        run(config, tmp_path / "run", Ear())
+        run(config, tmp_path / "run", RecordingReporter())
     assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
 
 
@@ -352,18 +353,18 @@ def test_stage_one_alone_works_without_a_pool(tiny_world: TinyWorld, tmp_path: P
     config = tiny_config(tiny_world, source, "questions.roles={probe: 0.7, pool: 0, eval: 0.3}")
     directory = RunDirectory.create(tmp_path / "run", config)
     for verb in ("load", "sample", "measure", "probe"):
-        run_verb(verb, directory, Ear())
+        run_verb(verb, directory, RecordingReporter())
     assert check_question(directory, tiny_world.unknown[0]["question"])["model"] == str(tiny_world.folder)
     with pytest.raises(DegenerateError, match="The pool is empty"):
-        run_verb("map", directory, Ear())
-    run_verb("report", directory, Ear())  # a page of what there is
+        run_verb("map", directory, RecordingReporter())
+    run_verb("report", directory, RecordingReporter())  # a page of what there is
     assert (directory.path / "report.html").exists()
 
 
 def test_a_page_made_half_way_is_made_again_at_the_end(finished: RunDirectory, tmp_path: Path) -> None:
     copied = copy_of(finished, tmp_path)
     copied.file("predictions.parquet").unlink()
-    run_verb("report", copied, Ear())
+    run_verb("report", copied, RecordingReporter())
     half = copied.file("report.html").read_text(encoding="utf-8")
-    run(copied.config, copied.path, Ear())
+    run(copied.config, copied.path, RecordingReporter())
     assert len(copied.file("report.html").read_text(encoding="utf-8")) > len(half)

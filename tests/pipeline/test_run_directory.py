@@ -18,7 +18,7 @@ from ka2l.errors import RunError
 from ka2l.pipeline import run_directory
 from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
-from runs import WRITES, Ear
+from runs import WRITES, RecordingReporter
 
 
 def full(*_: object) -> None:
@@ -169,7 +169,7 @@ def test_sampling_is_done_only_with_enough_samples_and_all_its_parts(tmp_path: P
 
     def done_for(n: int) -> bool:
         wanted = RunDirectory(run.path, load_config(None, [f"sample.n={n}"]), run.stages)
-        return context_of(wanted, Ear()).is_done("sample", "k")
+        return context_of(wanted, RecordingReporter()).is_done("sample", "k")
 
     assert [done_for(n) for n in (5, 10, 11)] == [True, True, False]
     run.file(names[2]).unlink()

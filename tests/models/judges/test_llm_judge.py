@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 
 from answer_server import AnswerServer, Script
-from asking import Make
-from asking import make as make
-from asking import naps as naps
 from ka2l.knowledge.uncertainty.semantic_clusters import Pair, Relation
 from ka2l.models import embedded_model
 from ka2l.models.interface import Prompt
@@ -21,6 +18,9 @@ from ka2l.models.judges.llm_judge import RELATIONS, LocalLlmJudge, ServerLlmJudg
 from ka2l.models.loading import resolve
 from ka2l.models.local.local_model import LocalModel
 from ka2l.models.settings import ModelConfig
+from server_fixtures import Make
+from server_fixtures import fake_clock as fake_clock
+from server_fixtures import make as make
 from tiny import TinyWorld
 
 PAIRS = [Pair("Who?", "She", "He"), Pair("Who?", "He", "She"), Pair("What is\nit?", "A\ncat", "An animal")]

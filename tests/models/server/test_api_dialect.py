@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from answer_server import AnswerServer, Fault, plain, status
-from asking import HEATS, Make, Naps, draw
-from asking import make as make
-from asking import naps as naps
-from asking import prompts as prompts
-from asking import server as server
 from ka2l.errors import ModelError
 from ka2l.models.interface import Answer, Prompt, Usage
 from ka2l.models.server.api_dialect import Choice, to_answer
 from ka2l.models.server.server_model import ServerModel
 from ka2l.models.settings import ServerConfig
+from server_fixtures import HEATS, FakeClock, Make, draw
+from server_fixtures import fake_clock as fake_clock
+from server_fixtures import make as make
+from server_fixtures import prompts as prompts
+from server_fixtures import server as server
 
 
 def test_a_server_that_refuses_several_answers_is_asked_singly(
@@ -30,12 +30,12 @@ def test_a_server_that_refuses_several_answers_is_asked_singly(
 
 
 def test_llama_cpp_refuses_several_answers_with_a_500(
-    server: AnswerServer, prompts: list[Prompt], make: Make, naps: Naps
+    server: AnswerServer, prompts: list[Prompt], make: Make, fake_clock: FakeClock
 ) -> None:
     server.faults += [plain(500, '{"error":{"code":500,"message":"Only one completion choice is allowed"}}')]
     draw(make(server), prompts[:1], {1: 1.0, 2: 1.0})
     assert [body.get("n") for body in server.bodies] == [2, None, None]
-    assert naps.slept == []
+    assert fake_clock.slept == []
 
 
 def test_fewer_choices_than_asked_for_are_made_up_singly(

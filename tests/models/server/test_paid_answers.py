@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from answer_server import AnswerServer, Dice, status
-from asking import HEATS, Make, draw, texts
-from asking import make as make
-from asking import naps as naps
-from asking import prompts as prompts
-from asking import server as server
 from ka2l.errors import DataError, ModelError
 from ka2l.models.interface import Prompt
 from ka2l.models.server.server_model import ServerModel
+from server_fixtures import HEATS, Make, draw, texts
+from server_fixtures import fake_clock as fake_clock
+from server_fixtures import make as make
+from server_fixtures import prompts as prompts
+from server_fixtures import server as server
 
 # Paid answers
 

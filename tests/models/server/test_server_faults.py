@@ -21,14 +21,14 @@ from answer_server import (
     status,
     truncated,
 )
-from asking import VARIABLE, Make, Naps, draw, texts
-from asking import make as make
-from asking import naps as naps
-from asking import prompts as prompts
-from asking import server as server
 from ka2l.errors import ModelError
 from ka2l.models.interface import Prompt
 from ka2l.models.server.http_requests import Pace
+from server_fixtures import VARIABLE, FakeClock, Make, draw, texts
+from server_fixtures import fake_clock as fake_clock
+from server_fixtures import make as make
+from server_fixtures import prompts as prompts
+from server_fixtures import server as server
 
 SECRET = "sk-test-4242/abcdefghijklmnop"
 
@@ -53,14 +53,14 @@ SECRET = "sk-test-4242/abcdefghijklmnop"
     ],
 )
 def test_what_may_pass_is_tried_again(
-    fault: Fault, server: AnswerServer, prompts: list[Prompt], make: Make, naps: Naps
+    fault: Fault, server: AnswerServer, prompts: list[Prompt], make: Make, fake_clock: FakeClock
 ) -> None:
     server.faults += [fault, fault]
     model = make(server)
     results = draw(model, prompts[:2])
     assert len(server.bodies) == 4 + 2
-    assert len(naps.slept) == 2
-    assert 0.3 < naps.slept[0] <= 0.5 < naps.slept[1] <= 1.0  # growing, with jitter
+    assert len(fake_clock.slept) == 2
+    assert 0.3 < fake_clock.slept[0] <= 0.5 < fake_clock.slept[1] <= 1.0  # growing, with jitter
     assert model.notes == []
     server.bodies.clear()
     assert texts(draw(model, prompts[:2])) == texts(results)
@@ -88,7 +88,7 @@ def test_the_server_says_when_to_come_back(
     server: AnswerServer,
     prompts: list[Prompt],
     make: Make,
-    naps: Naps,
+    fake_clock: FakeClock,
 ) -> None:
     # Made here, because minutes may pass between collecting tests and running them.
     if headers["Retry-After"] == "a date":
@@ -96,16 +96,16 @@ def test_the_server_says_when_to_come_back(
     server.faults += [status(429, headers)]
     draw(make(server), prompts[:1], {0: 1.0})
     assert len(server.bodies) == 2
-    assert least <= sum(naps.slept) <= most
+    assert least <= sum(fake_clock.slept) <= most
 
 
 def test_a_server_that_sends_us_away_for_long_ends_the_run(
-    server: AnswerServer, prompts: list[Prompt], make: Make, naps: Naps
+    server: AnswerServer, prompts: list[Prompt], make: Make, fake_clock: FakeClock
 ) -> None:
     server.faults += [status(429, {"Retry-After": "86400"})]
     with pytest.raises(ModelError, match=r"86400 s.*later"):
         draw(make(server), prompts[:1])
-    assert naps.slept == []
+    assert fake_clock.slept == []
 
 
 def test_the_last_attempt_is_told(server: AnswerServer, prompts: list[Prompt], make: Make) -> None:
@@ -143,14 +143,14 @@ def test_what_cannot_pass_ends_at_once(
     server: AnswerServer,
     prompts: list[Prompt],
     make: Make,
-    naps: Naps,
+    fake_clock: FakeClock,
 ) -> None:
     server.faults += [status(code, message=message)]
     with pytest.raises(ModelError) as caught:
         draw(make(server), prompts, {0: 1.0})
     for part in (server.url, "tiny", str(code), message, fix):
         assert part in str(caught.value)
-    assert (len(server.bodies), naps.slept) == (1, [])
+    assert (len(server.bodies), fake_clock.slept) == (1, [])
 
 
 # Rate and concurrency
@@ -165,8 +165,8 @@ def test_no_more_requests_under_way_than_allowed(
     assert len(server.bodies) == 12
 
 
-def test_requests_keep_their_distance(prompts: list[Prompt], make: Make, naps: Naps) -> None:
-    with AnswerServer(Dice(), naps.clock) as server:
+def test_requests_keep_their_distance(prompts: list[Prompt], make: Make, fake_clock: FakeClock) -> None:
+    with AnswerServer(Dice(), fake_clock.monotonic) as server:
         server.faults += [status(500)]
         model = make(server, requests_per_minute=30)
         draw(model, prompts[:2])
@@ -177,14 +177,14 @@ def test_requests_keep_their_distance(prompts: list[Prompt], make: Make, naps: N
 
 
 def test_many_at_once_keep_their_distance_too() -> None:
-    naps = Naps()
+    fake_clock = FakeClock()
     due: list[float] = []
 
     async def sleep(seconds: float) -> None:
-        due.append(naps.now + seconds)
+        due.append(fake_clock.now + seconds)
 
     async def all_at_once() -> None:
-        pace = Pace(60, naps.clock, sleep)
+        pace = Pace(60, fake_clock.monotonic, sleep)
         async with anyio.create_task_group() as group:
             for _ in range(4):
                 group.start_soon(pace.turn)

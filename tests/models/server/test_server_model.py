@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from answer_server import AnswerServer, Brain, Script
-from asking import Make, draw, texts
-from asking import make as make
-from asking import naps as naps
-from asking import prompts as prompts
-from asking import server as server
 from ka2l.models.interface import Answer, Prompt
 from ka2l.models.loading import resolve
 from ka2l.models.local.local_model import LocalModel
 from ka2l.models.settings import ModelConfig
+from server_fixtures import Make, draw, texts
+from server_fixtures import fake_clock as fake_clock
+from server_fixtures import make as make
+from server_fixtures import prompts as prompts
+from server_fixtures import server as server
 from tiny import TinyWorld, plain_prompt
 
 

@@ -13,7 +13,7 @@ from ka2l.common.atomic_files import parts, read_table
 from ka2l.errors import DataError, RunError
 from ka2l.pipeline.run import run_verb
 from ka2l.pipeline.run_directory import RunDirectory
-from runs import Ear
+from runs import RecordingReporter
 
 BAD = [
     ("{", "not JSON"),
@@ -60,7 +60,7 @@ BAD = [
 def test_a_bad_row_is_named_and_nothing_is_imported(tmp_path: Path, row: Any, message: str) -> None:
     file = write(tmp_path / "a.jsonl", [*good_rows(), row])
     with pytest.raises(DataError) as caught:
-        import_answers(tmp_path / "run", file, reporter=Ear())
+        import_answers(tmp_path / "run", file, reporter=RecordingReporter())
     assert (
         f"a.jsonl:21: {message}" in str(caught.value) or message in str(caught.value).split("a.jsonl:21: ")[1]
     )
@@ -71,7 +71,7 @@ def test_a_bad_row_is_named_and_nothing_is_imported(tmp_path: Path, row: Any, me
 def test_bad_rows_are_listed_together_the_first_twenty(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [*good_rows(), *[{"question": f"Q{i}"} for i in range(25)]])
     with pytest.raises(DataError, match=r"25 bad rows(.|\n)*a\.jsonl:40: (.|\n)*… and 5 more"):
-        import_answers(tmp_path / "run", file, reporter=Ear())
+        import_answers(tmp_path / "run", file, reporter=RecordingReporter())
 
 
 def test_bad_rows_are_told_from_top_to_bottom(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_bad_rows_are_told_from_top_to_bottom(tmp_path: Path) -> None:
         "?",
     ]
     with pytest.raises(DataError) as caught:
-        import_answers(tmp_path / "run", write(tmp_path / "a:1.jsonl", rows), reporter=Ear())
+        import_answers(tmp_path / "run", write(tmp_path / "a:1.jsonl", rows), reporter=RecordingReporter())
     told = [line.partition(": ")[0].strip() for line in str(caught.value).splitlines()[1:4]]
     assert told == ["a:1.jsonl:1", "a:1.jsonl:2", "a:1.jsonl:23"]
 
@@ -93,13 +93,13 @@ def test_one_json_document_is_named_as_such(tmp_path: Path, indent: int | None) 
     with pytest.raises(
         DataError, match=r"one JSON document, not one object per line.*jq -c '\.\[\]' a\.jsonl"
     ):
-        import_answers(tmp_path / "run", file, reporter=Ear())
+        import_answers(tmp_path / "run", file, reporter=RecordingReporter())
 
 
 def test_an_object_over_many_lines_is_named_as_such(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [json.dumps(row, indent=1) for row in good_rows()])
     with pytest.raises(DataError, match=r"one JSON document, not one object per line.*jq -c \. a\.jsonl"):
-        import_answers(tmp_path / "run", file, reporter=Ear())
+        import_answers(tmp_path / "run", file, reporter=RecordingReporter())
 
 
 def test_numbers_are_read_as_text(tmp_path: Path) -> None:
@@ -107,7 +107,9 @@ def test_numbers_are_read_as_text(tmp_path: Path) -> None:
     rows[0] |= {"id": 0, "gold": 1984, "group": 0}
     rows[1] |= {"id": 7.5, "gold": [3, "three"], "group": 0}
     rows[2] |= {"group": ""}
-    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=Ear())
+    directory = import_answers(
+        tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter()
+    )
     table = read_table(directory.file("questions.parquet")).to_pylist()
     assert [(row["id"], row["answers"]) for row in table[:2]] == [("0", ["1984"]), ("7.5", ["3", "three"])]
     assert table[0]["group"] == table[1]["group"] != table[2]["group"]
@@ -116,7 +118,9 @@ def test_numbers_are_read_as_text(tmp_path: Path) -> None:
 def test_an_answer_the_model_left_empty_is_an_answer(tmp_path: Path) -> None:
     rows = good_rows()
     rows[0]["answers"][0] = {"text": "", "finish_reason": "stop"}
-    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=Ear())
+    directory = import_answers(
+        tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter()
+    )
     assert read_table(parts(directory.file("answers"), "")[0])["text"].to_pylist()[1] == ""
 
 
@@ -125,10 +129,10 @@ def test_rows_of_different_lengths_are_cut_where_that_is_asked_for(tmp_path: Pat
     rows[3]["answers"] *= 2
     file = write(tmp_path / "a.jsonl", rows)
     with pytest.raises(DataError, match=r"8 answers, but most rows have 4; sample\.n=4 takes the first 4"):
-        import_answers(tmp_path / "run", file, reporter=Ear())
-    directory = import_answers(tmp_path / "run", file, ["sample.n=4"], reporter=Ear())
+        import_answers(tmp_path / "run", file, reporter=RecordingReporter())
+    directory = import_answers(tmp_path / "run", file, ["sample.n=4"], reporter=RecordingReporter())
     assert directory.stages["sample"].counts == {"questions": 20, "answers": 100}
     with pytest.raises(DataError, match=r"4 answers, but sample\.n=5 asks for 5"):
-        import_answers(tmp_path / "other", file, ["sample.n=5"], reporter=Ear())
+        import_answers(tmp_path / "other", file, ["sample.n=5"], reporter=RecordingReporter())
     with pytest.raises(RunError, match=r"there are 4 imported answers per question, and sample\.n is 6"):
-        run_verb("sample", RunDirectory.open(directory.path, ["sample.n=6"]), Ear())
+        run_verb("sample", RunDirectory.open(directory.path, ["sample.n=6"]), RecordingReporter())

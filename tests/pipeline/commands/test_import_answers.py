@@ -16,7 +16,7 @@ from ka2l.errors import ConfigError, DataError, DegenerateError, Ka2lError, RunE
 from ka2l.models import loading
 from ka2l.pipeline.run import run, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
-from runs import Ear, copy_of, questions_file, times, tiny_config
+from runs import RecordingReporter, copy_of, questions_file, times, tiny_config
 from tiny import TinyWorld
 
 
@@ -37,8 +37,10 @@ def test_a_file_alone_is_measured_without_a_model(tmp_path: Path) -> None:
     rows = good_rows()
     rows[1]["answers"] = [{"text": text, "token_logprobs": [-0.5, -0.25]} for text in rows[1]["answers"]]
     rows[1]["low_temperature_answer"] = {"text": "Lima", "token_logprobs": [-0.1, -0.3]}
-    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=Ear())
-    run_verb("measure", directory, Ear())
+    directory = import_answers(
+        tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter()
+    )
+    run_verb("measure", directory, RecordingReporter())
     table = read_table(directory.file("entropy.parquet")).to_pydict()
     assert len(table["question_id"]) == 20
     assert table["semantic_entropy"][0] == 0
@@ -53,8 +55,10 @@ def test_a_file_alone_is_measured_without_a_model(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_model")
 def test_without_a_low_temperature_answer_nothing_is_right_or_wrong(tmp_path: Path) -> None:
     rows = [{key: row[key] for key in ("question", "answers", "gold")} for row in good_rows()]
-    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=Ear())
-    run(directory.config, directory.path, Ear())
+    directory = import_answers(
+        tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter()
+    )
+    run(directory.config, directory.path, RecordingReporter())
     table = read_table(directory.file("entropy.parquet")).to_pydict()
     assert set(table["low_temperature_answer"]) == set(table["correct"]) == {None}
     assert set(table["negative_log_likelihood"]) == {None}
@@ -66,8 +70,10 @@ def test_without_a_low_temperature_answer_nothing_is_right_or_wrong(tmp_path: Pa
 
 @pytest.mark.usefixtures("no_model")
 def test_a_run_of_imported_answers_ends_after_measure_and_says_why(tmp_path: Path) -> None:
-    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", good_rows()), reporter=Ear())
-    directory = run(RunDirectory.open(directory.path).config, directory.path, Ear())
+    directory = import_answers(
+        tmp_path / "run", write(tmp_path / "a.jsonl", good_rows()), reporter=RecordingReporter()
+    )
+    directory = run(RunDirectory.open(directory.path).config, directory.path, RecordingReporter())
     assert summary(directory).values()["ends_after"] == "measure"
     assert summary(directory).values()["measured_unknown"] == 10
     page = directory.file("report.html").read_text(encoding="utf-8")
@@ -75,26 +81,26 @@ def test_a_run_of_imported_answers_ends_after_measure_and_says_why(tmp_path: Pat
     assert "the model behind the imported answers" in page
     for verb in ("probe", "map", "select", "finetune", "evaluate"):
         with pytest.raises(RunError, match=f"`{verb}` is not possible here.*sample.states=surrogate"):
-            run_verb(verb, directory, Ear())
-    before, again = times(directory.path), Ear()
+            run_verb(verb, directory, RecordingReporter())
+    before, again = times(directory.path), RecordingReporter()
     run(RunDirectory.open(directory.path).config, directory.path, again)
-    assert again.said[-1].startswith("Nothing to do")
+    assert again.messages[-1].startswith("Nothing to do")
     assert times(directory.path) == before
 
 
 def test_other_answers_take_the_place_only_on_request(tmp_path: Path) -> None:
     rows, out = good_rows(), tmp_path / "run"
     file = write(tmp_path / "a.jsonl", rows)
-    import_answers(out, file, reporter=Ear())
-    before, ear = times(out), Ear()
-    import_answers(out, file, reporter=ear)  # the same again: nothing to do
+    import_answers(out, file, reporter=RecordingReporter())
+    before, reporter = times(out), RecordingReporter()
+    import_answers(out, file, reporter=reporter)  # the same again: nothing to do
     assert times(out / "answers") == {k[8:]: v for k, v in before.items() if k.startswith("answers/")}
-    assert ear.said[-1].endswith("(done before)")
+    assert reporter.messages[-1].endswith("(done before)")
     other = write(tmp_path / "b.jsonl", rows[:10])
     with pytest.raises(RunError, match=r"has answers already \(100\).*--replace"):
-        import_answers(out, other, reporter=Ear())
-    directory = import_answers(out, other, replace=True, reporter=Ear())
-    run_verb("measure", directory, Ear())
+        import_answers(out, other, reporter=RecordingReporter())
+    directory = import_answers(out, other, replace=True, reporter=RecordingReporter())
+    run_verb("measure", directory, RecordingReporter())
     assert directory.stages["measure"].counts["questions"] == 10
 
 
@@ -105,15 +111,17 @@ def test_an_interrupted_import_can_be_repeated(tmp_path: Path, monkeypatch: pyte
     file = write(tmp_path / "a.jsonl", good_rows())
     monkeypatch.setattr("ka2l.pipeline.commands.import_answers.run_verb", stop)
     with pytest.raises(KeyboardInterrupt):
-        import_answers(tmp_path / "run", file, reporter=Ear())
+        import_answers(tmp_path / "run", file, reporter=RecordingReporter())
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["imported.parquet"]
     monkeypatch.undo()
-    assert import_answers(tmp_path / "run", file, reporter=Ear()).stages["sample"].state == "done"
+    assert (
+        import_answers(tmp_path / "run", file, reporter=RecordingReporter()).stages["sample"].state == "done"
+    )
 
 
 def loaded_run(world: TinyWorld, folder: Path) -> RunDirectory:
     directory = RunDirectory.create(folder / "run", tiny_config(world, questions_file(world, folder)))
-    run_verb("load", directory, Ear())
+    run_verb("load", directory, RecordingReporter())
     return directory
 
 
@@ -144,9 +152,9 @@ def test_answers_to_the_questions_of_a_run_measure_the_same(
     directory = copy_of(finished, tmp_path)
     file = exported(finished, tmp_path / "a.jsonl", by)
     with pytest.raises(RunError, match=r"has answers already \(185\)"):
-        import_answers(directory.path, file, reporter=Ear())
-    taken = import_answers(directory.path, file, replace=True, reporter=Ear())
-    run_verb("measure", taken, Ear())
+        import_answers(directory.path, file, reporter=RecordingReporter())
+    taken = import_answers(directory.path, file, replace=True, reporter=RecordingReporter())
+    run_verb("measure", taken, RecordingReporter())
     assert taken.config.questions.source.endswith("questions.jsonl")
     ours, theirs = (read_table(run.file("entropy.parquet")).to_pydict() for run in (taken, finished))
     assert ours == theirs
@@ -156,11 +164,13 @@ def test_states_come_later_and_give_the_same_probe_and_map(
     finished: RunDirectory, tmp_path: Path, tiny_world: TinyWorld
 ) -> None:
     directory = loaded_run(tiny_world, tmp_path)
-    import_answers(directory.path, exported(finished, tmp_path / "a.jsonl", "id"), reporter=Ear())
+    import_answers(
+        directory.path, exported(finished, tmp_path / "a.jsonl", "id"), reporter=RecordingReporter()
+    )
     assert RunDirectory.open(directory.path).config.sample.states == "none"
     same = RunDirectory.open(directory.path, ["sample.states=same", f"model.name={tiny_world.folder}"])
     for verb in ("sample", "measure", "probe", "map"):
-        run_verb(verb, same, Ear())
+        run_verb(verb, same, RecordingReporter())
     cards = [read_json(run.file("probe") / "probe.json") for run in (same, finished)]
     assert cards[0]["layer"] == cards[1]["layer"]
     assert cards[0]["scores"]["probe"]["se_label"]["auroc"]["value"] == pytest.approx(
@@ -180,18 +190,20 @@ def test_questions_the_run_does_not_have_are_listed(tiny_world: TinyWorld, tmp_p
         {**mine[0], "question": "Another one?", "id": mine[1]["id"]},
     ]
     with pytest.raises(DataError) as caught:
-        import_answers(directory.path, write(tmp_path / "a.jsonl", [*mine[2:], *wrong]), reporter=Ear())
+        import_answers(
+            directory.path, write(tmp_path / "a.jsonl", [*mine[2:], *wrong]), reporter=RecordingReporter()
+        )
     assert "the run has no question 'nobody'" in str(caught.value)
     assert f"id {mine[1]['id']!r} is another question in the run" in str(caught.value)
     assert not directory.file("imported.parquet").exists()
     assert RunDirectory.open(directory.path).config.sample.engine == "local"
 
     pool = next(q for q in read_table(directory.file("questions.parquet")).to_pylist() if q["role"] == "pool")
-    ear = Ear()
+    reporter = RecordingReporter()
     some = [*mine[2:], {"id": pool["id"], "answers": ["a", "b"]}]
-    import_answers(directory.path, write(tmp_path / "a.jsonl", some), reporter=ear)
-    assert "Rows that answer questions of other roles than probe and are not used: 1." in ear.said
-    assert "Probe questions that have no answers and are left out: 2 of 37." in ear.said
+    import_answers(directory.path, write(tmp_path / "a.jsonl", some), reporter=reporter)
+    assert "Rows that answer questions of other roles than probe and are not used: 1." in reporter.messages
+    assert "Probe questions that have no answers and are left out: 2 of 37." in reporter.messages
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, tiny_world: TinyWorld) -> None:
@@ -204,14 +216,14 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, tiny_world: TinyWorld) 
     ]
     for kind, message, path, settings in cases:
         with pytest.raises(kind, match=message):
-            import_answers(tmp_path / "run", path, settings, reporter=Ear())
+            import_answers(tmp_path / "run", path, settings, reporter=RecordingReporter())
     assert not (tmp_path / "run").exists()
     recipe = tmp_path / "recipe.yaml"
     source = questions_file(tiny_world, tmp_path)
     config = tiny_config(tiny_world, source, "sample.engine=imported", "sample.states=none")
     recipe.write_text(to_yaml(config), encoding="utf-8")
     with pytest.raises(RunError, match=r"no answers have been imported yet\. Import them: ka2l import"):
-        run(config, tmp_path / "bare", Ear())
+        run(config, tmp_path / "bare", RecordingReporter())
 
 
 def test_import_from_the_command_line(ka2l: Cli, tmp_path: Path) -> None:
@@ -240,7 +252,7 @@ def test_import_from_the_command_line(ka2l: Cli, tmp_path: Path) -> None:
 
 def test_entropies_are_there_where_no_threshold_parts_them(ka2l: Cli, tmp_path: Path) -> None:
     rows, out = [answered(i, 3) for i in range(4)], tmp_path / "run"
-    import_answers(out, write(tmp_path / "a.jsonl", rows), reporter=Ear())
+    import_answers(out, write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter())
     measured = ka2l("measure", out)
     assert measured.code == 0
     assert "All 2 training questions of 4 have the same semantic entropy (1.386 nats)" in measured.err
@@ -258,15 +270,17 @@ def test_entropies_are_there_where_no_threshold_parts_them(ka2l: Cli, tmp_path: 
 
 def test_without_a_threshold_nothing_goes_on_to_a_probe(tmp_path: Path, tiny_world: TinyWorld) -> None:
     rows = [answered(i, 3) for i in range(12)]
-    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=Ear())
-    run_verb("measure", directory, Ear())
+    directory = import_answers(
+        tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter()
+    )
+    run_verb("measure", directory, RecordingReporter())
     settings = ["sample.states=same", f"model.name={tiny_world.folder}"]
     seen = RunDirectory.open(directory.path, settings)
-    run_verb("sample", seen, Ear())
+    run_verb("sample", seen, RecordingReporter())
     with pytest.raises(RunError, match="`measure` writes, and that is out of date"):
-        run_verb("probe", seen, Ear())
+        run_verb("probe", seen, RecordingReporter())
     with pytest.raises(DegenerateError, match="same semantic entropy"):
-        run_verb("measure", seen, Ear())
+        run_verb("measure", seen, RecordingReporter())
 
 
 def test_measure_reads_more_of_the_imported_answers_by_itself(ka2l: Cli, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ka2l.pipeline.commands.check_question import check_question
 from ka2l.pipeline.commands.dry_run import dry_run
 from ka2l.pipeline.run import run, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
-from runs import Ear, copy_of, questions_file, times, tiny_config
+from runs import RecordingReporter, copy_of, questions_file, times, tiny_config
 from tiny import TinyWorld
 
 SERVER = ["sample.engine=server", "server.url=http://localhost:1/v1", "server.model=big-secret"]
@@ -81,7 +81,7 @@ def test_a_black_box_is_measured_and_no_model_is_looked_for(
     server: type[FakeServer], tiny_world: TinyWorld, tmp_path: Path
 ) -> None:
     config = config_of(tiny_world, tmp_path, *BLACK_BOX, ALL_PROBES)
-    directory = run(config, tmp_path / "run", Ear())
+    directory = run(config, tmp_path / "run", RecordingReporter())
     assert [set(heat) for _, heat in server.calls] == [{0, 1, 2, 3, 4}] * 7
     assert server.calls[0][1] == {0: 0.1, 1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0}
     assert server.paid == tmp_path / "run" / "paid.sqlite"
@@ -96,18 +96,18 @@ def test_a_black_box_is_measured_and_no_model_is_looked_for(
     assert (values["model"], values["ends_after"], "probe" in values) == ("big-secret", "measure", False)
     with pytest.raises(RunError, match="this run cannot have a probe"):
         check_question(directory, "Who?")
-    before, again = times(directory.path), Ear()
+    before, again = times(directory.path), RecordingReporter()
     run(config, directory.path, again)
-    assert again.said[-1].startswith("Nothing to do")
+    assert again.messages[-1].startswith("Nothing to do")
     assert times(directory.path) == before
-    run_verb("sample", RunDirectory.open(directory.path, ["sample.n=6"]), Ear())
+    run_verb("sample", RunDirectory.open(directory.path, ["sample.n=6"]), RecordingReporter())
     assert server.calls[-1][1] == {5: 1.0, 6: 1.0}
 
 
 def test_chat_servers_get_the_worked_examples_as_turns(
     server: type[FakeServer], tiny_world: TinyWorld, tmp_path: Path
 ) -> None:
-    run(config_of(tiny_world, tmp_path, *BLACK_BOX, ALL_PROBES), tmp_path / "run", Ear())
+    run(config_of(tiny_world, tmp_path, *BLACK_BOX, ALL_PROBES), tmp_path / "run", RecordingReporter())
     prompt = server.calls[0][0][0]
     assert [turn["role"] for turn in prompt.messages] == ["user", "assistant", "user", "assistant", "user"]
     question = next(fact["question"] for fact in tiny_world.facts if fact["id"] == prompt.question_id)
@@ -121,7 +121,7 @@ def test_a_stand_in_gives_states_until_teaching(
     server: type[FakeServer], tiny_world: TinyWorld, tmp_path: Path
 ) -> None:
     config = config_of(tiny_world, tmp_path, *STAND_IN)
-    directory = run(config, tmp_path / "run", Ear())
+    directory = run(config, tmp_path / "run", RecordingReporter())
     assert list(directory.stages) == [
         "load",
         "sample",
@@ -148,10 +148,10 @@ def test_a_stand_in_gives_states_until_teaching(
     assert check_question(directory, tiny_world.unknown[0]["question"])["stands_in_for"] == "big-secret"
     for verb in ("finetune", "evaluate"):
         with pytest.raises(RunError, match=rf"`{verb}` is not possible here.*annotations\.parquet"):
-            run_verb(verb, directory, Ear())
+            run_verb(verb, directory, RecordingReporter())
     assert len(server.calls) == 4
     growth = RunDirectory.open(directory.path, ["sample.n=6"])
-    run_verb("sample", growth, Ear())
+    run_verb("sample", growth, RecordingReporter())
     assert len(parts(directory.file("states"), ".safetensors")) == 4  # states are read once
 
 
@@ -159,7 +159,7 @@ def test_the_same_model_behind_a_server_can_be_taught(
     server: type[FakeServer], tiny_world: TinyWorld, tmp_path: Path
 ) -> None:
     settings = [*SERVER, "server.endpoint=completions", "finetune.epochs=1", "select.baseline=null"]
-    directory = run(config_of(tiny_world, tmp_path, *settings), tmp_path / "run", Ear())
+    directory = run(config_of(tiny_world, tmp_path, *settings), tmp_path / "run", RecordingReporter())
     assert directory.stages["evaluate"].state == "done"
     assert set(summary(directory).values()["evaluation"]) == {"unknown"}
     assert "stand_in" not in summary(directory).values()
@@ -171,10 +171,10 @@ def test_different_prompts_for_answers_and_states_are_told(
     server: type[FakeServer], tiny_world: TinyWorld, tmp_path: Path
 ) -> None:
     directory = RunDirectory.create(tmp_path / "run", config_of(tiny_world, tmp_path, *SERVER))
-    ear = Ear()
-    run_verb("load", directory, ear)
-    run_verb("sample", directory, ear)
-    assert any("prompt.template=chat, or server.endpoint=completions" in line for line in ear.said)
+    reporter = RecordingReporter()
+    run_verb("load", directory, reporter)
+    run_verb("sample", directory, reporter)
+    assert any("prompt.template=chat, or server.endpoint=completions" in line for line in reporter.messages)
     assert server.calls
 
 
@@ -182,7 +182,11 @@ def test_a_model_that_cannot_be_loaded_costs_nothing(
     server: type[FakeServer], tiny_world: TinyWorld, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match="no such folder"):
-        run(config_of(tiny_world, tmp_path, *STAND_IN, "model.name=/no/such/model"), tmp_path / "run", Ear())
+        run(
+            config_of(tiny_world, tmp_path, *STAND_IN, "model.name=/no/such/model"),
+            tmp_path / "run",
+            RecordingReporter(),
+        )
     assert server.calls == []
     assert not (tmp_path / "run").exists()
 
@@ -191,7 +195,7 @@ def test_a_template_nobody_here_can_write_is_refused(tiny_world: TinyWorld, tmp_
     settings = [*BLACK_BOX, ALL_PROBES, "prompt.template=chat"]
     config = config_of(tiny_world, tmp_path, *settings, "server.endpoint=completions")
     with pytest.raises(ConfigError, match=r"Use server\.endpoint=chat, or prompt\.template=plain"):
-        run(config, tmp_path / "run", Ear())
+        run(config, tmp_path / "run", RecordingReporter())
     assert not (tmp_path / "run").exists()
     assert "first_messages" in dry_run(config_of(tiny_world, tmp_path, *settings)).as_json()
 
@@ -216,7 +220,7 @@ def test_the_plan_tells_what_a_server_is_asked_and_where_the_run_ends(
     assert stand_in["stand_in"] == str(tiny_world.folder)
     assert "first_teaching_prompt" not in stand_in
     assert server.calls == []
-    directory = run(config, tmp_path / "run", Ear())
+    directory = run(config, tmp_path / "run", RecordingReporter())
     grown = RunDirectory.open(directory.path, ["sample.n=7"])
     more = dry_run(grown.config, grown).as_json()
     assert more["server"]["answers"] == 82 * 3
@@ -264,7 +268,7 @@ def test_prompts_are_shown_to_the_letter_and_nothing_is_sampled(
     from transformers import AutoTokenizer
 
     directory = RunDirectory.create(tmp_path / "run", config_of(tiny_world, tmp_path))
-    run_verb("load", directory, Ear())
+    run_verb("load", directory, RecordingReporter())
     before = times(directory.path)
     plain = strict_json(ka2l("sample", directory.path, "--show-prompts", "3", "--json").out)
     chat = strict_json(
@@ -307,12 +311,12 @@ def test_a_server_that_does_not_answer_costs_no_answers(
     answering = server.sample
     monkeypatch.setattr(server, "sample", refuse)
     with pytest.raises(ModelError, match="connection refused"):
-        run_verb("sample", RunDirectory.open(directory.path, BLACK_BOX), Ear())
+        run_verb("sample", RunDirectory.open(directory.path, BLACK_BOX), RecordingReporter())
     assert times(directory.path) == before
     assert RunDirectory.open(directory.path).stages["sample"].state == "done"
     monkeypatch.setattr(server, "sample", answering)
     taken = RunDirectory.open(directory.path, BLACK_BOX)
-    run_verb("sample", taken, Ear())
+    run_verb("sample", taken, RecordingReporter())
     assert (len(server.calls[0][0]), set(server.calls[0][1])) == (1, {0})
     assert taken.stages["sample"].counts == {"questions": 37, "answers": 185}
     assert not directory.file("states").exists()

@@ -12,7 +12,7 @@ from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.artifact_tables import write_signals
 from ka2l.questions.question import Question
 from pool_runs import POOL, signals
-from runs import WRITES, Ear, assert_same, content, copy_of
+from runs import WRITES, RecordingReporter, assert_same, content, copy_of
 
 
 def test_a_signal_no_stage_computes_is_named(finished: RunDirectory) -> None:
@@ -47,7 +47,7 @@ def test_a_run_of_format_3_is_gathered_and_nothing_asked_again(
     manifest = atomic_files.read_json(directory.file("manifest.json")) | {"format": 3}
     manifest["stages"]["map"]["facts"] = {"parts": {"pool_signals/states": 4}}
     atomic_files.write_json(directory.file("manifest.json"), manifest)
-    run(directory.config, directory.path, Ear())
+    run(directory.config, directory.path, RecordingReporter())
     assert_same(content(directory.path), content(finished.path))
     again = atomic_files.read_json(directory.file("manifest.json"))
     assert again["format"] == 4

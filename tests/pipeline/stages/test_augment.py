@@ -22,7 +22,7 @@ from ka2l.pipeline.run import context_of, run, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.run_probe import read_probe
 from places import HELPERS
-from runs import WRITES, Ear, assert_same, content, times
+from runs import WRITES, RecordingReporter, assert_same, content, times
 from tiny import TinyWorld
 
 
@@ -41,7 +41,7 @@ def test_every_candidate_is_accounted_for(decoded: RunDirectory) -> None:
 
 
 def test_what_is_kept_is_new_reads_as_a_question_and_is_still_unknown(decoded: RunDirectory) -> None:
-    context = context_of(decoded, Ear())
+    context = context_of(decoded, RecordingReporter())
     texts = {
         normalize_question(text)
         for question in context.questions_by_id().values()
@@ -176,10 +176,10 @@ def test_a_bad_state_is_named_and_nothing_is_lost(
 
     monkeypatch.setattr(LocalModel, "states", broken)
     with pytest.raises(Ka2lError, match=f"question {bought[1]}: its hidden state holds NaN"):
-        run_verb("augment", directory, Ear())
+        run_verb("augment", directory, RecordingReporter())
     monkeypatch.undo()
     before = directory.file("decoder/decoder.json").stat().st_mtime_ns
-    run_verb("augment", directory, Ear())
+    run_verb("augment", directory, RecordingReporter())
     assert directory.file("decoder/decoder.json").stat().st_mtime_ns == before
 
 
@@ -187,17 +187,17 @@ def test_an_empty_kept_set_says_why_and_how_to_go_on(decoded: RunDirectory, tmp_
     folder = tmp_path / "run"
     shutil.copytree(decoded.path, folder)
     with pytest.raises(DegenerateError, match=r"None of the 24 decoded questions is left: .*near"):
-        run_verb("augment", RunDirectory.open(folder, ["augment.near_copy=0.01"]), Ear())
+        run_verb("augment", RunDirectory.open(folder, ["augment.near_copy=0.01"]), RecordingReporter())
     with pytest.raises(
         WaitingForPeople, match="4 of 4 selected questions wait"
     ):  # without new questions it goes on
-        run(RunDirectory.open(folder, ["augment.per_question=0"]).config, folder, Ear())
+        run(RunDirectory.open(folder, ["augment.per_question=0"]).config, folder, RecordingReporter())
 
 
 def test_a_budget_takes_the_surest_unknown(decoded: RunDirectory, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(decoded.path, folder)
-    run_verb("augment", RunDirectory.open(folder, ["augment.budget=1"]), Ear())
+    run_verb("augment", RunDirectory.open(folder, ["augment.budget=1"]), RecordingReporter())
     (only,) = kept(RunDirectory.open(folder))
     assert only["p_unknown"] == max(row["p_unknown"] for row in kept(decoded))
     over = [row for row in rows(RunDirectory.open(folder)) if row["reason"] == "over_budget"]
@@ -209,7 +209,7 @@ def test_a_budget_takes_the_surest_unknown(decoded: RunDirectory, tmp_path: Path
 def test_more_candidates_keep_the_first_ones(decoded: RunDirectory, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(decoded.path, folder)
-    run_verb("augment", RunDirectory.open(folder, ["augment.per_question=2"]), Ear())
+    run_verb("augment", RunDirectory.open(folder, ["augment.per_question=2"]), RecordingReporter())
     texts = {(row["source_id"], row["sample"]): row["question"] for row in rows(decoded)}
     for row in rows(RunDirectory.open(folder)):
         assert row["question"] == texts[row["source_id"], row["sample"]]
@@ -226,7 +226,7 @@ PLACES = [
 
 
 def test_killed_at_many_places_ends_like_the_uninterrupted_run(decoded: RunDirectory, tmp_path: Path) -> None:
-    script = HELPERS / "killed.py"
+    script = HELPERS / "killed_runs.py"
     plan = json.dumps({str(tmp_path / "run"): [*PLACES, ""]})
     shutil.copytree(decoded.path, tmp_path / "run")
     for name in ("decoder_states", "decoder", "candidates", "augment"):

@@ -10,7 +10,7 @@ from ka2l.pipeline.shared.decoded_candidates import Decoding
 from ka2l.pipeline.stages.candidate_filters import filter_candidates
 from ka2l.questions.geonames.resolver import resolve
 from ka2l.questions.question import Question
-from runs import Ear
+from runs import RecordingReporter
 from tiny import TinyWorld
 
 
@@ -25,8 +25,8 @@ def context(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> 
         "augment.per_question=4",
     ]
     directory = RunDirectory.create(tmp_path_factory.mktemp("sieve") / "run", load_config(None, settings))
-    run_verb("load", directory, Ear())
-    return context_of(directory, Ear())
+    run_verb("load", directory, RecordingReporter())
+    return context_of(directory, RecordingReporter())
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_people_may_know_a_place_that_geonames_does_not(
 ) -> None:
     people = RunDirectory.open(context.run.path, ["annotate.annotator=file"])
     texts = ["In which country is the city of Khashusar?"]
-    assert judged(context_of(people, Ear()), by_role["pool"][0], texts) == [""]
+    assert judged(context_of(people, RecordingReporter()), by_role["pool"][0], texts) == [""]
 
 
 def test_a_new_question_has_the_group_of_its_fact(
@@ -98,7 +98,7 @@ def test_without_embeddings_only_equal_texts_and_facts_are_copies(
     monkeypatch.setattr(
         "ka2l.pipeline.stages.candidate_filters.SentenceEncoder", None
     )  # it must not be asked for
-    plain = context_of(RunDirectory.open(context.run.path, ["augment.embedding_model="]), Ear())
+    plain = context_of(RunDirectory.open(context.run.path, ["augment.embedding_model="]), RecordingReporter())
     assert judged(plain, by_role["pool"][0], [by_role["decoder"][0].question]) == [""]
 
 

@@ -18,12 +18,12 @@ from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.artifact_tables import read_signal
 from ka2l.pipeline.shared.run_decoder import run_decoder
 from ka2l.pipeline.shared.run_probe import read_probe
-from runs import Ear
+from runs import RecordingReporter
 from tiny_t5 import build_tiny_t5
 
 
 def test_the_decoder_has_learned_from_the_state_the_probe_judges(decoded: RunDirectory) -> None:
-    context = context_of(decoded, Ear())
+    context = context_of(decoded, RecordingReporter())
     probe, _ = read_probe(context)
     ids, states = read_signal(decoded.file("decoder_states"), "state")
     questions = context.questions_by_id(set(ids))
@@ -40,7 +40,7 @@ def test_the_decoder_has_learned_from_the_state_the_probe_judges(decoded: RunDir
 
 
 def test_a_saved_decoder_says_the_same(decoded: RunDirectory, tmp_path: Path) -> None:
-    made = run_decoder(context_of(decoded, Ear()))
+    made = run_decoder(context_of(decoded, RecordingReporter()))
     made.save_pretrained(tmp_path / "mine")
     loader = lambda: load_causal_lm(decoded.config.model, resolve(decoded.config.model))  # noqa: E731
     again = Decoder.from_pretrained(str(tmp_path / "mine"), model_loader=loader)
@@ -58,13 +58,16 @@ def test_a_decoder_of_another_state_is_refused(decoded: RunDirectory, tmp_path: 
     given = tmp_path / "decoder"
     shutil.copytree(decoded.file("decoder"), given)
     again = RunDirectory.open(decoded.path, [f"decoder.pretrained={given}"])
-    mine, its = run_decoder(context_of(decoded, Ear())), run_decoder(context_of(again, Ear()))
+    mine, its = (
+        run_decoder(context_of(decoded, RecordingReporter())),
+        run_decoder(context_of(again, RecordingReporter())),
+    )
     np.testing.assert_array_equal(mine.mean, its.mean)
     card = atomic_files.read_json(given / "decoder.json")
     for name, value in (("layer", card["layer"] - 1), ("position", "mean_prompt"), ("sensing_hash", "0")):
         atomic_files.write_json(given / "decoder.json", {**card, name: value})
         with pytest.raises(Ka2lError, match=str(given)) as caught:
-            run_decoder(context_of(again, Ear()))
+            run_decoder(context_of(again, RecordingReporter()))
         assert str(value) in str(caught.value)
 
 
@@ -77,7 +80,7 @@ def test_a_given_probes_worked_examples_make_other_states(decoded: RunDirectory,
         card = atomic_files.read_json(folder / "probe.json")
         atomic_files.write_json(folder / "probe.json", {**card, "sensing_hash": shots})
         given = RunDirectory.open(decoded.path, [f"map.probe={folder}"])
-        keys.append(context_of(given, Ear()).keys())
+        keys.append(context_of(given, RecordingReporter()).keys())
     assert keys[0]["decoder_states"] != keys[1]["decoder_states"]
 
 
@@ -86,7 +89,10 @@ def test_a_given_decoder_takes_the_place_of_training(decoded: RunDirectory, tmp_
     shutil.copytree(decoded.file("decoder"), given)
     shutil.copytree(decoded.path, folder)
     settings = [f"decoder.pretrained={given}"]
-    assert run_verb("augment", RunDirectory.open(folder, settings), Ear()) == ["candidates", "augment"]
+    assert run_verb("augment", RunDirectory.open(folder, settings), RecordingReporter()) == [
+        "candidates",
+        "augment",
+    ]
     assert rows(RunDirectory.open(folder)) == rows(decoded)
 
 
@@ -107,9 +113,9 @@ def test_a_t5_is_taught_without_the_language_model(
     with pytest.raises(
         DegenerateError, match="None of the 24 decoded questions is left"
     ):  # it has learned nothing yet
-        run_verb("augment", directory, Ear())
+        run_verb("augment", directory, RecordingReporter())
     assert directory.stages["decoder"].facts["kind"] == "t5"
-    made = run_decoder(context_of(directory, Ear()))
+    made = run_decoder(context_of(directory, RecordingReporter()))
     assert made.card["base"] == "t5"  # no path of this machine
     states = np.tile(made.mean, (2, 1))
     one, two = made.decode(states, ["a", "b"], [1], noise=0.0, temperature=0.0, seed=0, max_new_tokens=6)

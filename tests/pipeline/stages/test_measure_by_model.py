@@ -15,7 +15,7 @@ from ka2l.pipeline.run import context_of, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.artifact_tables import read_answers
 from ka2l.pipeline.stages import measure_by_model
-from runs import Ear, copy_of
+from runs import RecordingReporter, copy_of
 from tiny import TinyWorld
 
 ALL = "measure.scores=[p_true, ambiguity, eigenscore, kernel_entropy]"
@@ -25,7 +25,7 @@ ALL = "measure.scores=[p_true, ambiguity, eigenscore, kernel_entropy]"
 def scored(finished: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     directory = copy_of(finished, tmp_path_factory.mktemp("scored"))
     directory = RunDirectory.open(directory.path, [ALL, "measure.p_true_shots=4"])
-    run_verb("measure", directory, Ear())
+    run_verb("measure", directory, RecordingReporter())
     return directory
 
 
@@ -73,7 +73,7 @@ def test_where_answers_agree_eigenscore_and_kernel_entropy_are_low(
 
 
 def test_eigenscore_reads_the_state_behind_each_answer(scored: RunDirectory) -> None:
-    context = context_of(scored, Ear())
+    context = context_of(scored, RecordingReporter())
     columns = table(scored)
     model = context.prepared_model()
     answers = read_answers(scored.file("answers"), scored.config.sample.n)
@@ -102,10 +102,10 @@ def test_an_interruption_keeps_the_finished_parts(
 
     monkeypatch.setattr(measure_by_model, "_eigenscores", dies_in_the_third)
     with pytest.raises(KeyboardInterrupt):
-        run_verb("measure", directory, Ear())
+        run_verb("measure", directory, RecordingReporter())
     assert len(parts(directory.file(measure_by_model.MODEL_SCORES), ".parquet")) == 2
     assert directory.stages["measure"].state == "running"
-    run_verb("measure", RunDirectory.open(copied.path, [ALL, "measure.p_true_shots=4"]), Ear())
+    run_verb("measure", RunDirectory.open(copied.path, [ALL, "measure.p_true_shots=4"]), RecordingReporter())
     assert asked == [10, 10, 10, 10, 7]  # 37 questions: the third part is done again, the first two are not
     found, expected = table(directory), table(scored)
     for name in ("p_false", "eigenscore", "ambiguity"):
@@ -114,7 +114,7 @@ def test_an_interruption_keeps_the_finished_parts(
 
 
 def test_the_report_says_how_many_are_ambiguous(scored: RunDirectory) -> None:
-    run_verb("report", scored, Ear())
+    run_verb("report", scored, RecordingReporter())
     page = scored.file("report.html").read_text(encoding="utf-8")
     assert "finds all of its different answers plausible" in page
     flagged = sum(map(bool, table(scored)["ambiguous"]))
@@ -131,7 +131,7 @@ def test_only_the_model_that_answered_can_be_asked() -> None:
 
 
 def test_the_table_of_probes_has_the_new_scores(scored: RunDirectory) -> None:
-    run_verb("probe", scored, Ear())
+    run_verb("probe", scored, RecordingReporter())
     scores = read_json(scored.file("probe") / "probe.json")["scores"]
     assert {"probe", "linear_probe", "mlp_probe", "accuracy_probe", "entropy_probe"} <= set(scores)
     assert {"p_false", "eigenscore", "kernel_entropy", "semantic_entropy_rao"} <= set(scores)

@@ -15,7 +15,7 @@ from ka2l.models.interface import Answer, Prompt, SampledQuestion, Usage
 from ka2l.pipeline.run import run, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
 from pool_runs import ALONE, POOL, SERVER, opened, pool_prompts, signals
-from runs import BUDGET, Ear, copy_of, questions_file, tiny_config
+from runs import BUDGET, RecordingReporter, copy_of, questions_file, tiny_config
 from tiny import TinyWorld
 
 
@@ -23,7 +23,7 @@ def test_likelihood_is_the_mean_over_the_low_temperature_answer(
     finished: RunDirectory, tmp_path: Path
 ) -> None:
     directory = opened(finished, tmp_path, "select.strategy=likelihood")
-    assert run_verb("map", directory, Ear()) == ["map", "pool_likelihood"]
+    assert run_verb("map", directory, RecordingReporter()) == ["map", "pool_likelihood"]
     context, prompts = pool_prompts(directory)
     said = {
         result.question_id: result.answers[0].token_logprobs
@@ -33,7 +33,7 @@ def test_likelihood_is_the_mean_over_the_low_temperature_answer(
     expected = [np.mean(said[i]) for i in found.ids]
     np.testing.assert_allclose(found.sequence_log_likelihood, expected, atol=1e-3)
     assert not directory.file("pool_answers").exists()  # ten further answers would tell it nothing
-    run_verb("select", directory, Ear())
+    run_verb("select", directory, RecordingReporter())
     bought = atomic_files.read_table(directory.file("selection.parquet"))["question_id"].to_pylist()
     ranked = found.ids[np.argsort(found.sequence_log_likelihood, kind="stable")]
     assert bought == ranked[:BUDGET].tolist()
@@ -76,7 +76,7 @@ def test_an_empty_answer_counts_as_the_least_likely(served: Callable[..., RunDir
     _, prompts = pool_prompts(directory)
     first, second = (prompt.question_id for prompt in prompts[:2])
     Speaker.said = {first: Answer("", [], "stop"), second: Answer("Oslo", [-3.0, -4.0], "stop")}
-    run_verb("map", directory, Ear())
+    run_verb("map", directory, RecordingReporter())
     found = signals(directory, "sequence_log_likelihood").sequence_log_likelihood
     assert found.tolist() == [-3.5, -3.5] + [-0.5] * (POOL - 2)
     record = directory.stages["pool_likelihood"]
@@ -92,7 +92,7 @@ def test_answers_without_log_probabilities_have_no_likelihood(served: Callable[.
         RunError,
         match=rf"without token log-probabilities, first: {prompts[3].question_id}\. .*server\.logprobs",
     ):
-        run_verb("map", directory, Ear())
+        run_verb("map", directory, RecordingReporter())
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_signals_that_cannot_be_had_are_refused_before_anything_is_written(
     placed = [change.replace("PROBE", str(finished.file("probe"))) for change in changes]
     config = tiny_config(tiny_world, questions_file(tiny_world, tmp_path), *placed)
     with pytest.raises(ConfigError, match=message):
-        run(config, tmp_path / "run", Ear())
+        run(config, tmp_path / "run", RecordingReporter())
     assert not (tmp_path / "run").exists()
 
 
@@ -129,7 +129,7 @@ def test_a_pool_without_imported_answers_is_named(finished: RunDirectory, tmp_pa
     file.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
     out = copy_of(finished, tmp_path).path
     settings_ = ["sample.states=same", "sample.n=2", ALONE]
-    directory = ka2l.import_answers(out, file, settings_, replace=True, reporter=Ear())
+    directory = ka2l.import_answers(out, file, settings_, replace=True, reporter=RecordingReporter())
     for strategy, what in (
         ("likelihood", r"low-temperature answer"),
         ("semantic_entropy", "sampled answers"),
@@ -138,4 +138,4 @@ def test_a_pool_without_imported_answers_is_named(finished: RunDirectory, tmp_pa
             directory.path, [f"select.strategy={strategy}", f"map.probe={finished.file('probe')}"]
         )
         with pytest.raises(RunError, match=rf"{POOL} of {POOL} pool questions have no imported {what}"):
-            run_verb("map", wanted, Ear())
+            run_verb("map", wanted, RecordingReporter())

@@ -20,7 +20,7 @@ from ka2l.pipeline.run_directory import RunDirectory
 from ka2l.pipeline.shared.artifact_tables import answer_batches, read_answers
 from ka2l.selection.select import needs, select
 from pool_runs import ALONE, POOL, SERVER, opened, pool_prompts, signals
-from runs import BUDGET, WRITES, Ear, assert_same, content, questions_file, times, tiny_config
+from runs import BUDGET, WRITES, RecordingReporter, assert_same, content, questions_file, times, tiny_config
 from tiny import TinyWorld
 
 
@@ -33,7 +33,7 @@ def test_signals_of_the_model_stand_by_id_as_it_gives_them(finished: RunDirector
         directory.file("questions.parquet"), pa.Table.from_pylist(pool_last, table.schema)
     )
     atomic_files.remove(directory.file("pool_signals"))
-    assert run_verb("map", directory, Ear()) == ["map", "signals"]
+    assert run_verb("map", directory, RecordingReporter()) == ["map", "signals"]
     names = ("p_unknown", "embedding", "next_token_entropy", "top_probability", "margin")
     found = signals(directory, *names)
     context, prompts = pool_prompts(directory)
@@ -83,10 +83,10 @@ def test_sampled_entropy_is_that_of_measuring_the_same_answers(
     changes = [f"measure.judge={judge}", "measure.nli_model=some/nli", "select.strategy=semantic_entropy"]
     directory = opened(finished, tmp_path, *changes)
     for verb in ("measure", "probe", "map"):
-        run_verb(verb, directory, Ear())
+        run_verb(verb, directory, RecordingReporter())
     answers = read_answers(directory.file("pool_answers"), 4)
     assert {tuple(rows) for rows in answers.values()} == {(1, 2, 3, 4)}
-    questions = context_of(directory, Ear()).questions_by_id(set(answers))
+    questions = context_of(directory, RecordingReporter()).questions_by_id(set(answers))
     found = signals(directory, "semantic_entropy")
     measured = ka2l.measure(
         [questions[i].question for i in found.ids],
@@ -103,14 +103,14 @@ def test_sampled_entropy_is_that_of_measuring_the_same_answers(
 
 def test_more_samples_are_added_to_those_of_the_pool(finished: RunDirectory, tmp_path: Path) -> None:
     few = opened(finished, tmp_path, "select.strategy=semantic_entropy")
-    run_verb("map", few, Ear())
+    run_verb("map", few, RecordingReporter())
     before, entropy = (
         times(few.file("pool_answers")),
         signals(few, "semantic_entropy").semantic_entropy.copy(),
     )
     more = RunDirectory.open(few.path, ["sample.n=6"])
     for verb in ("sample", "measure", "probe", "map"):
-        run_verb(verb, more, Ear())
+        run_verb(verb, more, RecordingReporter())
     assert before.items() <= times(more.file("pool_answers")).items()
     numbers = [
         sorted(set(atomic_files.read_table(part)["sample"].to_pylist()))
@@ -150,7 +150,7 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> type[Letters]:
     return Letters
 
 
-class Interrupter(Ear):
+class Interrupter(RecordingReporter):
     """Ctrl-C at the Nth step of a stage."""
 
     def __init__(self, stage: str, left: int):
@@ -175,22 +175,22 @@ def test_an_interruption_costs_one_part_and_changes_nothing(
     changes += ["select.space=sentence", "select.encoder=letters"]
     (tmp_path / "once").mkdir()
     once = opened(finished, tmp_path / "once", *changes)
-    run_verb("map", once, Ear())
+    run_verb("map", once, RecordingReporter())
     directory = opened(finished, tmp_path, *changes)
     letters.asked = 0
     for left in (2, 1, 1):  # parts of 9 questions: two, then one at a time
         with pytest.raises(KeyboardInterrupt):
             run_verb("map", directory, Interrupter(stage, left))
         directory = RunDirectory.open(directory.path, changes)
-    run_verb("map", directory, Ear())
+    run_verb("map", directory, RecordingReporter())
     assert letters.asked == (POOL if stage == "sentences" else 0)
     assert_same(content(directory.path), content(once.path))
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
         patch.setattr("ka2l.pipeline.stages.pool_signals.gather", _interrupted)
         patch.setattr("ka2l.pipeline.stages.pool_signals.save_signal", _interrupted)
         directory.file(WRITES[stage][0].path).unlink()  # whoever deletes an array gets it again
-        run_verb("map", directory, Ear())
-    run_verb("map", RunDirectory.open(directory.path, changes), Ear())
+        run_verb("map", directory, RecordingReporter())
+    run_verb("map", RunDirectory.open(directory.path, changes), RecordingReporter())
     assert_same(content(directory.path), content(once.path))
 
 
@@ -204,14 +204,14 @@ def test_sentences_are_those_of_the_encoder(
     directory = opened(
         finished, tmp_path, "select.near_copy=0.999", "select.space=sentence", "select.encoder=letters"
     )
-    assert run_verb("map", directory, Ear()) == ["map", "sentences"]
+    assert run_verb("map", directory, RecordingReporter()) == ["map", "sentences"]
     found = signals(directory, "sentence_embedding")
-    questions = context_of(directory, Ear()).questions_by_id(set(found.ids))
+    questions = context_of(directory, RecordingReporter()).questions_by_id(set(found.ids))
     encoder = letters("letters", device="cpu", setting="select.encoder")
     expected = encoder.encode([questions[i].question for i in found.ids])
     np.testing.assert_allclose(found.sentence_embedding, expected, atol=1e-3)
     assert found.sentence_embedding.dtype == np.float16
-    run_verb("select", directory, Ear())
+    run_verb("select", directory, RecordingReporter())
     assert directory.stages["select"].inputs.keys() == {"map", "sentences"}
 
 
@@ -243,11 +243,11 @@ def test_a_strategy_buys_by_the_signals_of_the_run(
 ) -> None:
     directory = opened(finished, tmp_path, f"select.strategy={strategy}")
     for verb in ("map", "select"):
-        run_verb(verb, directory, Ear())
+        run_verb(verb, directory, RecordingReporter())
     bought = atomic_files.read_table(directory.file("selection.parquet")).to_pydict()
     expected = select(strategy, signals(directory, *needs(strategy)), BUDGET, directory.config.seed)
     assert bought["question_id"] == expected.ids
     assert bought["score"] == pytest.approx(expected.scores)
     before = times(directory.path)
-    run_verb("map", directory, Ear())
+    run_verb("map", directory, RecordingReporter())
     assert times(directory.path) == before

@@ -7,7 +7,7 @@ from ka2l.common import atomic_files
 from ka2l.pipeline.commands.export_training_data import export
 from ka2l.pipeline.run import run, run_verb
 from ka2l.pipeline.run_directory import RunDirectory
-from runs import Ear, copy_of, questions_file, tiny_config
+from runs import RecordingReporter, copy_of, questions_file, tiny_config
 from tiny import TinyWorld
 
 
@@ -16,7 +16,7 @@ def test_replay_teaches_what_the_map_calls_known_and_nobody_bought(
 ) -> None:
     there = copy_of(finished, tmp_path)
     config = RunDirectory.open(there.path, ["finetune.replay=0.5", "finetune.epochs=1"]).config
-    directory = run(config, there.path, Ear())
+    directory = run(config, there.path, RecordingReporter())
     known = {
         row["question_id"]
         for row in atomic_files.read_table(directory.file("knowledge_map.parquet")).to_pylist()
@@ -45,18 +45,18 @@ def test_replay_teaches_what_the_map_calls_known_and_nobody_bought(
 
 
 def test_as_many_as_there_are(finished: RunDirectory, tmp_path: Path) -> None:
-    there, ear = copy_of(finished, tmp_path), Ear()
+    there, reporter = copy_of(finished, tmp_path), RecordingReporter()
     settings = ["finetune.replay=9", "finetune.epochs=1", "select.baseline=null"]
-    directory = run(RunDirectory.open(there.path, settings).config, there.path, ear)
+    directory = run(RunDirectory.open(there.path, settings).config, there.path, reporter)
     table = atomic_files.read_table(directory.file("knowledge_map.parquet")).to_pylist()
     bought = set(atomic_files.read_table(directory.file("annotations.parquet"))["question_id"].to_pylist())
     known = {row["question_id"] for row in table if not row["unknown"]} - bought
-    assert any(f"has {len(known)} that were not bought" in line for line in ear.said)
+    assert any(f"has {len(known)} that were not bought" in line for line in reporter.messages)
     own = atomic_files.read_table(directory.file("replayed.parquet"))["question_id"].to_pylist()
     assert set(own) == known
     # Another share is another teaching, and nothing before it is done again.
     less = RunDirectory.open(directory.path, ["finetune.replay=0"])
-    assert run_verb("finetune", less, Ear()) == ["finetune"]
+    assert run_verb("finetune", less, RecordingReporter()) == ["finetune"]
     assert less.stages["finetune"].counts["examples"] == len(bought)
     assert "replayed" not in less.stages["finetune"].counts
 
@@ -81,7 +81,7 @@ def test_a_fact_that_is_bought_is_not_taught_in_other_words_with_what_the_model_
     source = tmp_path / "twins.jsonl"
     source.write_text("\n".join(json.dumps(row) for row in twins), encoding="utf-8")
     settings = ("select.strategy=random", "select.baseline=null", "finetune.replay=2", "finetune.epochs=1")
-    directory = run(tiny_config(tiny_world, source, *settings), tmp_path / "run", Ear())
+    directory = run(tiny_config(tiny_world, source, *settings), tmp_path / "run", RecordingReporter())
     groups = {
         row["id"]: row["group"]
         for row in atomic_files.read_table(directory.file("questions.parquet")).to_pylist()

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from grids import grid
 from ka2l.studies.comparison.cell_results import CellResult
 from ka2l.studies.comparison.comparison_page import StrategiesPage, render_comparison
 from ka2l.studies.comparison.summarize import summarize
 from page_reader import Page
+from simulated_comparison import grid
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -26,7 +26,7 @@ from ka2l.studies.comparison.publish import publish
 from ka2l.studies.comparison.run_grid import Comparison, Grid, cell_plans, compare
 from ka2l.studies.forecast.collect import collect
 from places import HELPERS
-from runs import Ear, questions_file, times, tiny_config
+from runs import RecordingReporter, questions_file, times, tiny_config
 from tiny import TinyWorld
 
 TEACH = (
@@ -52,12 +52,14 @@ def grid_of(
 
 
 @pytest.fixture(scope="module")
-def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Ear]:
-    ear = Ear()
+def finished(
+    config: RunConfig, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Comparison, RecordingReporter]:
+    reporter = RecordingReporter()
     grid = grid_of(
         config, "unknown", "random", "full", seeds=2, replayed="select.strategy=unknown finetune.replay=0.5"
     )
-    return compare(config, tmp_path_factory.mktemp("compare") / "run", grid, ear), ear
+    return compare(config, tmp_path_factory.mktemp("compare") / "run", grid, reporter), reporter
 
 
 def cell(comparison: Comparison, policy: str, seed: int = 0) -> CellResult:
@@ -68,7 +70,7 @@ def cells(comparison: Comparison) -> Path:
     return comparison.directory.path / "compare" / "cells"
 
 
-def test_every_cell_is_there(finished: tuple[Comparison, Ear]) -> None:
+def test_every_cell_is_there(finished: tuple[Comparison, RecordingReporter]) -> None:
     comparison, _ = finished
     pool = comparison.directory.stages["load"].counts["pool"]
     found = {(row.policy, row.budget, row.seed): row.labels for row in comparison.results}
@@ -82,7 +84,7 @@ def test_every_cell_is_there(finished: tuple[Comparison, Ear]) -> None:
     ]
 
 
-def test_all_cells_are_asked_the_same_fixed_questions(finished: tuple[Comparison, Ear]) -> None:
+def test_all_cells_are_asked_the_same_fixed_questions(finished: tuple[Comparison, RecordingReporter]) -> None:
     comparison, _ = finished
     for name in ("held_out", "pool"):
         asked = {tuple(row.sets[name].ids) for row in comparison.results}
@@ -98,7 +100,7 @@ def test_all_cells_are_asked_the_same_fixed_questions(finished: tuple[Comparison
         assert len(set(row.sets["bought"].ids)) == row.labels
 
 
-def test_before_and_after_are_what_the_models_said(finished: tuple[Comparison, Ear]) -> None:
+def test_before_and_after_are_what_the_models_said(finished: tuple[Comparison, RecordingReporter]) -> None:
     """Recomputed from the predictions on disk, by id: positions are never taken for ids."""
     comparison, _ = finished
     questions = {
@@ -120,13 +122,17 @@ def test_before_and_after_are_what_the_models_said(finished: tuple[Comparison, E
     )  # it was taught, and that can be seen
 
 
-def test_unknown_questions_are_what_the_model_had_wrong(finished: tuple[Comparison, Ear]) -> None:
+def test_unknown_questions_are_what_the_model_had_wrong(
+    finished: tuple[Comparison, RecordingReporter],
+) -> None:
     comparison, _ = finished
     unknown, random = (cell(comparison, name).sets["bought"].before.mean() for name in ("unknown", "random"))
     assert unknown < random
 
 
-def test_replay_teaches_known_questions_beside_and_buys_no_more(finished: tuple[Comparison, Ear]) -> None:
+def test_replay_teaches_known_questions_beside_and_buys_no_more(
+    finished: tuple[Comparison, RecordingReporter],
+) -> None:
     comparison, _ = finished
     plain, replayed = cell(comparison, "unknown"), cell(comparison, "replayed")
     assert (plain.replayed, replayed.replayed) == (0, 3)
@@ -134,7 +140,7 @@ def test_replay_teaches_known_questions_beside_and_buys_no_more(finished: tuple[
     assert replayed.sets["bought"].ids == plain.sets["bought"].ids
 
 
-def test_seeds_repeat_the_choice_and_the_teaching(finished: tuple[Comparison, Ear]) -> None:
+def test_seeds_repeat_the_choice_and_the_teaching(finished: tuple[Comparison, RecordingReporter]) -> None:
     comparison, _ = finished
     first, second = (cell(comparison, "random", seed).sets["bought"].ids for seed in (0, 1))
     assert set(first) != set(second)
@@ -149,12 +155,12 @@ def test_seeds_repeat_the_choice_and_the_teaching(finished: tuple[Comparison, Ea
 
 
 def test_a_cell_learns_what_a_run_learns(
-    config: RunConfig, finished: tuple[Comparison, Ear], tmp_path: Path
+    config: RunConfig, finished: tuple[Comparison, RecordingReporter], tmp_path: Path
 ) -> None:
     """The same choice, teaching and answers as `ka2l run` with these settings."""
     comparison, _ = finished
     settings = ["select.budget=6", "select.baseline=null", "select.seed=0", "finetune.seed=0"]
-    alone = run(override(config, settings), tmp_path / "run", Ear())
+    alone = run(override(config, settings), tmp_path / "run", RecordingReporter())
     bought = atomic_files.read_table(alone.file("selection.parquet"))["question_id"].to_pylist()
     row = cell(comparison, "unknown")
     assert list(row.sets["bought"].ids) == bought
@@ -167,32 +173,37 @@ def test_a_cell_learns_what_a_run_learns(
 
 
 def test_again_does_nothing_and_more_does_only_what_is_new(
-    config: RunConfig, finished: tuple[Comparison, Ear]
+    config: RunConfig, finished: tuple[Comparison, RecordingReporter]
 ) -> None:
     comparison, _ = finished
     before = times(cells(comparison))
     grid = grid_of(config, "unknown", "random", seeds=2)
-    again = compare(config, comparison.directory.path, grid, Ear())
+    again = compare(config, comparison.directory.path, grid, RecordingReporter())
     assert [row.policy for row in again.results] == ["unknown", "random"] * 2
     assert times(cells(comparison)) == before
 
 
-def test_stage_1_runs_once_and_the_run_keeps_its_own_settings(finished: tuple[Comparison, Ear]) -> None:
-    comparison, ear = finished
-    assert sum(line.startswith("sample") for line in ear.said) == 1
-    assert sum(line.startswith("probe") for line in ear.said) == 1
+def test_stage_1_runs_once_and_the_run_keeps_its_own_settings(
+    finished: tuple[Comparison, RecordingReporter],
+) -> None:
+    comparison, reporter = finished
+    assert sum(line.startswith("sample") for line in reporter.messages) == 1
+    assert sum(line.startswith("probe") for line in reporter.messages) == 1
     kept = RunDirectory.open(comparison.directory.path).config
     assert (kept.select.strategy, kept.select.budget, kept.finetune.replay) == ("unknown", 8, 0)
 
 
-def test_adapters_go_once_a_cell_is_done(finished: tuple[Comparison, Ear]) -> None:
+def test_adapters_go_once_a_cell_is_done(finished: tuple[Comparison, RecordingReporter]) -> None:
     comparison, _ = finished
     assert not list(cells(comparison).glob("*/adapter"))
     assert not list(cells(comparison).glob("*/checkpoints"))
 
 
 def test_interrupted_anywhere_it_ends_the_same(
-    config: RunConfig, finished: tuple[Comparison, Ear], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig,
+    finished: tuple[Comparison, RecordingReporter],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped while teaching, and again before the answers are written: the same results, and no training twice."""
     from ka2l.studies.comparison import cell as cell_module
@@ -215,9 +226,9 @@ def test_interrupted_anywhere_it_ends_the_same(
             patch.setattr(lora, "finetune", counted)
             patch.setattr(owner, name, stop)
             with pytest.raises(KeyboardInterrupt):
-                compare(config, out, grid, Ear())
+                compare(config, out, grid, RecordingReporter())
     monkeypatch.setattr(lora, "finetune", counted)
-    (again,) = compare(config, out, grid, Ear()).results
+    (again,) = compare(config, out, grid, RecordingReporter()).results
     assert len(trained) == 1
     expected = cell(comparison, "random")
     for name, rows in again.sets.items():
@@ -244,19 +255,19 @@ def test_two_processes_share_the_cells(config: RunConfig, tmp_path: Path) -> Non
 
 
 def test_a_policy_that_means_something_else_now_is_done_again_and_that_is_said(
-    config: RunConfig, finished: tuple[Comparison, Ear], tmp_path: Path
+    config: RunConfig, finished: tuple[Comparison, RecordingReporter], tmp_path: Path
 ) -> None:
     comparison, _ = finished
     shutil.copytree(comparison.directory.path, tmp_path / "run")
-    ear = Ear()
+    reporter = RecordingReporter()
     (changed,) = compare(
         config,
         tmp_path / "run",
         grid_of(config, replayed="select.strategy=random finetune.replay=0 finetune.epochs=1"),
-        ear,
+        reporter,
     ).results
     assert (changed.strategy, changed.replayed) == ("random", 0)
-    assert any("settings have changed since it was done" in line for line in ear.said)
+    assert any("settings have changed since it was done" in line for line in reporter.messages)
 
 
 def test_plans_begin_with_the_first_seed_of_all(config: RunConfig) -> None:
@@ -271,25 +282,25 @@ def test_a_budget_of_the_whole_pool_is_refused_before_anything_is_asked(
     config: RunConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(RunError, match=r"--budgets 500: the pool has \d+ questions"):
-        compare(config, tmp_path / "run", grid_of(config, "unknown", budgets=(4, 500)), Ear())
+        compare(config, tmp_path / "run", grid_of(config, "unknown", budgets=(4, 500)), RecordingReporter())
     assert list(RunDirectory.open(tmp_path / "run").stages) == ["load"]
 
 
 def test_people_cannot_answer_a_comparison(config: RunConfig, tmp_path: Path) -> None:
     asking = override(config, ["annotate.annotator=file", "select.baseline=null"])
     with pytest.raises(RunError, match=r"annotate\.annotator=gold"):
-        compare(asking, tmp_path / "run", grid_of(asking, "unknown"), Ear())
+        compare(asking, tmp_path / "run", grid_of(asking, "unknown"), RecordingReporter())
     assert not (tmp_path / "run").exists()
 
 
 def test_nothing_is_compared_where_nothing_can_be_taught(config: RunConfig, tmp_path: Path) -> None:
     black_box = override(config, ["sample.engine=imported", "sample.states=none"])
     with pytest.raises(RunError, match="fine-tunes and evaluates, and that is not possible here"):
-        compare(black_box, tmp_path / "run", grid_of(black_box, "unknown"), Ear())
+        compare(black_box, tmp_path / "run", grid_of(black_box, "unknown"), RecordingReporter())
 
 
 def test_a_cell_takes_nothing_from_what_the_run_itself_has_chosen_and_taught(
-    config: RunConfig, finished: tuple[Comparison, Ear], tmp_path: Path
+    config: RunConfig, finished: tuple[Comparison, RecordingReporter], tmp_path: Path
 ) -> None:
     """The upstream run's own select and finetune are of the same name, and may be of the same key."""
     upstream = finished[0].directory
@@ -305,7 +316,7 @@ def test_a_cell_takes_nothing_from_what_the_run_itself_has_chosen_and_taught(
 
 
 def test_what_cells_do_not_read_does_not_train_them_again(
-    config: RunConfig, finished: tuple[Comparison, Ear]
+    config: RunConfig, finished: tuple[Comparison, RecordingReporter]
 ) -> None:
     comparison, _ = finished
     before = times(cells(comparison))
@@ -313,14 +324,14 @@ def test_what_cells_do_not_read_does_not_train_them_again(
         config, ["evaluate.bootstrap=300", "annotate.cost_per_label=2.5", "select.baseline=known"]
     )
     grid = grid_of(dearer, "unknown", seeds=2)
-    again = compare(dearer, comparison.directory.path, grid, Ear())
+    again = compare(dearer, comparison.directory.path, grid, RecordingReporter())
     assert [row.cost for row in again.results] == [15.0, 15.0]
     publish(again, grid)
     assert collect([comparison.directory.path]).price == 2.5  # `ka2l plan` knows it too
     assert times(cells(comparison)) == before
 
 
-def test_the_command(ka2l: Cli, finished: tuple[Comparison, Ear]) -> None:
+def test_the_command(ka2l: Cli, finished: tuple[Comparison, RecordingReporter]) -> None:
     comparison, _ = finished
     out = comparison.directory.path
     arguments = [

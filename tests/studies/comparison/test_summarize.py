@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grids import cell, grid
 from ka2l.errors import RunError
 from ka2l.studies.comparison.cell_results import CellResult, Outcomes
 from ka2l.studies.comparison.measures import TESTED, values
 from ka2l.studies.comparison.summarize import summarize
 from ka2l.studies.comparison.summary import BETTER, UNCLEAR, WORSE
 from made_cells import outcomes
+from simulated_comparison import cell, grid
 
 
 def test_the_target_is_the_whole_pool_else_the_best_of_random() -> None:

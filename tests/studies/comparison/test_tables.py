@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from grids import cell, grid
 from ka2l.common.curve_statistics import Estimate
 from ka2l.studies.comparison.cell_results import CellResult
 from ka2l.studies.comparison.measures import MEASURES, TESTED, values
@@ -29,6 +28,7 @@ from ka2l.studies.comparison.tables import (
 )
 from ka2l.studies.comparison.text_tables import View, code_span, markdown_table, prose, text
 from ka2l.studies.comparison.wording import difference_text, headline, mean_std, standing_line
+from simulated_comparison import cell, grid
 
 HOSTILE = "a|b`c`\n<script>alert(1)</script> [x](http://e.example) \x1b[31m"
 

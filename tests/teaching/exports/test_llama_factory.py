@@ -33,7 +33,7 @@ from ka2l.teaching.exports.llama_factory import (
 from ka2l.teaching.exports.text_formats import TrainingQuestion, as_csv
 from ka2l.teaching.finetuning.training_examples import Example, tokenize_examples
 from places import ROOT
-from runs import BUDGET, Ear, copy_of
+from runs import BUDGET, RecordingReporter, copy_of
 from tiny import TinyWorld
 
 RECIPE = ROOT / "recipes" / "paper" / "qwen2.5-7b-instruct--triviaqa.yaml"
@@ -276,7 +276,7 @@ def test_answers_for_a_model_that_is_not_here_are_exported_as_data(
     config = RunDirectory.open(there.path, settings).config
     run = RunDirectory(there.path, config, there.stages)
     run.save_config()
-    context = context_of(run, Ear())
+    context = context_of(run, RecordingReporter())
     annotate = run.stages["annotate"]
     annotate.key = context.keys()["annotate"]
     run._save_manifest()

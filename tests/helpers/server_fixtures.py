@@ -32,13 +32,13 @@ def prompts() -> list[Prompt]:
     return [Prompt(name, text, ({"role": "user", "content": text},)) for name, text in asked]
 
 
-class Naps:
+class FakeClock:
     """Time that passes only where somebody sleeps."""
 
     def __init__(self) -> None:
         self.now, self.slept = 0.0, list[float]()
 
-    def clock(self) -> float:
+    def monotonic(self) -> float:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
@@ -52,12 +52,12 @@ class Make(Protocol):
 
 
 @pytest.fixture
-def naps() -> Naps:
-    return Naps()
+def fake_clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def make(tmp_path: Path, naps: Naps) -> Make:
+def make(tmp_path: Path, fake_clock: FakeClock) -> Make:
     """A model on this server that never really sleeps; one file of paid answers a test."""
 
     def build(server: AnswerServer, **values: Any) -> ServerModel:
@@ -67,7 +67,9 @@ def make(tmp_path: Path, naps: Naps) -> Make:
             "api_key_env": VARIABLE,
         } | values
         config = ServerConfig(url=server.url, model="tiny", **settings)
-        return ServerModel(config, tmp_path / "paid.sqlite", clock=naps.clock, sleep=naps.sleep)
+        return ServerModel(
+            config, tmp_path / "paid.sqlite", clock=fake_clock.monotonic, sleep=fake_clock.sleep
+        )
 
     return build
 
