@@ -1,4 +1,4 @@
-"""Fixtures of all tests: one thread, and one tiny model that is trained once per session."""
+"""Fixtures of all tests: one thread, and a tiny model and a finished run that are made once per session."""
 
 import gc
 
@@ -24,7 +24,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread_in_fixtures() -> None:
-    """The fixtures of a module come before those of its tests."""
+    """One thread as well while the fixtures of a module are built: they come before those of its tests."""
     import torch
 
     torch.set_num_threads(1)
@@ -32,7 +32,7 @@ def _one_thread_in_fixtures() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _short_garbage_collections() -> None:
-    """Take what is imported out of the collections: each training asks for one, which takes half a second with it."""
+    """Exclude what is already loaded from garbage collection: every training run collects, at up to half a second."""
     gc.collect()
     gc.freeze()
 

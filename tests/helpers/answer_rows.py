@@ -1,4 +1,4 @@
-"""Files of answers made elsewhere, to be imported."""
+"""Files of answers from another program, for `ka2l import`."""
 
 import json
 from collections.abc import Sequence

@@ -1,12 +1,12 @@
 """A real HTTP server on this machine that answers like vLLM, with a tiny model, and fails on command.
 
     with AnswerServer(Brain(folder)) as server:
-        server.faults += [status(429, {"Retry-After": "2"}), drop_midway()]   # one a request, in order
+        server.faults += [status(429, {"Retry-After": "2"}), drop_midway()]   # one per request, in order
         server.refuses = {"n"}                                                # a 400 that names the parameter
-        ...; server.bodies                                                    # every request that came
+        ...; server.bodies                                                    # every request received
 
-Like vLLM it tells the log-probability of every token it generated at temperature 1, those of the end of turn and of the
-stop string included, and leaves both out of the text.
+As vLLM does, it gives the log-probability at temperature 1 of every generated token, including those of the end of turn
+and of the stop string, and leaves both out of the text.
 """
 
 import json
@@ -23,7 +23,7 @@ Fault = Callable[["Handler", dict[str, Any]], None]
 
 
 class Generated(NamedTuple):
-    """What a brain makes of a prompt, once: text without what ended it, tokens and log-probabilities with it."""
+    """One answer to a prompt: the text without its end marker, the tokens and log-probabilities with it."""
 
     text: str
     tokens: list[str]
@@ -32,7 +32,7 @@ class Generated(NamedTuple):
 
 
 class Brain:
-    """The tiny model, run token by token without a cache: as plain as can be, to be compared with."""
+    """The tiny model, run token by token without a cache: a plain reference for comparisons."""
 
     def __init__(self, folder: Path):
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -42,7 +42,7 @@ class Brain:
         self._one_at_a_time = threading.Lock()
 
     def chat(self, messages: list[dict[str, str]]) -> str:
-        """The prompt of a conversation: this server's template adds nothing, so that both endpoints compare."""
+        """The prompt of a conversation: this template adds nothing, so that both endpoints give the same answers."""
         return "".join(message["content"] for message in messages)
 
     def generate(self, body: dict[str, Any], index: int) -> Generated:
@@ -57,10 +57,10 @@ class Brain:
         with self._one_at_a_time, torch.inference_mode():
             for _ in range(limit):
                 logits = self.model(torch.tensor([ids + tokens])).logits[0, -1]
-                heat = body.get("temperature", 1.0)
+                temperature = body.get("temperature", 1.0)
                 token = logits.argmax()
-                if heat > 0:
-                    token = torch.multinomial(torch.softmax(logits / heat, -1), 1, generator=random)[0]
+                if temperature > 0:
+                    token = torch.multinomial(torch.softmax(logits / temperature, -1), 1, generator=random)[0]
                 tokens.append(int(token))
                 logprobs.append(float(torch.log_softmax(logits, -1)[token]))
                 text = self.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -75,7 +75,7 @@ class Brain:
 
 
 class Script:
-    """Instead of a model: the given texts, one an answer, the last one for ever. Each character is a token."""
+    """Replaces the model by given texts, one per answer; the last one repeats. Each character is a token."""
 
     def __init__(self, *texts: str | None, finish_reason: str = "stop"):
         self.texts, self.finish_reason = deque(texts), finish_reason
@@ -88,7 +88,7 @@ class Script:
 
 
 class Dice:
-    """Instead of a model where only the plumbing is tested: a number drawn by prompt, temperature and seed."""
+    """Replaces the model by a number that depends on prompt, temperature and seed, for tests of the requests alone."""
 
     def generate(self, body: dict[str, Any], index: int) -> Generated:
         asked = [body.get("prompt"), body.get("messages"), body["temperature"], body.get("seed"), index]
@@ -134,11 +134,8 @@ class AnswerServer:
         made = [self.brain.generate(body, index) for index in range(count)]
         choices = [_choice(index, one, chat, bool(body.get("logprobs"))) for index, one in enumerate(made)]
         used = {"prompt_tokens": 11, "completion_tokens": sum(len(one.tokens) for one in made)}
-        return {
-            "model": body["model"],
-            "choices": choices[::-1],
-            "usage": used,
-        }  # order is told by index alone
+        # reversed: only the index of a choice gives its place
+        return {"model": body["model"], "choices": choices[::-1], "usage": used}
 
 
 def _choice(index: int, made: Generated, chat: bool, logprobs: bool) -> dict[str, Any]:
@@ -158,7 +155,8 @@ class Handler(BaseHTTPRequestHandler):
 
     owner: AnswerServer
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or each reply waits 40 ms for an acknowledgement
+    # otherwise each reply waits 40 ms for an acknowledgement
+    disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
         owner = self.owner
@@ -213,7 +211,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = cut is not None
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 def status(
@@ -229,17 +227,17 @@ def plain(code: int, text: str) -> Fault:
 
 
 def drop_midway() -> Fault:
-    """A good reply of which half arrives."""
+    """A correct reply that breaks off after 60 bytes."""
     return lambda handler, body: handler.send(200, handler.whole(body), cut=60)
 
 
 def truncated() -> Fault:
-    """A whole response whose JSON is not."""
+    """A complete response with incomplete JSON."""
     return lambda handler, body: handler.send(200, json.dumps(handler.whole(body)).encode()[:-20])
 
 
 def hang_up() -> Fault:
-    """Nothing at all."""
+    """No reply: the connection is closed."""
 
     def fault(handler: Handler, _body: dict[str, Any]) -> None:
         handler.close_connection = True
@@ -248,7 +246,7 @@ def hang_up() -> Fault:
 
 
 def slow(seconds: float) -> Fault:
-    """A good reply, late."""
+    """A correct reply, late."""
 
     def fault(handler: Handler, body: dict[str, Any]) -> None:
         time.sleep(seconds)

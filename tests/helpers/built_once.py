@@ -12,7 +12,7 @@ from filelock import FileLock
 def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
     """Return the folder that `build` has filled; the first process that asks builds it, the others wait for it.
 
-    Every worker has a temporary folder of its own below the one of the session, so the folder lies in the latter.
+    Each worker has its own temporary folder inside that of the session, so this folder is made in that of the session.
     """
     session = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -20,7 +20,7 @@ def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
     folder, complete = session / name, session / f".{name}.complete"
     with FileLock(session / f".{name}.lock"):
         if not complete.exists():
-            # what a failed attempt has left
+            # files of a failed attempt
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             build(folder)

@@ -1,8 +1,8 @@
-"""Runs the program several times at once, each time in a process of its own.
+"""Runs several commands of the program at once, each in its own process.
 
     python tests/helpers/commands_at_once.py FOLDER '[["compare", "recipe.yaml"], ["compare", "recipe.yaml"]]'
 
-Prints the list of exit codes. What command number 0 writes lies in FOLDER/0.out and FOLDER/0.err, and so on.
+Prints the list of exit codes. The output of the first command is in FOLDER/0.out and FOLDER/0.err, and so on.
 """
 
 import json
@@ -23,7 +23,7 @@ def command(folder: Path, number: int, arguments: Sequence[str]) -> None:
     try:
         main.main()
     finally:
-        # the child ends without the interpreter's own cleaning up
+        # the child ends without the interpreter's cleanup
         sys.stdout.flush()
         sys.stderr.flush()
 

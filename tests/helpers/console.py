@@ -1,4 +1,4 @@
-"""The program as the entry point calls it, in this process, and what its answers must look like."""
+"""Calls the program in this process, as the entry point does, and checks its output."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def strict_json(text: str) -> Any:
 
 
 def assert_refused(result: Result, *parts: str) -> None:
-    """Exit code 2, an error without a traceback, and these parts in it."""
+    """Check for exit code 2 and for an error message without a traceback that contains these parts."""
     assert result.code == 2, result.err
     assert re.search("^error: ", result.err, re.MULTILINE)
     assert "Traceback" not in result.err

@@ -1,7 +1,7 @@
 """Child processes that start with the libraries imported, for scripts that need several processes.
 
-Importing takes longer than a tiny run. So a script imports them once and forks its children afterwards. The tests start
-such scripts and do not fork themselves, since a process that has run other tests has threads, and a fork copies none.
+Importing takes longer than a tiny run. So a script imports the libraries once and forks its children afterwards. Tests
+start such scripts instead of forking themselves, because the child of a process with threads may hang.
 """
 
 import gc
@@ -10,7 +10,7 @@ import os
 import traceback
 from collections.abc import Callable
 
-# What a run imports on its way. The list only saves time: a child imports what is missing.
+# The libraries that a run imports. The list only saves time: a child imports what is missing.
 LIBRARIES = (
     "datasets",
     "matplotlib.backends.backend_svg",
@@ -34,7 +34,7 @@ LIBRARIES = (
 
 
 def import_libraries() -> None:
-    """Import them, and take them out of the garbage collections of the children."""
+    """Import the libraries, and exclude them from garbage collection in the children."""
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.collect()
@@ -42,7 +42,7 @@ def import_libraries() -> None:
 
 
 def start(work: Callable[[], None]) -> int:
-    """Do this in a forked child with one thread for torch; returns the child's process id.
+    """Call `work` in a forked child with one torch thread; returns the child's process id.
 
     The child ends with 0, with the code of a SystemExit, or with 1 after printing the traceback of any other exception.
     """
@@ -65,5 +65,5 @@ def start(work: Callable[[], None]) -> int:
 
 
 def exit_status(pid: int) -> int:
-    """Wait for the child; the negative number of the signal that ended it, or its exit code."""
+    """Wait for the child; returns the negative number of the signal that ended it, or its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -12,7 +12,7 @@ TOKEN = "hf_secret"
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub, and a client with an empty cache that nobody is logged in with."""
+    """A Hub, and a client with an empty cache and without a login."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

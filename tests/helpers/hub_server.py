@@ -1,9 +1,9 @@
-"""A Hub on this machine: as much of its protocol as the real client needs to make, write and read a repository.
+"""A Hub on this machine, with the part of the protocol that the client needs to create, write and read a repository.
 
     with HubServer(token="hf_secret") as hub:
         probe.push_to_hub("me/probe", token="hf_secret", endpoint=hub.url)
         hub.repositories["me/probe"].branches["main"]     # its commits, oldest first
-        hub.faults["/commit/"] = (500, "")                # answer so where this stands in the path
+        hub.faults["/commit/"] = (500, "")                # the answer if the path contains this
 
 Reading is open to all; writing asks for the token. Every commit is a whole tree of files. Data sets are read by name as
 models are (`hub.add("me/questions", {"data/train.parquet": …})`), also by the library `datasets`.
@@ -47,7 +47,7 @@ class Repository:
 
 
 class HubServer:
-    """Starts with the `with` statement and ends with it."""
+    """A Hub that runs inside the `with` statement."""
 
     def __init__(self, token: str = "hf_secret") -> None:
         self.token = token
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(address)
 
     def _validate(self, content: str) -> None:
-        """As the Hub does with a README: its front matter must be YAML, and base_model a repository's name."""
+        """Check a README as the Hub does: its front matter must be YAML, and base_model the name of a repository."""
         fields = yaml.safe_load(content.split("---\n")[1])
         wrong = [] if fields.get("base_model", "a/b").count("/") == 1 else [{"message": "base_model"}]
         self._answer(400 if wrong else 200, json.dumps({"errors": wrong, "warnings": []}).encode())
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = _KIND.sub("", path)[1:].split("/", 4)  # owner/name, and /resolve/revision/file
         repository = self.hub.repositories.get("/".join(parts[:2]))
         if repository is None:
-            # The Hub's way of not telling what exists.
+            # The Hub answers this so as not to reveal what exists.
             self._refuse(401, "Invalid username or password.", "RepoNotFound")
             return
         if len(parts) == 2 or parts[2] == "revision":
@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, content, headers, with_body)
 
     def _list(self, path: str, names: list[str] | None) -> None:
-        """Files under a folder (/tree/revision/folder), or what there is of these names (/paths-info/revision)."""
+        """Files under a folder (/tree/revision/folder), or those of the given names that exist (/paths-info/revision)."""
         owner, name, _, revision, *folder = _KIND.sub("", path)[1:].split("/", 4)
         repository = self.hub.repositories[f"{owner}/{name}"]
         files = (repository.find(unquote(revision)) or repository.branches["main"][-1]).files

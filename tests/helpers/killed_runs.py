@@ -1,9 +1,9 @@
-"""Runs the pipeline in children that die at given places, one after the other, on each of some run directories.
+"""Runs the pipeline in child processes that are killed at given places, one after the other, on some run directories.
 
     python tests/helpers/killed_runs.py RECIPE.yaml '{"OUT": ["after:states/part-00000.safetensors", "step:sample:5", "time:0.5", ""]}'
 
 A place is `before:FILE` (written but not yet renamed), `after:FILE`, `step:STAGE:N` (the Nth time the stage's progress
-advances in that child), `time:SECONDS`, or empty: nobody is killed. Prints one exit status per child, by directory.
+advances in that child), `time:SECONDS`, or empty: the child is not killed. Prints one exit status per child, by directory.
 """
 
 import json
@@ -28,7 +28,7 @@ def die() -> None:
 
 
 def die_around_writing(moment: str, name: str) -> None:
-    """Replace files.atomic by one that dies before or after this file takes its place."""
+    """Replace atomic_files.atomic by one that kills the process before or after this file takes its place."""
     whole = atomic_files.atomic
 
     @contextmanager
@@ -77,7 +77,8 @@ def attempt(source: Path, out: Path, place: str) -> int:
     pid = forked.start(partial(run_until, source, out, place))
     if place.startswith("time:"):
         time.sleep(float(place.partition(":")[2]))
-        os.kill(pid, signal.SIGKILL)  # a child that has ended waits for us until the next line
+        # a child that has ended keeps its process id until the next line
+        os.kill(pid, signal.SIGKILL)
     return forked.exit_status(pid)
 
 

@@ -1,4 +1,4 @@
-"""Random tiny models of many families."""
+"""Tiny models of many families with random weights."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], bool]] = {
 
 
 def make(family: str, tokenizer: Any) -> Any:
-    """A random model of the family."""
+    """A tiny model of this family with random weights."""
     name, settings, _ = FAMILIES[family]
     ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": 2}
     config_class = getattr(hf, f"{name}Config")

@@ -1,4 +1,4 @@
-"""A few questions learned by heart: what every decoder network must be able to do."""
+"""Train a decoder network on a few questions until it reproduces them, as every network must be able to."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from ka2l.augmentation.network import Network
 def overfit(
     network: Network, states: torch.Tensor, questions: Sequence[str], steps: int, rate: float
 ) -> tuple[float, float]:
-    """Train on all questions at every step; returns the first and the last loss in nats a token."""
+    """Train on all questions at every step; returns the first and the last loss in nats per token."""
     targets = [network.encode(question) for question in questions]
     tokens = sum(map(len, targets))
     network.warm_start(states, targets)

@@ -1,4 +1,4 @@
-"""Values of the report page: runs that got to each stage, hostile text, and the check every page must pass."""
+"""Values of the report page: runs up to each stage, hostile text, and the check that every page must pass."""
 
 import dataclasses
 import json
@@ -62,7 +62,7 @@ def _arm(
 
 
 def evaluation() -> Evaluation:
-    """Two arms as the protocol writes them."""
+    """An evaluation with two arms."""
     return Evaluation(
         correct="exact_match",
         base_prompt="sensing",
@@ -94,7 +94,7 @@ def loaded() -> ReportData:
 
 
 def measured() -> ReportData:
-    """A run that has got to `measure`."""
+    """A run that has finished `measure`."""
     rng = random.Random(0)
     entropies = [
         min(max(rng.gauss(0.5 if rng.random() < 0.4 else 1.9, 0.35), 0.0), math.log(10)) for _ in range(360)
@@ -178,7 +178,7 @@ def _score_row(
 
 
 def full() -> ReportData:
-    """A whole run, with realistic numbers."""
+    """A complete run with realistic numbers."""
     rng = random.Random(1)
     layers = [
         LayerScore(layer, kind, height + rng.gauss(0, 0.008), height + rng.gauss(0, 0.008), False)
@@ -240,7 +240,7 @@ def full() -> ReportData:
 
 
 def check(html: str) -> Page:
-    """What holds for every page."""
+    """Check what every page must fulfil."""
     html.encode("utf-8")
     page = Page(html)
     assert len(page.ids) == len(set(page.ids))

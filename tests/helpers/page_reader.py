@@ -1,4 +1,4 @@
-"""An HTML page as the tests of reports look at it."""
+"""Reads an HTML page for the tests of reports."""
 
 from html.parser import HTMLParser
 
@@ -29,7 +29,7 @@ class Page(HTMLParser):
 
     @property
     def references(self) -> list[tuple[str, str]]:
-        """Attributes that lead somewhere."""
+        """Attributes that are links."""
         return [(name, value) for name, value in self.attributes if name in {"src", "href", "xlink:href"}]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

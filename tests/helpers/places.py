@@ -1,4 +1,4 @@
-"""Where things lie: the repository, the shared data beside it, and the test helpers."""
+"""Paths of the repository, of the shared data beside it, and of the test helpers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What one prompt gives in plain transformers, to compare the engine with, and what such tests begin from."""
+"""The results of plain transformers for one prompt, to compare KA2L's engine with, and fixtures for such tests."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def builder(tiny_world: TinyWorld) -> PromptBuilder:
 
 
 class Reference:
-    """What one prompt gives in plain transformers: nothing padded, shared or batched."""
+    """The results of plain transformers for one prompt, without padding, shared prefixes or batches."""
 
     def __init__(self, model: Any, tokenizer: Any, text: str):
         self.model, self.tokenizer = model, tokenizer
@@ -59,7 +59,7 @@ class Reference:
 
     @torch.inference_mode()
     def states(self, position: Position = "tbg", own: int = 0) -> NDArray[np.float32]:
-        """[layers + 1, width]; `own`: where the question's own tokens begin."""
+        """Hidden states, [layers + 1, width]; `own` is the index of the question's first token."""
         hidden = self.model(input_ids=self.ids, output_hidden_states=True).hidden_states
         rows = [h[0, -1] if position == "tbg" else h[0, own:].mean(0) for h in hidden]
         return np.asarray(torch.stack(rows).float().numpy())
@@ -74,7 +74,7 @@ class Reference:
 
     @torch.inference_mode()
     def probabilities(self) -> NDArray[np.float64]:
-        """Of the next token, [vocabulary]."""
+        """Probabilities of the next token, [vocabulary]."""
         return np.asarray(self.model(input_ids=self.ids).logits[0, -1].double().softmax(-1).numpy())
 
     def entropy(self) -> float:

@@ -21,7 +21,7 @@ WRITES = {stage.name: stage.writes for stage in STAGES}
 
 
 class RecordingReporter(Reporter):
-    """A reporter that remembers what it was told."""
+    """A reporter that keeps its messages."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
@@ -32,7 +32,7 @@ class RecordingReporter(Reporter):
 
 
 def tiny_values(world: TinyWorld, source: Path) -> dict[str, Any]:
-    """A recipe as plain values: everything small, parts small enough to be interrupted between."""
+    """A recipe as plain values: everything small, with several parts per stage for tests of interruptions."""
     return {
         "model": {"name": str(world.folder), "device": "cpu", "threads": 1},
         "prompt": {"shots": 2},
@@ -66,7 +66,7 @@ def questions_file(world: TinyWorld, folder: Path) -> Path:
 
 
 def make_finished_run(world: TinyWorld, folder: Path) -> RunDirectory:
-    """The whole loop with enough teaching for the bought facts to stick, and a recipe.yaml beside it."""
+    """A complete run with enough training to learn the selected facts, and a recipe.yaml beside it."""
     from ka2l.config.recipes import to_yaml
     from ka2l.pipeline.run import run
 
@@ -78,13 +78,13 @@ def make_finished_run(world: TinyWorld, folder: Path) -> RunDirectory:
 
 
 def copy_of(finished: RunDirectory, folder: Path) -> RunDirectory:
-    """A copy that a test may change; file times stay as they are."""
+    """A copy that a test may change, with the same file times."""
     shutil.copytree(finished.path, folder / "run")
     return RunDirectory.open(folder / "run")
 
 
 def content(run: Path) -> dict[str, Any]:
-    """Everything that must be equal after an interruption, by the name of its file; tensors as bytes."""
+    """Everything that must be equal after an interruption, by file name; tensors as bytes."""
     found: dict[str, Any] = {}
     for file in sorted(path for path in run.rglob("*") if path.is_file()):
         name = str(file.relative_to(run))
@@ -109,7 +109,7 @@ def content(run: Path) -> dict[str, Any]:
 
 
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Equal artifacts; says which differ instead of printing them."""
+    """Check that the artifacts are equal; the message names those that differ instead of printing them."""
     assert one.keys() == other.keys()
     differing = [name for name in one if one[name] != other[name]]
     assert differing == []
@@ -121,13 +121,13 @@ def times(run: Path) -> dict[str, int]:
 
 
 def all_ids(folder: Path) -> list[str]:
-    """Question ids of all parts of answers, as they stand."""
+    """Question ids of all parts of the answers, in their order."""
     return [i for part in parts(folder, ".parquet") for i in read_table(part)["question_id"].to_pylist()]
 
 
 @pytest.fixture(scope="session")
 def finished(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """One finished run for all tests: read it, or change a `copy_of` it."""
+    """One finished run for all tests: read it only, and pass a `copy_of` it to whatever writes or locks it."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What the tests of server answers share: a running server, a model on it that never really sleeps, and questions."""
+"""Fixtures for the tests of answers from a server: a running server, a model that uses it with a fake clock, prompts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ VARIABLE = "KA2L_TEST_KEY"
 
 @pytest.fixture
 def server() -> Iterator[AnswerServer]:
-    """Answers with numbers: for everything but the answers themselves."""
+    """A server that answers with numbers, for tests that do not read the answers."""
     with AnswerServer(Dice()) as running:
         yield running
 
@@ -33,7 +33,7 @@ def prompts() -> list[Prompt]:
 
 
 class FakeClock:
-    """Time that passes only where somebody sleeps."""
+    """A clock that advances only when its `sleep` is called, and then at once."""
 
     def __init__(self) -> None:
         self.now, self.slept = 0.0, list[float]()
@@ -58,7 +58,7 @@ def fake_clock() -> FakeClock:
 
 @pytest.fixture
 def make(tmp_path: Path, fake_clock: FakeClock) -> Make:
-    """A model on this server that never really sleeps; one file of paid answers a test."""
+    """Build a model that uses a given server and waits on the fake clock; one file of paid answers per test."""
 
     def build(server: AnswerServer, **values: Any) -> ServerModel:
         settings: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""A made-up comparison for the tests and for looking at the page: policies × budgets × seeds that behave like real ones."""
+"""A simulated comparison for the tests and for viewing the page: policies × budgets × seeds with realistic numbers."""
 
 import hashlib
 from collections.abc import Sequence

@@ -33,7 +33,7 @@ Encode = Callable[[str], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class TinyWorld:
-    """Where the model lies and what it was taught: facts are dicts of id, question, answers, rewordings, known."""
+    """The folder of the model, and the facts: dicts of id, question, answers, rewordings, known."""
 
     folder: Path
     facts: list[dict[str, Any]]
@@ -73,7 +73,7 @@ def build_tiny_model(folder: Path, seed: int = 0) -> TinyWorld:
 
 @contextmanager
 def torch_seed(seed: int) -> Iterator[None]:
-    """One thread and a fixed seed inside, the caller's random state and threads untouched outside."""
+    """One thread and a fixed seed inside; afterwards the caller's random state and threads are restored."""
     import torch
 
     threads = torch.get_num_threads()
@@ -135,7 +135,7 @@ def train_tokenizer(facts: Sequence[dict[str, Any]]) -> Any:
 
 
 def _train_model(facts: Sequence[dict[str, Any]], tokenizer: Any, rng: random.Random) -> Any:
-    """Next-token prediction on answers and what ends them; questions carry no loss, so all capacity goes to facts."""
+    """Next-token prediction of the answers and their end; questions have no loss, so all capacity goes to facts."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -176,7 +176,7 @@ def _training_row(
 ) -> tuple[list[int], list[int]]:
     """Token ids and labels of one prompt with 5 shots: every answer in it is learned, so 0 to 5 shots are.
 
-    After an answer the label is a line break or EOS by a coin's fall; the input always goes on.
+    After an answer the label is a line break or EOS at random; the input always has the line break.
     """
     (eos,), (newline,) = encode(SPECIAL[0]), encode("\n")
     ids = [*encode(INSTRUCTION), newline, newline]
@@ -191,7 +191,7 @@ def _training_row(
 
 
 def entropies(world: TinyWorld, shots: int, samples: int = 10) -> list[tuple[bool, float, float]]:
-    """Per fact: known, entropy in nats of sampled answers at temperature 1, and the share of them that is right."""
+    """Per fact: known, entropy in nats of answers sampled at temperature 1, and the share of them that is right."""
     import math
     from collections import Counter
 

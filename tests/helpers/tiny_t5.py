@@ -1,4 +1,4 @@
-"""A T5 small enough for a test, with random weights: it can learn a dozen questions by heart in a second."""
+"""A T5 small enough for a test, with random weights: it can memorize a dozen questions in a second."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ SIZE = 32
 
 
 def build_tiny_t5(folder: Path) -> None:
-    """Save it and its tokenizer into `folder`; as every T5 it starts with the padding."""
+    """Save it and its tokenizer into `folder`; like every T5, its decoder starts with the padding token."""
     from transformers import T5Config, T5ForConditionalGeneration
 
     tokenizer = train_tokenizer(FACTS)

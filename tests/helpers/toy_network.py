@@ -1,4 +1,4 @@
-"""The smallest network a decoder can have (one linear map a place in the question), and the smallest real model."""
+"""The smallest network a decoder can have (one linear map per place in the question), and the smallest real model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ QUESTIONS = [
 
 
 class ToyNetwork:
-    """Logits of word t are a linear map of the state, whatever was said before; with so few rows that is enough."""
+    """The logits of word t are a linear map of the state alone, which is enough for so few rows."""
 
     kind = "soft_prompt"
     device = torch.device("cpu")
@@ -78,21 +78,21 @@ class ToyNetwork:
 
 
 def toy_states(n: int = len(QUESTIONS), width: int = 16, seed: int = 0) -> np.ndarray:
-    """[n, width] float32, independent of each other: a linear map can tell them apart."""
+    """States, [n, width] float32, drawn independently: a linear map can separate them."""
     return np.random.default_rng(seed).normal(size=(n, width)).astype(np.float32)
 
 
 def toy_tokenizer() -> Any:
-    """Byte-level, of the tiny world's words."""
+    """A byte-level tokenizer, trained on the questions of the tiny world."""
     return train_tokenizer(tiny_facts())
 
 
 def language_model(tokenizer: Any, size: int = 16) -> tuple[Any, Any]:
-    """A random model of one layer, the same each time: a decoder changes the one it gets."""
+    """A model of one layer with random weights, the same each time, since a decoder changes the model it is given."""
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=size, intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, eos_token_id=0, bos_token_id=1, pad_token_id=2,
-        initializer_range=0.5,  # with the usual 0.02, what is frozen can say nothing
+        initializer_range=0.5,  # with the usual 0.02 the frozen model's output hardly depends on its input
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
