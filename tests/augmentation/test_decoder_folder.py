@@ -176,7 +176,7 @@ def test_a_save_that_is_cut_short_leaves_no_decoder_rather_than_a_mixed_one(
     monkeypatch.setattr(decoder_folder, "readme", killed)
     with pytest.raises(KeyboardInterrupt):
         save(soft_decoder, saved)
-    with pytest.raises(ModelError, match=r"contains no decoder \(decoder.json missing\)"):
+    with pytest.raises(ModelError, match=r"holds no decoder \(decoder.json missing\)"):
         load_card(str(saved))
 
 
@@ -304,7 +304,7 @@ def test_a_broken_file_is_named_before_a_model_is_loaded(
 
 def test_a_folder_that_is_no_decoder_says_what_to_give(saved: Path) -> None:
     (saved.parent / "decoder").symlink_to(saved)
-    with pytest.raises(ModelError, match=rf"contains no decoder .*Give {saved.parent}/decoder"):  # a run's
+    with pytest.raises(ModelError, match=rf"holds no decoder .*Give {saved.parent}/decoder"):  # a run's
         load_card(str(saved.parent))
     with pytest.raises(ModelError, match=r"no such folder. Give the folder of a decoder or a Hub id"):
         load_card(str(saved / "elsewhere"))

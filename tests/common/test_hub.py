@@ -92,9 +92,9 @@ def test_missing_files_are_named_with_a_hint_at_the_right_folder(tmp_path: Path)
 def test_cards_and_weights_that_cannot_be_read(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"{")
-    with pytest.raises(ModelError, match=r"file: this is not JSON .* Fetch or save the decoder again"):
+    with pytest.raises(ModelError, match=r"file: not valid JSON .* Fetch or save the decoder again"):
         read_card(file, "decoder")
-    with pytest.raises(ModelError, match=r"file: these are no weights .* Fetch or save the decoder again"):
+    with pytest.raises(ModelError, match=r"file: not a safetensors file .* Fetch or save the decoder again"):
         read_weights(file, "decoder")
     atomic_files.write_tensors(file, {"a": np.arange(3)}, {})
     assert read_weights(file, "decoder")["a"].tolist() == [0, 1, 2]

@@ -123,9 +123,7 @@ def test_the_questions_that_are_asked_are_enough(rows_seed: int, size: int, seed
         except ValueError as error:
             return str(error)
 
-    rows = [
-        QuestionRow(q.id, q.role, q.group, q.id in answers or bool(q.answers)) for q in questions.values()
-    ]
+    rows = [QuestionRow(q.id, q.role, q.fact, q.id in answers or bool(q.answers)) for q in questions.values()]
     rng.shuffle(rows)
     labelled = {id_: questions[id_] for id_ in (*bought, *elsewhere)}
     ids = asked_ids(iter(rows), labelled, size, seed)

@@ -10,7 +10,7 @@ CONFIG = EvaluateConfig(unbought=10, rewordings=2, bootstrap=100)
 
 
 def ask(id_: str, role: str, *answers: str, group: str = "", rewordings: Sequence[str] = ()) -> Question:
-    return Question(id_, f"What is {id_}?", answers, role, group, {"rewordings": list(rewordings)})
+    return Question(id_, f"What is {id_}?", answers, role, group or id_, {"rewordings": list(rewordings)})
 
 
 def by_id(*questions: Question) -> dict[str, Question]:

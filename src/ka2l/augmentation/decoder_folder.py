@@ -11,7 +11,6 @@ tokenizer and config.json in the folder t5/. Everything is checked before it is 
 """
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +32,7 @@ from ka2l.augmentation.network import Network
 from ka2l.augmentation.state_scaling import Floats
 from ka2l.common import atomic_files
 from ka2l.common.fingerprints import sync
-from ka2l.common.hub import download, local_folder, upload
+from ka2l.common.hub import check_files, download, local_folder, push_folder, read_card, read_weights
 from ka2l.common.readme_parts import short_name
 from ka2l.common.version import __version__
 from ka2l.errors import ModelError
@@ -141,19 +140,20 @@ def push(
     Raises:
         ModelError: the Hub refuses or cannot be reached, or the decoder cannot be saved.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary)
-        card = _write(parts, root, repo_id)
-        return upload(
-            [root / file for file in (WEIGHTS, *_t5_files(card), README, CARD)],
-            repo_id,
-            token=token,
-            private=private,
-            revision=revision,
-            message=commit_message,
-            endpoint=endpoint,
-            root=root,
-        )
+
+    def write(folder: Path) -> Sequence[str]:
+        card = _write(parts, folder, repo_id)
+        return [WEIGHTS, *_t5_files(card), README, CARD]
+
+    return push_folder(
+        write,
+        repo_id,
+        message=commit_message,
+        token=token,
+        private=private,
+        revision=revision,
+        endpoint=endpoint,
+    )
 
 
 def fingerprint(
@@ -213,10 +213,7 @@ def _write_frame(network: Any, folder: Path) -> list[str]:
 def _card_file(name: str, revision: str | None, token: str | None, endpoint: str | None) -> Path:
     folder = local_folder(name, revision, "decoder")
     if folder is not None:
-        if not (folder / CARD).is_file():
-            inside = folder / "decoder"
-            hint = f"Give {inside}." if (inside / CARD).is_file() else MAKE_ONE
-            raise ModelError(f"{folder}: this folder contains no decoder ({CARD} missing). {hint}")
+        check_files(folder, (CARD,), "decoder", MAKE_ONE)
         return folder / CARD
     return download(name, (CARD,), revision, token=token, endpoint=endpoint)[0]
 
@@ -244,24 +241,13 @@ def _t5_files(card: Mapping[str, Any]) -> list[str]:
 
 
 def _read_card(file: Path) -> dict[str, Any]:
-    try:
-        card = atomic_files.read_json(file)
-    except ValueError as error:
-        raise ModelError(f"{file}: not valid JSON ({error}). Download or save the decoder again.") from error
+    card: dict[str, Any] = read_card(file, "decoder")
     check_card(card, str(file))
-    checked: dict[str, Any] = card
-    return checked
+    return card
 
 
 def _read_tensors(file: Path) -> dict[str, NDArray[Any]]:
-    from safetensors import SafetensorError
-
-    try:
-        tensors, _ = atomic_files.read_tensors(file)
-    except SafetensorError as error:
-        raise ModelError(
-            f"{file}: not a safetensors file ({error}). Download or save the decoder again."
-        ) from error
+    tensors = read_weights(file, "decoder")
     check_tensors(tensors, str(file))
     return tensors
 

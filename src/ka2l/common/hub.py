@@ -16,7 +16,6 @@ from ka2l.common.version import __version__
 from ka2l.errors import ModelError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -94,10 +93,10 @@ def read_card(file: Path, what: str) -> Any:
     try:
         return atomic_files.read_json(file)
     except ValueError as error:
-        raise ModelError(f"{file}: this is not JSON ({error}). Fetch or save the {what} again.") from error
+        raise ModelError(f"{file}: not valid JSON ({error}). Fetch or save the {what} again.") from error
 
 
-def read_weights(file: Path, what: str) -> "dict[str, NDArray[np.generic]]":
+def read_weights(file: Path, what: str) -> "dict[str, NDArray[Any]]":
     """The arrays of a safetensors file by name.
 
     Raises:
@@ -109,7 +108,7 @@ def read_weights(file: Path, what: str) -> "dict[str, NDArray[np.generic]]":
         arrays, _ = atomic_files.read_tensors(file)
     except SafetensorError as error:
         raise ModelError(
-            f"{file}: these are no weights ({error}). Fetch or save the {what} again."
+            f"{file}: not a safetensors file ({error}). Fetch or save the {what} again."
         ) from error
     return arrays
 
@@ -202,7 +201,7 @@ def upload(
     private: bool | None = None,
     revision: str | None = None,
     endpoint: str | None = None,
-    root: Path | None = None,
+    root: Path,
 ) -> str:
     """Put these files into a repository in one commit; returns its address. A missing repository is created.
 
@@ -214,7 +213,7 @@ def upload(
         private: of a new repository; none: the account's default.
         revision: a branch, created if it is missing; none: the default branch.
         endpoint: of the Hub, if it is not the public one.
-        root: files keep their paths relative to this folder; none: all files go to the top of the repository.
+        root: files keep their paths relative to this folder.
 
     Raises:
         ModelError: the Hub refuses or cannot be reached.
@@ -227,7 +226,7 @@ def upload(
         if revision is not None:
             api.create_branch(address.repo_id, branch=revision, exist_ok=True)
         # Not upload_folder: it may split the upload into several commits, and a reader could get half of the files.
-        places = [path.relative_to(root).as_posix() if root else path.name for path in paths]
+        places = [path.relative_to(root).as_posix() for path in paths]
         parts = [CommitOperationAdd(place, str(path)) for place, path in zip(places, paths, strict=True)]
         api.create_commit(address.repo_id, parts, commit_message=message, revision=revision)
     return str(address) if revision is None else f"{address}/tree/{revision}"

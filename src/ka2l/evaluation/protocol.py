@@ -22,7 +22,6 @@ from ka2l.evaluation.question_sets import (
     Questions,
     answers_of,
     evaluation_sets,
-    group_of,
 )
 from ka2l.evaluation.settings import EvaluateConfig
 from ka2l.questions.question import DECODED, Question
@@ -215,7 +214,7 @@ class _Judge:
     def _row(self, text: str, question: Question) -> _Row:
         accepted = answers_of(question, self.answers)
         right = is_correct(text, accepted, self.correct)
-        return _Row(text, accepted, group_of(question), score(text, accepted), right)
+        return _Row(text, accepted, question.fact, score(text, accepted), right)
 
     def mean(self, values: Sequence[float], rows: Sequence[_Row]) -> Interval:
         """Mean with its interval, resampled by the group of each row."""

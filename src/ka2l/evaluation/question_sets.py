@@ -29,7 +29,8 @@ class QuestionRow(NamedTuple):
 
     id: str
     role: str
-    group: str
+    fact: str
+    """See `Question.fact`."""
     answered: bool
     """Whether it has an answer, gold or annotated."""
 
@@ -52,7 +53,7 @@ def asked_ids(rows: Iterable[QuestionRow], labelled: Questions, unbought: int, s
             yield row
 
     stream = noting_held_out()
-    drawn = draw_unbought(stream, {group_of(question) for question in labelled.values()}, unbought, seed)
+    drawn = draw_unbought(stream, {question.fact for question in labelled.values()}, unbought, seed)
     # A draw of size 0 reads nothing.
     for _ in stream:
         pass
@@ -60,23 +61,21 @@ def asked_ids(rows: Iterable[QuestionRow], labelled: Questions, unbought: int, s
 
 
 def draw_unbought(
-    rows: Iterable[QuestionRow], taught_groups: Collection[str], size: int, seed: int
+    rows: Iterable[QuestionRow], taught_facts: Collection[str], size: int, seed: int
 ) -> list[str]:
-    """Ids of pool questions with an answer whose group is not taught, in the order of the draw; memory grows with `size`.
+    """Ids of pool questions with an answer whose fact is not taught, in the order of the draw; memory grows with `size`.
 
     The order is that of a hash of (seed, id). So it does not depend on the order of the rows, and a smaller draw is the
     beginning of a larger one.
 
     Args:
         rows: of any role.
-        taught_groups: groups of the labelled questions: these facts were taught.
+        taught_facts: the facts of the labelled questions.
         size: how many are drawn, or all if there are fewer.
         seed: of the draw.
     """
     candidates = (
-        row.id
-        for row in rows
-        if row.role == "pool" and row.answered and (row.group or row.id) not in taught_groups
+        row.id for row in rows if row.role == "pool" and row.answered and row.fact not in taught_facts
     )
     return heapq.nsmallest(
         size, candidates, key=lambda id_: hashlib.sha256(f"{seed}:{id_}".encode()).digest()
@@ -110,13 +109,13 @@ def evaluation_sets(
         ValueError: a bought id is unknown, repeated, or held out, or shares its group with a held-out question.
     """
     _check_bought(questions, bought)
-    taught_groups = {group_of(questions[id_]) for id_ in (*bought, *bought_elsewhere)}
+    taught_facts = {questions[id_].fact for id_ in (*bought, *bought_elsewhere)}
     taught = [questions[id_] for id_ in bought if answers_of(questions[id_], answers)]
     from_pool = [question for question in taught if question.role != DECODED]
     decoded = [question for question in taught if question.role == DECODED]
     held_out = [q for q in questions.values() if q.role == "eval" and answers_of(q, answers)]
-    rows = (QuestionRow(q.id, q.role, q.group, bool(answers_of(q, answers))) for q in questions.values())
-    unbought = [questions[id_] for id_ in draw_unbought(rows, taught_groups, config.unbought, seed)]
+    rows = (QuestionRow(q.id, q.role, q.fact, bool(answers_of(q, answers))) for q in questions.values())
+    unbought = [questions[id_] for id_ in draw_unbought(rows, taught_facts, config.unbought, seed)]
     return {
         "held_out": _as_written(held_out),
         "bought": _as_written(from_pool),
@@ -135,11 +134,6 @@ def answers_of(question: Question, answers: Answers | None) -> Sequence[str]:
     return (answers or {}).get(question.id) or question.answers
 
 
-def group_of(question: Question) -> str:
-    """The question's group; a question without one is a group of its own."""
-    return question.group or question.id
-
-
 def _as_written(questions: Iterable[Question]) -> list[Item]:
     return [(question.id, 0, question.question) for question in questions]
 
@@ -150,9 +144,9 @@ def _check_bought(questions: Questions, bought: Sequence[str]) -> None:
             raise ValueError(f"bought question {id_!r} is not among the {len(questions)} questions")
         if times > 1 or questions[id_].role == "eval":
             raise ValueError(f"{id_!r} was bought {times} times and has role {questions[id_].role!r}")
-    held_out = {group_of(question): question.id for question in questions.values() if question.role == "eval"}
+    held_out = {question.fact: question.id for question in questions.values() if question.role == "eval"}
     for id_ in bought:
-        if (group := group_of(questions[id_])) in held_out:
+        if (group := questions[id_].fact) in held_out:
             raise ValueError(
                 f"bought question {id_!r} has group {group!r}, and so has the held-out question {held_out[group]!r}"
             )

@@ -8,15 +8,22 @@ Files are checked before they are used: shapes that differ from the card, an unk
 Nothing is unpickled.
 """
 
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ka2l.common import atomic_files
-from ka2l.common.hub import check_format, download, local_folder, upload
+from ka2l.common.hub import (
+    check_files,
+    check_format,
+    download,
+    local_folder,
+    push_folder,
+    read_card,
+    read_weights,
+)
 from ka2l.common.version import __version__
 from ka2l.errors import ModelError
 from ka2l.knowledge.probes.calibration_curves import Floats
@@ -102,13 +109,7 @@ def load(
     """
     folder = local_folder(name, revision, "probe")
     if folder is not None:
-        missing = [part for part in (CARD, WEIGHTS) if not (folder / part).is_file()]
-        if missing:
-            inside = folder / "probe"
-            hint = f"Give {inside}." if (inside / CARD).is_file() else _MAKE_ONE
-            raise ModelError(
-                f"{folder}: this folder holds no probe ({' and '.join(missing)} missing). {hint}"
-            )
+        check_files(folder, (CARD, WEIGHTS), "probe", _MAKE_ONE)
         return _read(folder / CARD, folder / WEIGHTS)
     card, weights = download(name, (CARD, WEIGHTS), revision, token=token, endpoint=endpoint)
     return _read(card, weights)
@@ -138,25 +139,22 @@ def push(
     Raises:
         ModelError: the Hub refuses or cannot be reached, or the probe's arrays do not fit together.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        _write(probe, Path(temporary), repo_id)
-        paths = [Path(temporary) / part for part in (WEIGHTS, README, CARD)]
-        return upload(
-            paths,
-            repo_id,
-            token=token,
-            private=private,
-            revision=revision,
-            message=commit_message,
-            endpoint=endpoint,
-        )
+    return push_folder(
+        lambda folder: _write(probe, folder, repo_id),
+        repo_id,
+        message=commit_message,
+        token=token,
+        private=private,
+        revision=revision,
+        endpoint=endpoint,
+    )
 
 
 _MAKE_ONE = "`ka2l probe` makes one (the run's folder probe/), and so does Probe.save_pretrained."
 
 
-def _write(probe: ProbeFields, folder: Path, name: str = "FOLDER") -> None:
-    """Write the three files; the README's examples use this name."""
+def _write(probe: ProbeFields, folder: Path, name: str = "FOLDER") -> Sequence[str]:
+    """Write the three files and return their names; the README's examples use this name."""
     whole = {
         "ka2l": __version__,
         **probe.card,
@@ -176,22 +174,13 @@ def _write(probe: ProbeFields, folder: Path, name: str = "FOLDER") -> None:
     atomic_files.write_tensors(folder / WEIGHTS, weights, {"kind": probe.kind})
     atomic_files.write_text(folder / README, readme(whole, name))
     atomic_files.write_json(folder / CARD, whole)
+    return WEIGHTS, README, CARD
 
 
 def _read(card_file: Path, weights_file: Path) -> ProbeFields:
-    from safetensors import SafetensorError
-
-    try:
-        card = atomic_files.read_json(card_file)
-    except ValueError as error:
-        raise ModelError(f"{card_file}: not valid JSON ({error}). Fetch or save the probe again.") from error
+    card = read_card(card_file, "probe")
     _check_card(card, str(card_file))
-    try:
-        weights, _ = atomic_files.read_tensors(weights_file)
-    except SafetensorError as error:
-        raise ModelError(
-            f"{weights_file}: not a safetensors file ({error}). Fetch or save the probe again."
-        ) from error
+    weights = read_weights(weights_file, "probe")
     _check_weights(weights, card, str(weights_file))
     return ProbeFields(card["kind"], card["layer"], weights, card["target"], card["calibration"], card)
 

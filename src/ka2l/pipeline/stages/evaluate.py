@@ -69,7 +69,7 @@ def _rows(context: Context, answers: Answers) -> Iterator[QuestionRow]:
     for batch in context.question_batches(None, 4096):
         for question in batch:
             answered = bool(answers_of(question, answers))
-            yield QuestionRow(question.id, question.role, question.group, answered)
+            yield QuestionRow(question.id, question.role, question.fact, answered)
 
 
 def _arm_selection(context: Context, arm: str) -> ArmSelection:

@@ -27,7 +27,7 @@ def replay(context: Context, attempt: Attempt) -> None:
     """
     config, run, arm = context.config, context.run, attempt.arm
     bought = set(read_annotations(context, arm))
-    taught = {question.group or question.id for question in all_questions(context, bought).values()}
+    taught = {question.fact for question in all_questions(context, bought).values()}
     table = atomic_files.read_table(run.file("knowledge_map.parquet"), ["question_id", "unknown"]).to_pydict()
     called_known = {i for i, unknown in zip(*table.values(), strict=True) if not unknown}
     # A fact that is bought in one wording is not taught in another with whatever the model says.
@@ -35,7 +35,7 @@ def replay(context: Context, attempt: Attempt) -> None:
         question.id
         for batch in context.question_batches("pool", 4096)
         for question in batch
-        if question.id in called_known and (question.group or question.id) not in taught
+        if question.id in called_known and question.fact not in taught
     ]
     seed = config.teaching_seed
     wanted = round(config.finetune.replay * len(bought))

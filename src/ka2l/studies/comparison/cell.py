@@ -206,7 +206,7 @@ def outcomes_of(
     right = [is_correct(text, accepted, correct) for text, accepted in zip(after, answers, strict=True)]
     return Outcomes(
         ids=[i for i, _, _ in items],
-        groups=[shared.questions[i].group or i for i, _, _ in items],
+        groups=[shared.questions[i].fact for i, _, _ in items],
         before=np.array(before, dtype=bool),
         after=np.array(right, dtype=bool),
         f1=np.array([row.f1 for row in scores], dtype=float),
