@@ -124,7 +124,7 @@ def test_missing_chat_template_is_refused_and_nothing_is_written(
     (plain / "chat_template.jinja").unlink()
     out = recipe.parent / "run"
     result = ka2l("run", recipe, f"model.name={plain}", "prompt.template=chat", "--out", out)
-    assert_refused(result, "prompt.template is 'chat'", "carries no chat template", "prompt.template=plain")
+    assert_refused(result, "prompt.template is 'chat'", "has no chat template", "prompt.template=plain")
     assert nothing_written(recipe, "plain")
 
 
