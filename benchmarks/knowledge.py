@@ -49,7 +49,7 @@ def main(data: Path, out: Path, count: int = 1200) -> None:
     for name, card in cards.items():
         print(f"\n### More than AUROC: {TITLES[name]}\n")
         print(metrics(card))
-    print("\n### Moved thresholds (the paper's Table 10): AUROC, trained anew at the kept layer\n")
+    print("\n### Moved thresholds (the paper's Table 10): AUROC, trained again at the kept layer\n")
     print(moved(cards))
     draw(
         {name: read_table(run.file("probe") / "layers.parquet").to_pylist() for name, run in runs.items()},

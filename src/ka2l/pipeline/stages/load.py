@@ -61,16 +61,16 @@ def write_questions(context: Context, attempt: Attempt) -> None:
         atomic_files.write_table(attempt.file("questions.parquet"), to_table(loaded.questions))
 
 
+def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
+    counts = dict(context.run.stages["load"].counts)
+    return {"duplicates_merged": counts.pop("duplicates_merged", 0), "role_counts": counts}
+
+
 def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
     """The content of the questions, not where they are stored; the settings of GeoNames only for its questions."""
     unread = ("source",) if config.questions.source == "geonames" else ("source", "geonames")
     questions = values(config.questions, without=unread)
     return [known.source, questions, config.prompt.shots, config.prompt.teaching_shots, config.seed]
-
-
-def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
-    counts = dict(context.run.stages["load"].counts)
-    return {"duplicates_merged": counts.pop("duplicates_merged", 0), "role_counts": counts}
 
 
 STAGE = Stage(

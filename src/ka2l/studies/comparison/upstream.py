@@ -1,4 +1,4 @@
-"""Stage 1 of a comparison: one run directory whose map and signals serve every policy."""
+"""Stage 1 of a comparison: one run directory whose map and signals all policies use."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
