@@ -112,11 +112,7 @@ class RunConfig(Section):
                 f"augment.per_question decodes the state the probe judges, and a probe of kind {of_all[0]} judges all "
                 "layers: there is no one state. Use probe.kinds=[linear, mlp], or augment.per_question=0"
             )
-        if (
-            self.augment.per_question
-            and self.annotate.annotator == "gold"
-            and self.questions.source != "geonames"
-        ):
+        if self.augment.per_question and self.annotate.annotator == "gold" and not self.questions.is_geonames:
             raise ValueError(
                 "augment.per_question makes new questions, and gold answers (annotate.annotator=gold) came with the old "
                 "ones. Let people answer: annotate.annotator=file. (GeoNames questions are answered by GeoNames.)"

@@ -11,7 +11,7 @@ from typing import Any
 
 from ka2l.common.settings_section import Section
 from ka2l.config.run_config import RunConfig
-from ka2l.config.run_limits import has_model
+from ka2l.config.run_limits import has_imported_answers, has_model, samples_from_server
 from ka2l.pipeline.arms import split_stage
 from ka2l.pipeline.stage import Identities
 from ka2l.pipeline.stage_graph import Plan
@@ -64,11 +64,11 @@ def answers(config: RunConfig, known: Identities, *unread: str) -> list[Any]:
     """
     settings = values(config.sample, without=("n", "part_size", "engine", "states", *unread))
     hashed: list[Any] = [config.sample.engine]
-    if config.sample.engine == "imported":
+    if has_imported_answers(config):
         hashed += [known.imported]
     else:
         hashed += [settings, values(config.prompt), config.seed]
-    if config.sample.engine == "server":
+    if samples_from_server(config):
         hashed += [config.server.model, config.server.endpoint, config.server.logprobs]
     return hashed
 

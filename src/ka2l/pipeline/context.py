@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ka2l.common.progress import Reporter
 from ka2l.config.run_config import RunConfig
-from ka2l.config.run_limits import has_model
+from ka2l.config.run_limits import has_model, samples_from_server
 from ka2l.errors import ConfigError, DegenerateError, ModelError, RunError
 from ka2l.models.interface import Prompt
 from ka2l.models.loading import ResolvedModel
@@ -220,7 +220,7 @@ class Context:
     def sensing_prompt(self, question: Question) -> Prompt:
         """The sensing prompt of a question; if a server is asked, also as chat messages."""
         messages = (
-            self.prompts.sensing_messages(question.question) if self.config.sample.engine == "server" else ()
+            self.prompts.sensing_messages(question.question) if samples_from_server(self.config) else ()
         )
         return Prompt(question.id, self.prompts.sensing(question.question), messages)
 
@@ -254,7 +254,7 @@ def prompt_builder(
         worked = [Shot(*shot) for shot in trained_with]
         settings = settings.model_copy(update={"shots": len(worked)})
     if settings.template == "chat" and not has_model(config):
-        if config.sample.engine == "server" and config.server.endpoint == "completions":
+        if samples_from_server(config) and config.server.endpoint == "completions":
             raise ConfigError(
                 "prompt.template=chat with server.endpoint=completions needs the chat template of an open model, and "
                 "sample.states=none leaves out model.name. Use server.endpoint=chat, or prompt.template=plain."

@@ -10,7 +10,7 @@ from ka2l.common.number_format import duration
 from ka2l.common.progress import Reporter
 from ka2l.config.absolute_paths import with_absolute_paths
 from ka2l.config.run_config import RunConfig
-from ka2l.config.run_limits import limit
+from ka2l.config.run_limits import has_imported_answers, limit
 from ka2l.errors import RunError
 from ka2l.pipeline.arms import MAIN, augments, split_stage
 from ka2l.pipeline.context import Context
@@ -142,7 +142,7 @@ def bring_up_to_date(context: Context, stage: str) -> bool:
 def _only_reads_more(context: Context) -> bool:
     """Whether `measure` only needs more of the imported answers: reading them costs nothing."""
     record = context.run.stages.get("sample")
-    if context.config.sample.engine != "imported" or record is None or record.state != "done":
+    if not has_imported_answers(context.config) or record is None or record.state != "done":
         return False
     key = context.keys()["sample"]
     return record.key == key and not context.is_done("sample", key)

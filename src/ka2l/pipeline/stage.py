@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ka2l.config.run_config import RunConfig
+from ka2l.config.run_limits import samples_locally
 from ka2l.pipeline.manifest import StageRecord
 from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.questions.question import Question
@@ -128,7 +129,7 @@ class Sizes:
             answers, temperatures = max(self.config.sample.n - sampled, 0), 1
         requests = min(answers, temperatures) if self.config.server.many else answers
         questions = self.of_role(role)
-        local = self.config.sample.engine == "local"
+        local = samples_locally(self.config)
         tokens = questions * (self.lengths.own + answers * self.answer) if local else 0
         return Cost(questions, tokens, prefix=True, answers=answers, requests=requests)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ka2l.common.progress import Reporter
+from ka2l.common.unknown_from import UNKNOWN_FROM
 from ka2l.errors import DataError
 from ka2l.models.interface import Prompt
 from ka2l.pipeline.run import context_of
@@ -29,7 +30,7 @@ def check_question(run: RunDirectory, text: str) -> dict[str, Any]:
     p_unknown = float(probe.predict(state)[0])
     return {
         "question": text.strip(),
-        "unknown": p_unknown >= 0.5,
+        "unknown": p_unknown >= UNKNOWN_FROM,
         "p_unknown": p_unknown,
         "model": context.resolved.name,
         "layer": probe.layer,

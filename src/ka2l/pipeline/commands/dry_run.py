@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ka2l.common.progress import Reporter
 from ka2l.config.run_config import RunConfig
-from ka2l.config.run_limits import Limit, answered_by, has_model, has_stand_in, limit
+from ka2l.config.run_limits import Limit, answered_by, has_model, has_stand_in, limit, samples_from_server
 from ka2l.models.loading import ResolvedModel, resolve
 from ka2l.models.model_shape import matrix_rate, parameter_count
 from ka2l.models.prompts import Message
@@ -148,7 +148,7 @@ def dry_run(config: RunConfig, directory: RunDirectory | None = None) -> DryRun:
     sizes = Sizes(config, counts, Lengths(*(_length(local, text) for text in texts)), samples)
     rows, server_costs = _estimates(sizes, local, done)
     end = limit(config)
-    chat = config.sample.engine == "server" and config.server.endpoint == "chat"
+    chat = samples_from_server(config) and config.server.endpoint == "chat"
     steps = training_steps(sizes.selected + sizes.replayed, config.finetune)
     return DryRun(
         model=answered_by(config),
@@ -178,7 +178,7 @@ def _estimates(
             tokens += sizes.lengths.prefix
         seconds = round(local.seconds(cost, tokens), 1) if local else 0.0
         rows.append(StageEstimate(stage, cost.questions, tokens, seconds, stage in done))
-        if cost.requests and stage not in done and sizes.config.sample.engine == "server":
+        if cost.requests and stage not in done and samples_from_server(sizes.config):
             server_costs.append(cost)
     return rows, server_costs
 

@@ -42,7 +42,7 @@ def export(target: Path, folder: Path, kind: str, overrides: Sequence[str] = ())
 
     Raises:
         ConfigError: no such format, or a recipe where data is asked for.
-        RunError: nothing is annotated yet, or it is out of date; or the model that answered cannot be taught here.
+        RunError: nothing is annotated yet, or it is out of date; or the model that answered cannot be fine-tuned here.
         DataError: `dataset_info.json` is there and cannot be read.
     """
     if kind not in (LLAMA_FACTORY, *FORMATS):
@@ -58,22 +58,22 @@ def export(target: Path, folder: Path, kind: str, overrides: Sequence[str] = ())
         return _llama_factory(config, model, folder, dict.fromkeys(arms(config)))
     run = RunDirectory.open(target, overrides)
     context = context_of(run, Reporter(quiet=True))
-    taught = {arm: _training_questions(context, arm) for arm in arms(run.config)}
+    questions = {arm: _training_questions(context, arm) for arm in arms(run.config)}
     if kind == LLAMA_FACTORY:
         _check_open(run.config, target)
-        rows = {arm: _rows(context, examples) for arm, examples in taught.items()}
+        rows = {arm: _rows(context, examples) for arm, examples in questions.items()}
         return _llama_factory(run.config, context.resolved.path, folder, rows)
     suffix, write = FORMATS[kind]
     messages = _messages(context)
-    for arm, examples in taught.items():
+    for arm, examples in questions.items():
         atomic_files.write_text(folder / f"{_name(arm)}{suffix}", write(examples, messages))
     return {"written": str(folder)} | {
-        f"{_name(arm)}{suffix}": len(examples) for arm, examples in taught.items()
+        f"{_name(arm)}{suffix}": len(examples) for arm, examples in questions.items()
     }
 
 
 def _check_open(config: RunConfig, target: Path) -> None:
-    """Refuse a model that is not here: a stand-in taught in its place would not help it."""
+    """Refuse a run whose answering model is not local: fine-tuning a stand-in would not change it."""
     end = limit(config)
     if end is not None:
         raise RunError(
@@ -82,7 +82,7 @@ def _check_open(config: RunConfig, target: Path) -> None:
 
 
 def _training_questions(context: Context, arm: str) -> list[TrainingQuestion]:
-    """What `finetune` teaches in this arm, in its order.
+    """What `finetune` trains on in this arm, in its order.
 
     Where this run does not fine-tune, nothing is replayed: there is nothing to protect from being forgotten.
     """
@@ -100,16 +100,16 @@ def _messages(context: Context) -> Messages:
     return PromptBuilder(settings, shots).teaching_messages
 
 
-def _rows(context: Context, taught: Sequence[TrainingQuestion]) -> list[dict[str, Any]]:
+def _rows(context: Context, questions: Sequence[TrainingQuestion]) -> list[dict[str, Any]]:
     if factory.is_conversation(context.config.prompt, context.config.export):
         messages = _messages(context)
         return factory.sharegpt_rows(
-            factory.Conversation(messages(each.question), each.answers[0], each.id) for each in taught
+            factory.Conversation(messages(each.question), each.answers[0], each.id) for each in questions
         )
     tokenizer = context.tokenizer
     begins = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
     ends = factory.Ends(tokenizer.bos_token if begins else "", tokenizer.eos_token)
-    return factory.alpaca_rows((training_example(context, each) for each in taught), ends)
+    return factory.alpaca_rows((training_example(context, each) for each in questions), ends)
 
 
 def _llama_factory(

@@ -16,6 +16,7 @@ from ka2l.common import atomic_files
 from ka2l.common.answer_text import normalize_question
 from ka2l.common.progress import Reporter
 from ka2l.config.recipes import load_config
+from ka2l.config.run_limits import has_imported_answers
 from ka2l.errors import ConfigError, DataError, RunError
 from ka2l.pipeline.commands.answers_file import AnsweredRow, number_of_samples, read_answers_file, refuse
 from ka2l.pipeline.run import context_of, run_verb
@@ -51,7 +52,7 @@ def import_answers(
     """
     reporter = reporter or Reporter()
     directory = _store_answers(out, file, overrides, reporter, replace=replace)
-    if directory.config.questions.source == SOURCE:
+    if directory.config.questions.is_imported:
         run_verb("load", directory, reporter)
     run_verb("sample", directory, reporter)
     return directory
@@ -98,7 +99,7 @@ def _new_run(out: Path, overrides: Sequence[str], n: int) -> RunDirectory:
         "sample": {"engine": "imported", "states": "none", "n": n},
     }
     config = load_config(None, overrides, base)
-    if config.questions.source != SOURCE or config.sample.engine != "imported":
+    if not config.questions.is_imported or not has_imported_answers(config):
         raise ConfigError(
             f"{out}: there is no run here, so the questions come from the file of answers. To import answers to other "
             f"questions, start the run first: ka2l load RECIPE.yaml --out {out}"
@@ -115,7 +116,7 @@ def _match_questions(
     """
     context = context_of(directory, reporter)
     # The questions of such a run come from the file of answers.
-    if directory.config.questions.source == SOURCE:
+    if directory.config.questions.is_imported:
         return _as_questions(rows, problems)
     if "load" not in directory.stages:
         raise RunError(f"{directory.path}: the questions are not loaded. Run `ka2l load` first.")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ka2l.common.progress import Reporter
-from ka2l.config.run_limits import has_model
+from ka2l.config.run_limits import has_imported_answers, has_model, samples_from_server
 from ka2l.errors import RunError
 from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
@@ -18,7 +18,7 @@ def first_prompts(run: RunDirectory, count: int) -> list[dict[str, Any]]:
     context = context_of(run, Reporter(quiet=True))
     context.require("sample")
     config = run.config
-    if config.sample.engine == "imported" and not has_model(config):
+    if has_imported_answers(config) and not has_model(config):
         raise RunError(
             f"{run.path}: these answers were made elsewhere and no model is used, so there is no prompt."
         )
@@ -29,7 +29,7 @@ def first_prompts(run: RunDirectory, count: int) -> list[dict[str, Any]]:
         if has_model(config):
             special = config.prompt.template == "plain"
             row["tokens"] = len(context.tokenizer(prompt.text, add_special_tokens=special)["input_ids"])
-        chat = config.sample.engine == "server" and config.server.endpoint == "chat"
+        chat = samples_from_server(config) and config.server.endpoint == "chat"
         row |= {"messages": list(prompt.messages)} if chat else {}
         row |= {"text": prompt.text} if has_model(config) or not chat else {}
         rows.append(row)

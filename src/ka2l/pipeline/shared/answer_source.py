@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ka2l.config.run_limits import has_imported_answers, samples_locally
 from ka2l.errors import RunError
 from ka2l.models.imported_answers import ImportedAnswers
 from ka2l.models.interface import Prompt, SampledQuestion
@@ -32,11 +33,11 @@ class Engine(NamedTuple):
 def answering(context: Context, *, states: bool) -> Engine:
     """The sampler of this run and, if `states`, the model whose hidden states of the prompts are read."""
     config, run = context.config, context.run
-    if config.sample.engine == "local":
+    if samples_locally(config):
         return Engine(context.prepared_model(), None, states)
     # The local model is loaded first: if that fails, nothing has been paid for yet.
     reader = context.prepared_model() if states else None
-    if config.sample.engine == "imported":
+    if has_imported_answers(config):
         return Engine(ImportedAnswers(run.file(IMPORTED)), reader, states)
     from ka2l.models.server.server_model import ServerModel
 
@@ -99,7 +100,7 @@ def ask(
         {k: config.sample.temperature if k else config.sample.low_temperature for k in numbers},
         seed=config.seed,
         max_new_tokens=config.sample.max_new_tokens,
-        position=config.probe.position if with_states and config.sample.engine == "local" else None,
+        position=config.probe.position if with_states and samples_locally(config) else None,
     ):
         sampled[result.question_id] = result
         advance(1)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ka2l.common import atomic_files
+from ka2l.common.unknown_from import UNKNOWN_FROM
 from ka2l.models.interface import SampledQuestion
 from ka2l.questions.question import Question
 
@@ -189,7 +190,7 @@ def write_map(folder: Path, target: Path) -> int:
     ):
         for part in atomic_files.parts(folder, ".safetensors"):
             tensors, metadata = atomic_files.read_tensors(part)
-            unknown = tensors["p_unknown"] >= 0.5
+            unknown = tensors["p_unknown"] >= UNKNOWN_FROM
             n_unknown += int(unknown.sum())
             columns = [json.loads(metadata["ids"]), tensors["p_unknown"], unknown]
             writer.write_table(pa.Table.from_arrays([pa.array(column) for column in columns], schema=schema))

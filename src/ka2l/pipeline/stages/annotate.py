@@ -74,7 +74,7 @@ def questions_for_people(context: Context, arm: str) -> list[Question]:
 
 def geonames_labels(context: Context, decoded: Sequence[Question]) -> dict[str, Label]:
     """Answers to the decoded questions whose place GeoNames can identify; empty if the questions are not from GeoNames."""
-    if context.config.questions.source != "geonames" or not decoded:
+    if not context.config.questions.is_geonames or not decoded:
         return {}
     from ka2l.questions.geonames.resolver import answer
     from ka2l.teaching.annotators.lookup import annotate_decoded

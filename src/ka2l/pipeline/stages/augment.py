@@ -15,6 +15,7 @@ import numpy as np
 from ka2l.augmentation.filters import REASONS, Verdict, check_no_leak
 from ka2l.common import atomic_files
 from ka2l.common.answer_text import normalize_question
+from ka2l.common.unknown_from import UNKNOWN_FROM
 from ka2l.config.run_config import RunConfig
 from ka2l.errors import DegenerateError
 from ka2l.models.interface import Prompt
@@ -82,7 +83,7 @@ def predict_p_unknown(
 def _drop_known(verdicts: list[Verdict], p_unknown: Mapping[int, float]) -> None:
     """Drop the candidates that the model knows according to the probe."""
     for i, p in p_unknown.items():
-        if p < 0.5:
+        if p < UNKNOWN_FROM:
             verdicts[i] = verdicts[i]._replace(reason="known")
 
 
@@ -163,7 +164,7 @@ def _facts(context: Context, rows: Sequence[dict[str, Any]], card: Mapping[str, 
         "distinct": len(set(texts)) / len(texts),
         # The training questions of a pretrained decoder are not known.
         "in_decoder_set": None if given else _count_in_decoder_set(context, rows, texts),
-        "still_unknown": float(np.mean(np.array(predicted) >= 0.5)) if predicted else None,
+        "still_unknown": float(np.mean(np.array(predicted) >= UNKNOWN_FROM)) if predicted else None,
         "places": places,
     }
 

@@ -98,7 +98,7 @@ def _style(context: Context) -> QuestionStyle:
 
 def _resolver(context: Context) -> Callable[[str], Resolved | None]:
     """A function from a question's text to the fact it asks for; None if that cannot be identified."""
-    if context.config.questions.source != "geonames":
+    if not context.config.questions.is_geonames:
         return lambda _question: None
     return resolve
 

@@ -22,16 +22,16 @@ def evaluate_models(context: Context, attempt: Attempt) -> None:
     """Ask the base model and every tuned one; compare their answers."""
     config, run = context.config, context.run
     given = {i: answers for arm in arms(config) for i, answers in read_annotations(context, arm).items()}
-    beside = {known.question.id for arm in arms(config) for known in replayed(context, arm)}
-    labelled = all_questions(context, {*given, *beside})
+    repeated = {known.question.id for arm in arms(config) for known in replayed(context, arm)}
+    labelled = all_questions(context, {*given, *repeated})
     answers = {i: tuple(dict.fromkeys((*own, *labelled[i].answers))) for i, own in given.items()}
     # Only the questions that are asked are held; the pool is streamed.
     ids = asked_ids(_rows(context, answers), labelled, config.evaluate.unbought, config.seed)
     questions = all_questions(context, ids)
     selections = {strategy_of(config, arm): _arm_selection(context, arm) for arm in arms(config)}
-    all_bought = {i for arm in selections.values() for i in arm.bought} | beside
+    labelled_anywhere = {i for arm in selections.values() for i in arm.bought} | repeated
     sets = {
-        name: evaluation_sets(questions, arm.bought, config.evaluate, config.seed, answers, all_bought)
+        name: evaluation_sets(questions, arm.bought, config.evaluate, config.seed, answers, labelled_anywhere)
         for name, arm in selections.items()
     }
     with attempt.begin() as record:
@@ -57,7 +57,7 @@ def evaluate_models(context: Context, attempt: Attempt) -> None:
             config.evaluate,
             config.measure.correct,
             config.seed,
-            beside,
+            repeated,
         )
         atomic_files.write_table(run.file("predictions.parquet"), prediction_table(predictions))
         atomic_files.write_json(run.file("evaluation.json"), to_json(result))

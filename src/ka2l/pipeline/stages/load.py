@@ -20,7 +20,7 @@ def read_questions(config: RunConfig, directory: RunDirectory | None) -> LoadedQ
     Raises:
         DataError: they cannot be read, or nothing was imported.
     """
-    if config.questions.source == SOURCE:
+    if config.questions.is_imported:
         if directory is None:
             raise DataError(
                 f"questions.source={SOURCE} is for a run that was started with `ka2l import`: give that run with --out."
@@ -68,7 +68,7 @@ def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
 
 def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
     """The content of the questions, not where they are stored; the settings of GeoNames only for its questions."""
-    unread = ("source",) if config.questions.source == "geonames" else ("source", "geonames")
+    unread = ("source",) if config.questions.is_geonames else ("source", "geonames")
     questions = values(config.questions, without=unread)
     return [known.source, questions, config.prompt.shots, config.prompt.teaching_shots, config.seed]
 

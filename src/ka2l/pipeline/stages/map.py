@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ka2l.common import atomic_files
+from ka2l.common.unknown_from import UNKNOWN_FROM
 from ka2l.errors import DegenerateError
 from ka2l.models.interface import Prompt
 from ka2l.pipeline.arms import own_probe
@@ -63,7 +64,7 @@ def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
     return {
         "p_unknown": drawn.tolist(),
         "n_pool": len(p),
-        "n_pool_unknown": int((p >= 0.5).sum()),
+        "n_pool_unknown": int((p >= UNKNOWN_FROM).sum()),
         "given_probe": context.config.map.probe,
     }
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ka2l.config.run_config import RunConfig
+from ka2l.config.run_limits import samples_from_server
 from ka2l.errors import ConfigError, RunError
 from ka2l.knowledge.uncertainty.baseline_scores import negative_log_likelihood
 from ka2l.knowledge.uncertainty.measure import clustered
@@ -171,7 +172,7 @@ def _refuses_unfitted_cosine(config: RunConfig) -> None:
 
 
 def _refuses_no_logprobs(config: RunConfig) -> None:
-    if config.sample.engine == "server" and not config.server.logprobs:
+    if samples_from_server(config) and not config.server.logprobs:
         raise ConfigError(
             f"select.strategy {_strategies(config)}: the likelihood of answers needs their token log-probabilities, and "
             "with server.logprobs=false the server does not return them. Set server.logprobs=true, or choose another "

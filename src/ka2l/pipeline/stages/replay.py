@@ -1,7 +1,7 @@
-"""Stage `replay`: what the model knows already, to be taught beside what was bought, with its own answers.
+"""Stage `replay`: known questions that fine-tuning repeats with the model's own answers, beside the labelled ones.
 
-Fine-tuning on unknown facts makes a model forget known ones (arXiv 2405.05904), and the answers of known questions are
-at hand: the model gives them itself. They cost no label, one generated answer each, and training time.
+Fine-tuning on unknown facts makes a model forget known ones (arXiv 2405.05904). Known questions need no label, because
+the model answers them itself: they cost one generated answer each, and training time.
 """
 
 from typing import Any
@@ -20,30 +20,30 @@ from ka2l.questions.question import rank
 
 
 def replay(context: Context, attempt: Attempt) -> None:
-    """Ask the model questions of the pool that the map calls known and that were not bought: an even draw by seed.
+    """Ask the model questions of the pool that the map calls known and that were not selected: a uniform draw by seed.
 
-    As many as `finetune.replay` times the labels, and all there are where there are fewer. Each is asked once, with the
-    sensing prompt at `sample.low_temperature`. An answer that was cut off, or is empty, is not taught.
+    They are `finetune.replay` times as many as the labels, or all if there are fewer. Each is asked once, with the
+    sensing prompt at `sample.low_temperature`. Empty answers, and answers that were cut off, are left out.
     """
     config, run, arm = context.config, context.run, attempt.arm
-    bought = set(read_annotations(context, arm))
-    taught = {question.fact for question in all_questions(context, bought).values()}
+    labelled = set(read_annotations(context, arm))
+    facts = {question.fact for question in all_questions(context, labelled).values()}
     table = atomic_files.read_table(run.file("knowledge_map.parquet"), ["question_id", "unknown"]).to_pydict()
     called_known = {i for i, unknown in zip(*table.values(), strict=True) if not unknown}
-    # A fact that is bought in one wording is not taught in another with whatever the model says.
+    # A labelled fact is not repeated in another wording with the answer of the model.
     known = [
         question.id
         for batch in context.question_batches("pool", 4096)
         for question in batch
-        if question.id in called_known and question.fact not in taught
+        if question.id in called_known and question.fact not in facts
     ]
     seed = config.teaching_seed
-    wanted = round(config.finetune.replay * len(bought))
+    wanted = round(config.finetune.replay * len(labelled))
     drawn = sorted(known, key=lambda i: rank(seed, "replay", i))[:wanted]
     if len(drawn) < wanted:
         context.reporter.say(
             f"replay: finetune.replay={config.finetune.replay:g} asks for {wanted} known questions, and the map has "
-            f"{len(drawn)} that were not bought; all of them are taught."
+            f"{len(drawn)} that were not selected; all of them are used."
         )
     questions = context.questions_by_id(set(drawn))
     with attempt.begin() as record:

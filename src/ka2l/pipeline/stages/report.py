@@ -7,7 +7,14 @@ from ka2l.common import atomic_files
 from ka2l.common.version import __version__
 from ka2l.config.recipes import to_yaml
 from ka2l.config.run_config import RunConfig
-from ka2l.config.run_limits import answered_by, has_model, has_stand_in, limit
+from ka2l.config.run_limits import (
+    answered_by,
+    has_imported_answers,
+    has_model,
+    has_stand_in,
+    limit,
+    samples_from_server,
+)
 from ka2l.models.loading import pick_device
 from ka2l.pipeline.arms import own_probe
 from ka2l.pipeline.content_keys import values
@@ -70,11 +77,11 @@ def _model_fields(context: Context) -> dict[str, Any]:
 def _prompts(context: Context) -> dict[str, str]:
     """The sensing and the teaching prompt; empty if the run does not use it. The prompt of imported answers is unknown."""
     config = context.config
-    if config.sample.engine == "imported" and not has_model(config):
+    if has_imported_answers(config) and not has_model(config):
         return {"sensing_prompt": "", "teaching_prompt": ""}
     teaches = limit(config) is None
     sensing = context.prompts.sensing("…")
-    if config.sample.engine == "server" and config.server.endpoint == "chat":
+    if samples_from_server(config) and config.server.endpoint == "chat":
         turns = context.prompts.sensing_messages("…")
         chat = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
         sensing = f"{chat}\n\nand for the hidden states:\n\n{sensing}" if has_model(config) else chat

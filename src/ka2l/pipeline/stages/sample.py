@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ka2l.common import atomic_files
 from ka2l.config.run_config import RunConfig
-from ka2l.config.run_limits import has_model
+from ka2l.config.run_limits import has_model, samples_from_server, samples_locally
 from ka2l.errors import RunError
 from ka2l.models.imported_answers import ImportedAnswers
 from ka2l.pipeline.content_keys import answers, pool_answers, prompted_model
@@ -56,7 +56,7 @@ def _sample(context: Context, attempt: Attempt, task: _Task) -> None:
     engine = answering(context, states=bool(task.states))
     wanted = _wanted(context, engine.sampler, ids, task)
     old = run.stages.get(attempt.stage)
-    if config.sample.engine == "server" and old is not None and old.key != attempt.key:
+    if samples_from_server(config) and old is not None and old.key != attempt.key:
         # Beginning the stage removes the old answers, so check first that the server answers. This answer is paid for and
         # is kept in paid.sqlite.
         first = next(context.question_batches(task.role, 1))
@@ -138,7 +138,7 @@ def _settings(config: RunConfig, _arm: str, known: Identities) -> list[Any]:
 def _costs(sizes: Sizes, _arm: str) -> Cost:
     """The N answers and the low-temperature one. If the local model does not sample them, it only reads the states."""
     cost = sizes.sampling("sample", "probe", sizes.config.sample.n + 1, temperatures=2)
-    if sizes.config.sample.engine == "local":
+    if samples_locally(sizes.config):
         return cost
     return cost._replace(tokens=cost.questions * sizes.lengths.own)
 
