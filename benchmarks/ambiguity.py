@@ -10,8 +10,8 @@ entities   EntityQuestions (DATA/qa/entityquestions_dev.jsonl) whose gold answer
            Teeth?"), each with a question of the same relation, so of the same wording, that has one gold answer.
 
 AUROC for several answers, over the questions that are unknown by semantic entropy, and over all; intervals are a
-bootstrap over questions. `clarified` (geonames only): the decrease of entropy from "What is a city in Peru?" to "What is
-the largest city in Peru?" (and for label 0, to the same question in another wording). The paper leaves open whether
+bootstrap over questions. `clarified` (geonames only): the decrease of entropy from "What is a city in Peru?" to "What
+is the largest city in Peru?" (and for label 0, to the same question in another wording). The paper leaves open whether
 entropy stays the same when a question is clarified. The last line is JSON.
 """
 
@@ -62,9 +62,7 @@ def geonames(count: int) -> Rows:
     cities = defaultdict(list)
     for city in sorted(cache.get_cities().values(), key=lambda city: -city["population"]):
         cities[city["countrycode"]].append(city["name"])
-    countries = {
-        code: country for code, country in cache.get_countries().items() if len(cities[code]) >= LOWEST
-    }
+    countries = {code: country for code, country in cache.get_countries().items() if len(cities[code]) >= LOWEST}
     several = [
         {
             "id": f"several:{code}",

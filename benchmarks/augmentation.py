@@ -11,9 +11,10 @@ questions are drawn from its pool and the model is fine-tuned, from the same sta
     paraphrased     those n, and n paraphrases of them by the language model itself, the cheap way to more questions
     unknown_2n      those n, and n more unknown ones of the pool
 
-New questions are answered by GeoNames, never with the answer of their source. The results are the share of right answers
-on held-out questions, and what was learned and forgotten. `sweep` only decodes: how noise, temperature and the number of
-candidates change the numbers of copies, of questions that cannot be answered and of known ones. The last line is JSON.
+New questions are answered by GeoNames, never with the answer of their source. The results are the share of right
+answers on held-out questions, and what was learned and forgotten. `sweep` only decodes: how noise, temperature and the
+number of candidates change the numbers of copies, of questions that cannot be answered and of known ones. The last line
+is JSON.
 """
 
 import json
@@ -256,9 +257,7 @@ def _kept(
         "candidates": len(decodings),
         "distinct": round(len(set(texts)) / len(texts), 3),
         "copies": round(
-            _share(
-                [t == normalize_question(d.source.question) for t, d in zip(texts, decodings, strict=True)]
-            ),
+            _share([t == normalize_question(d.source.question) for t, d in zip(texts, decodings, strict=True)]),
             3,
         ),
         "asked_again": len(p_unknown),
@@ -286,10 +285,7 @@ def _evaluate_arm(
     """Fine-tune on the first and the added questions, and ask the held-out ones and those of the training."""
     config, prompts = context.config, context.prompts
     training = [*first, *added]
-    examples = [
-        Example(prompts.teaching(one.question), prompts.completion(one.answers[0]), one.id)
-        for one in training
-    ]
+    examples = [Example(prompts.teaching(one.question), prompts.completion(one.answers[0]), one.id) for one in training]
     held_out = _held_out(context)
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter"

@@ -3,13 +3,13 @@
     python benchmarks/clustering.py [RUN] [NLI_FOLDER] [questions] [repeats]
 
 RUN is a finished run directory, whose answers are clustered; without one (or with `-`) 64 GeoNames questions are
-sampled with the embedded model. NLI_FOLDER (`-`: the default) is ../shared/models/nli-minilm; if it is missing, a model of
-that size with random weights is used.
+sampled with the embedded model. NLI_FOLDER (`-`: the default) is ../shared/models/nli-minilm; if it is missing, a model
+of that size with random weights is used.
 
-`plain` scores all ordered pairs of a question's N answers, one question per batch, and clusters the full matrix by first
-match; `ours` is `cluster_by_meaning`. The two take turns; times are medians; equal clusters are asserted. `over_floor` is
-our time divided by the time the tokens of our pairs (without padding) would take in all matrices of the encoder, at the
-matrix rate measured in the same run. The last line is JSON.
+`plain` scores all ordered pairs of a question's N answers, one question per batch, and clusters the full matrix by
+first match; `ours` is `cluster_by_meaning`. The two take turns; times are medians; equal clusters are asserted.
+`over_floor` is our time divided by the time the tokens of our pairs (without padding) would take in all matrices of the
+encoder, at the matrix rate measured in the same run. The last line is JSON.
 """
 
 import json
@@ -115,9 +115,7 @@ class Ours(EntailmentModel):
         super().__init__(folder)
 
     def cluster(self, asked: Asked) -> Clusters:
-        return cluster_by_meaning(
-            [question for question, _ in asked], [answers for _, answers in asked], self
-        )
+        return cluster_by_meaning([question for question, _ in asked], [answers for _, answers in asked], self)
 
     def relations(self, pairs: Sequence[Pair]) -> list[Relation]:
         started = time.perf_counter()

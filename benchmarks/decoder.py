@@ -3,10 +3,11 @@
     python benchmarks/decoder.py [questions] [repeats] [epochs]
 
 Both ways train the same decoder on the same batches in the same order with the same loss and optimizer: the embedded
-model as its own decoder (soft tokens and LoRA), and a T5 of 22 M random weights, all of them trained. One way computes each
-question's state once and reads it in every epoch. The other runs the language model on the whole prompts (5 shots, hidden
-states of all layers, the last token's kept) in every step, as the paper's code does. They take turns; after the last step
-the losses must agree. `time_ratio` is for a training of `epochs` (3), with the cost of the states. The last line is JSON.
+model as its own decoder (soft tokens and LoRA), and a T5 of 22 M random weights, all of them trained. One way computes
+each question's state once and reads it in every epoch. The other runs the language model on the whole prompts (5 shots,
+hidden states of all layers, the last token's kept) in every step, as the paper's code does. They take turns; after the
+last step the losses must agree. `time_ratio` is for a training of `epochs` (3), with the cost of the states. The last
+line is JSON.
 """
 
 import json
@@ -109,7 +110,9 @@ def _epoch(
     mean: NDArray[np.float32],
     scale: NDArray[np.float32],
 ) -> tuple[float, list[float]]:
-    """One epoch from the same initial weights: the seconds of its steps, and the loss of each step in nats per token."""
+    """One epoch from the same initial weights: the seconds of its steps, and the loss of each step in nats per
+    token.
+    """
     settings = DecoderConfig()
     network = _network(kind, model, len(mean), settings)
     targets = [network.encode(text) for text in texts]

@@ -1,6 +1,7 @@
 """The paper's Table 9 as a fair comparison: every probe and score, both targets, the same test rows, with intervals.
 
-    python benchmarks/knowledge.py DATA OUT [questions] > tables.md        # DATA holds qa/nq_open.jsonl, qa/triviaqa.jsonl
+    # DATA holds qa/nq_open.jsonl and qa/triviaqa.jsonl
+    python benchmarks/knowledge.py DATA OUT [questions] > tables.md
 
 The embedded model answers GeoNames, NQ-Open and TriviaQA questions (10 samples each); NQ-Open and TriviaQA answers are
 judged by the NLI model in DATA/../models/nli-minilm, GeoNames answers by their text. Then the stages `measure` and
@@ -42,9 +43,7 @@ def main(data: Path, out: Path, count: int = 1200) -> None:
     cards = {name: read_json(run.file("probe") / "probe.json") for name, run in runs.items()}
     print("### What was measured\n")
     print(overview(runs, cards))
-    print(
-        "\n### AUROC (95 % intervals) on test rows; * differs from the kept probe (paired bootstrap, p < 0.05)\n"
-    )
+    print("\n### AUROC (95 % intervals) on test rows; * differs from the kept probe (paired bootstrap, p < 0.05)\n")
     print(aurocs(cards))
     for name, card in cards.items():
         print(f"\n### More than AUROC: {TITLES[name]}\n")
@@ -96,7 +95,9 @@ def overview(runs: dict[str, RunDirectory], cards: dict[str, Card]) -> str:
             "questions (train / validation / test)": " / ".join(str(split[k]) for k in split),
             "right at low temperature": f"{sum(judged) / len(judged):.0%}",
             "mean semantic entropy": f"{sum(table['semantic_entropy']) / len(table['correct']):.2f}",
-            "threshold (95 % of resampled ones)": f"{threshold['value']:.2f} ({spread['low']:.2f}–{spread['high']:.2f})",
+            "threshold (95 % of resampled ones)": (
+                f"{threshold['value']:.2f} ({spread['low']:.2f}–{spread['high']:.2f})"
+            ),
             "labels that flip, on average": f"{spread['flips']:.1%}",
             "unknown": f"{threshold['share_unknown']:.0%}",
             "pairs judged": f"{counts['pairs_judged']:,}" if "pairs_judged" in counts else "–",
@@ -114,11 +115,7 @@ def aurocs(cards: dict[str, Card]) -> str:
     head = [f"{TITLES[name]}: {title}" for name in cards for title in TARGETS.values()]
     rows = []
     for method in names:
-        cells = [
-            _cell((card["scores"].get(method) or {}).get(target))
-            for card in cards.values()
-            for target in TARGETS
-        ]
+        cells = [_cell((card["scores"].get(method) or {}).get(target)) for card in cards.values() for target in TARGETS]
         rows.append([score_title(method), *cells])
     return _table(["", *head], rows)
 
@@ -143,9 +140,7 @@ def moved(cards: dict[str, Card]) -> str:
         ]
         rows.append([TITLES[name], *cells])
     deltas = next(iter(cards.values()))["perturbed"]
-    return _table(
-        ["(labels changed)", *(f"γ* {row['delta']:+.2f}" if row["delta"] else "γ*" for row in deltas)], rows
-    )
+    return _table(["(labels changed)", *(f"γ* {row['delta']:+.2f}" if row["delta"] else "γ*" for row in deltas)], rows)
 
 
 def draw(layers: dict[str, list[dict[str, Any]]], out: Path) -> None:

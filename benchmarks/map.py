@@ -3,9 +3,9 @@
     python benchmarks/map.py [questions] [repeats] [pool]
 
 It is compared with a plain batched forward pass of the whole prompts with hidden states, on the embedded model, at the
-last layer (`ratio`) and at a middle one (`ratio_middle`). `rss_growth_mb` is the peak resident memory of `ka2l map` over
-`pool` questions (100,000) minus that over 1,000, each in a process of its own, on the tests' tiny model. The last line is
-JSON.
+last layer (`ratio`) and at a middle one (`ratio_middle`). `rss_growth_mb` is the peak resident memory of `ka2l map`
+over `pool` questions (100,000) minus that over 1,000, each in a process of its own, on the tests' tiny model. The last
+line is JSON.
 """
 
 import json
@@ -102,9 +102,7 @@ def _plain(model: LocalModel, prompts: list[Prompt]) -> object:
 def _peak_mb(model: Path, facts: list[dict[str, Any]], pool: int, folder: Path) -> float:
     """Peak resident memory, in MB, of a process that maps `pool` questions."""
     rows = [{"question": fact["question"], "answers": fact["answers"], "role": "probe"} for fact in facts]
-    rows += [
-        {"question": f"What is the capital of Land {i}?", "answers": [], "role": "pool"} for i in range(pool)
-    ]
+    rows += [{"question": f"What is the capital of Land {i}?", "answers": [], "role": "pool"} for i in range(pool)]
     source = folder / f"{pool}.jsonl"
     source.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
     settings = {
@@ -117,9 +115,7 @@ def _peak_mb(model: Path, facts: list[dict[str, Any]], pool: int, folder: Path) 
     run = RunDirectory.create(folder / str(pool), load_config(None, [], settings))
     for verb in ("load", "sample", "measure", "probe"):
         run_verb(verb, run, Reporter(quiet=True))
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(run.path)], check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", _CHILD, str(run.path)], check=True, capture_output=True, text=True)
     return float(done.stdout.strip().rsplit("\n", 1)[-1])
 
 

@@ -2,22 +2,23 @@
 
     python benchmarks/probe.py [repeats] [share of the rows]
 
-Two shapes of synthetic states: 30 layers × 10,000 rows × 576 (a 135M model) and 4 × 2,000 × 4096 (layers of an 8B model);
-60 % of the rows are for training, 20 % for validation. Features have the falling spectrum and the unequal scales of real
-states. The label is in directions of medium variance and gets clearer with depth, up to an AUROC of 0.8 to 0.9.
+Two shapes of synthetic states: 30 layers × 10,000 rows × 576 (a 135M model) and 4 × 2,000 × 4096 (layers of an 8B
+model); 60 % of the rows are for training, 20 % for validation. Features have the falling spectrum and the unequal
+scales of real states. The label is in directions of medium variance and gets clearer with depth, up to an AUROC of 0.8
+to 0.9.
 
 The loop: per layer scikit-learn's LogisticRegression on standardised rows at each of five strengths, to its tolerance
-1e-6, the one with the lowest validation loss kept; and per layer one plain torch training loop (autograd, default AdamW)
-with the same initial weights, order of rows, epochs and patience as ours. Ours uses all cores; a loop uses all of them or
-one, whichever was faster in the first repeat. In the first shape the loop runs on every third layer and its time is
-multiplied by three; everything else runs in full. The two sides take turns; times are medians over the repeats. Per layer
-and kind both must reach the same validation AUROC to within 0.01.
+1e-6, the one with the lowest validation loss kept; and per layer one plain torch training loop (autograd, default
+AdamW) with the same initial weights, order of rows, epochs and patience as ours. Ours uses all cores; a loop uses all
+of them or one, whichever was faster in the first repeat. In the first shape the loop runs on every third layer and its
+time is multiplied by three; everything else runs in full. The two sides take turns; times are medians over the repeats.
+Per layer and kind both must reach the same validation AUROC to within 0.01.
 
-The floor. MLP: gate and up, forward and for their gradients, are 8 · width · hidden FLOPs per row and epoch (0.6 MFLOP at
-576 × 128), and AdamW reads or writes 7 numbers per weight and step (6 MB per step of 32 rows), which takes about as long.
-Linear: the matrix XᵀX (2 · rows · width², 4 GFLOP per layer at 6,000 × 576; with fewer rows than features 2 · rows² ·
-width) and its eigenvectors (about 10 · width³); then about 25 passes over the rows are enough for five strengths, against
-500 in the loop. The last line is JSON; `time_ratio` is for the first shape, linear and MLP together.
+The floor. MLP: gate and up, forward and for their gradients, are 8 · width · hidden FLOPs per row and epoch (0.6 MFLOP
+at 576 × 128), and AdamW reads or writes 7 numbers per weight and step (6 MB per step of 32 rows), which takes about as
+long. Linear: the matrix XᵀX (2 · rows · width², 4 GFLOP per layer at 6,000 × 576; with fewer rows than features 2 ·
+rows² · width) and its eigenvectors (about 10 · width³); then about 25 passes over the rows are enough for five
+strengths, against 500 in the loop. The last line is JSON; `time_ratio` is for the first shape, linear and MLP together.
 """
 
 import json
@@ -135,9 +136,7 @@ def _linear_loop(data: Examples, layer: int) -> float:
     for strength in STRENGTHS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            logits = (
-                LogisticRegression(C=strength, max_iter=5000, tol=1e-6).fit(x, y).decision_function(x_val)
-            )
+            logits = LogisticRegression(C=strength, max_iter=5000, tol=1e-6).fit(x, y).decision_function(x_val)
         tried.append((float(np.mean(np.logaddexp(0, logits) - y_val * logits)), auroc(logits, y_val)))
     return min(tried)[1]
 
@@ -172,9 +171,7 @@ def _mlp_loop(data: Examples, layer: int) -> float:
         ):
             getattr(network, linear).weight.copy_(weight.T)
         network.score.bias.zero_()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=CONFIG.mlp_lr, weight_decay=CONFIG.mlp_weight_decay
-    )
+    optimizer = torch.optim.AdamW(network.parameters(), lr=CONFIG.mlp_lr, weight_decay=CONFIG.mlp_weight_decay)
     loss_of = torch.nn.CrossEntropyLoss()
     order = torch.Generator().manual_seed(0)
     best_loss, best_epoch, best_auroc = float("inf"), 0, float("nan")

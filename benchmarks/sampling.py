@@ -3,8 +3,8 @@
     python benchmarks/sampling.py [questions] [repeats]
 
 (a) `loop`: one `generate` call per answer, batch 1, all hidden states kept, as in public code for semantic entropy.
-(b) `generate`: `num_return_sequences=11` for four questions at once, all hidden states kept. Both stop at the first line
-break, as ours does. The three take turns; times are medians per question, (a) and (b) on a part of the questions.
+(b) `generate`: `num_return_sequences=11` for four questions at once, all hidden states kept. Both stop at the first
+line break, as ours does. The three take turns; times are medians per question, (a) and (b) on a part of the questions.
 `over_floor` is our time divided by the time the computed tokens would take at the matrix rate measured in the same run.
 The last line is JSON.
 """
@@ -77,9 +77,7 @@ def geonames_prompts(builder: PromptBuilder, count: int) -> list[Prompt]:
     each = -(-count // 5)
     kinds = ("capitals", "currencies", "large_cities", "middle_cities", "small_cities")
     rows = geonames_rows(GeonamesConfig(**dict.fromkeys(kinds, each)), seed=0)
-    return [
-        Prompt(row.id, builder.sensing(row.question)) for row in rows[:: max(1, len(rows) // count)][:count]
-    ]
+    return [Prompt(row.id, builder.sensing(row.question)) for row in rows[:: max(1, len(rows) // count)][:count]]
 
 
 def matrix_rate() -> float:

@@ -4,19 +4,20 @@
 
 Rows are float16, like the hidden states of a run: fifty clusters of different widths. `--scale` reduces rows and picks.
 
-`kcenter_ratio`: time of scikit-activeml's CoreSet divided by that of `k_center_greedy`, both from row 0, 10,000 × 1024 →
-1,000; the same cover radius (largest distance of a row to its nearest pick) is asserted. `badge_ratio`: time of
+`kcenter_ratio`: time of scikit-activeml's CoreSet divided by that of `k_center_greedy`, both from row 0, 10,000 × 1024
+→ 1,000; the same cover radius (largest distance of a row to its nearest pick) is asserted. `badge_ratio`: time of
 scikit-activeml's Badge divided by that of `gradient_seeding`. Both are the full BADGE, k-means++ seeding on
-(p − onehot(argmax p)) ⊗ h from the largest gradient, for the same given probabilities of two classes, the number the probe
-has (with more classes the other side is slower: it builds [rows, classes · width] in float64). It is asserted that the
-first pick is the same and that the sums of squared distances to the picks agree within 5 % (both sample). The two sides
-take turns; times are medians. scikit-activeml gets its rows as float64, to which it would convert them otherwise.
+(p − onehot(argmax p)) ⊗ h from the largest gradient, for the same given probabilities of two classes, the number the
+probe has (with more classes the other side is slower: it builds [rows, classes · width] in float64). It is asserted
+that the first pick is the same and that the sums of squared distances to the picks agree within 5 % (both sample). The
+two sides take turns; times are medians. scikit-activeml gets its rows as float64, to which it would convert them
+otherwise.
 
-`over_floor` is our k-center's time divided by the time to read the stored rows once per pick, as the plain algorithm does,
-at the memory bandwidth measured in the same process. Ours reads them less often and is bound by a matrix product, so
-`over_products` is its time divided by that of rows × picks × width multiplications at the measured matrix rate.
-`rss_mb_100k` is the peak of a child process that does nothing else, with Python, NumPy and torch (for float16) in it. The
-million rows are a memory map, whose pages count in `rss_mb_1m` and not in `anonymous_mb_1m`. The last line is JSON.
+`over_floor` is our k-center's time divided by the time to read the stored rows once per pick, as the plain algorithm
+does, at the memory bandwidth measured in the same process. Ours reads them less often and is bound by a matrix product,
+so `over_products` is its time divided by that of rows × picks × width multiplications at the measured matrix rate.
+`rss_mb_100k` is the peak of a child process that does nothing else, with Python, NumPy and torch (for float16) in it.
+The million rows are a memory map, whose pages count in `rss_mb_1m` and not in `anonymous_mb_1m`. The last line is JSON.
 """
 
 import argparse
@@ -75,9 +76,7 @@ def _compare(x: Array, picks: int, repeats: int, device: str) -> dict[str, Any]:
     coefficients = (p - np.eye(CLASSES)[p.argmax(1)]).astype(np.float32)
     contenders: dict[str, Callable[[int], Array]] = {
         "kcenter": lambda _seed: k_center_greedy(x, picks, 0, device=device),
-        "badge": lambda seed: gradient_seeding(
-            coefficients, x, picks, np.random.default_rng(seed), device=device
-        ),
+        "badge": lambda seed: gradient_seeding(coefficients, x, picks, np.random.default_rng(seed), device=device),
     }
     others = _scikit_activeml(x.astype(np.float64), p, picks)
     for run in contenders.values():
@@ -144,9 +143,7 @@ def _scikit_activeml(x: Array, p: Array, picks: int) -> dict[str, Callable[[int]
 def _same_quality(x: Array, coefficients: Array, picked: dict[str, Array]) -> None:
     """Assert that both sides find equally good picks."""
     ones = np.ones((len(x), 1))
-    ours, theirs = (
-        np.sqrt(_nearest(ones, x, picked[name]).max()) for name in ("kcenter", "kcenter_activeml")
-    )
+    ours, theirs = (np.sqrt(_nearest(ones, x, picked[name]).max()) for name in ("kcenter", "kcenter_activeml"))
     assert abs(ours - theirs) <= 1e-4 * theirs, f"cover radius {ours}, theirs {theirs}"
     assert picked["badge"][0] == picked["badge_activeml"][0], "the first picks differ"
     ours, theirs = (_nearest(coefficients, x, picked[name]).sum() for name in ("badge", "badge_activeml"))
@@ -189,9 +186,7 @@ def _alone(file: str, picks: str, device: str, mapped: str) -> None:
     done.set()
     watcher.join()
     assert len(set(rows.tolist())) == int(picks)
-    print(
-        json.dumps({"seconds": round(seconds, 3), "rss_mb": _status("VmHWM"), "anonymous_mb": anonymous[0]})
-    )
+    print(json.dumps({"seconds": round(seconds, 3), "rss_mb": _status("VmHWM"), "anonymous_mb": anonymous[0]}))
 
 
 def _status(field: str) -> float:
@@ -203,9 +198,7 @@ def _status(field: str) -> float:
 def _states(rows: int, width: int, seed: int = 0) -> NDArray[np.float16]:
     centers = np.random.default_rng(0).standard_normal((CLUSTERS, width), dtype=np.float32)
     rng = np.random.default_rng([1, seed])
-    noise = rng.standard_normal((rows, width), dtype=np.float32) * np.geomspace(
-        2, 0.1, width, dtype=np.float32
-    )
+    noise = rng.standard_normal((rows, width), dtype=np.float32) * np.geomspace(2, 0.1, width, dtype=np.float32)
     return (centers[rng.integers(0, CLUSTERS, rows)] + noise).astype(np.float16)
 
 

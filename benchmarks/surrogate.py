@@ -3,10 +3,10 @@
     python benchmarks/surrogate.py RUN ENCODER [repeats]
 
 RUN has been measured with the states of the model that answered. ENCODER is the folder of a sentence encoder (no second
-small language model was available), whose states are means over the question's tokens. Both are treated in the same way:
-a scaled, converged logistic regression, five outer folds, the layer chosen by four folds inside each. `length` uses only
-the number of characters. AUROC is for the run's known/unknown labels; the interval of the difference is a bootstrap over
-questions (95 %). The last line is JSON.
+small language model was available), whose states are means over the question's tokens. Both are treated in the same
+way: a scaled, converged logistic regression, five outer folds, the layer chosen by four folds inside each. `length`
+uses only the number of characters. AUROC is for the run's known/unknown labels; the interval of the difference is a
+bootstrap over questions (95 %). The last line is JSON.
 """
 
 import json
@@ -73,9 +73,7 @@ def _scores(states: Rows, unknown: NDArray[np.bool_], seed: int) -> Rows:
     """Out-of-fold scores, [questions]; the layer is chosen on the training folds of each outer fold."""
     scores = np.empty(len(unknown))
     for train, test in StratifiedKFold(5, shuffle=True, random_state=seed).split(states[:, 0], unknown):
-        layer = max(
-            range(states.shape[1]), key=lambda layer: _inner_auroc(states[train, layer], unknown[train], seed)
-        )
+        layer = max(range(states.shape[1]), key=lambda layer: _inner_auroc(states[train, layer], unknown[train], seed))
         fitted = _probe().fit(states[train, layer], unknown[train])
         # Ranks: scores of different folds' probes are not on one scale.
         scores[test] = fitted.decision_function(states[test, layer]).argsort().argsort() / len(test)

@@ -34,9 +34,7 @@ def page() -> str:
 
 
 def _help(command: Any, name: str) -> str:
-    context = command.make_context(
-        name, [], resilient_parsing=True, terminal_width=100, max_content_width=100
-    )
+    context = command.make_context(name, [], resilient_parsing=True, terminal_width=100, max_content_width=100)
     return str(command.get_help(context)).strip()
 
 
@@ -48,7 +46,7 @@ def _rows(section: type[BaseModel], prefix: str) -> list[str]:
             rows += _rows(inner, f"{prefix}{name}.")
             continue
         default = field.get_default(call_default_factory=True)
-        meaning = (field.description or "").replace("|", "\\|")
+        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
         rows.append(f"| `{prefix}{name}` | `{_short(default)}` | {meaning} |")
     return rows
 

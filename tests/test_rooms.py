@@ -253,9 +253,7 @@ def test_a_planted_import_is_found(tmp_path: Path, file: str, text: str, rule: s
 def test_no_room_is_too_full_and_every_room_says_what_it_is() -> None:
     package = ROOT / "src" / PACKAGE
     assert sorted(path.name for path in package.glob("*.py")) == ["__init__.py", "errors.py"]
-    rooms = [
-        path for path in package.iterdir() if path.is_dir() and path.name not in ("__pycache__", "recipes")
-    ]
+    rooms = [path for path in package.iterdir() if path.is_dir() and path.name not in ("__pycache__", "recipes")]
     assert len(rooms) <= 14
     for folder in {file.parent for file in package.rglob("*.py") if "recipes" not in file.parts} - {package}:
         files = [file for file in folder.glob("*.py") if file.name != "__init__.py"]

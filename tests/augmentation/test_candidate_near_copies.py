@@ -45,21 +45,15 @@ def test_a_hand_computed_circle() -> None:
 def test_what_was_dropped_drops_nothing() -> None:
     # d1 is near e1, d2 only near d1.
     said = [Candidate(f"d{i}", "s", "", True) for i in (1, 2)]
-    found = near_copies(
-        said, unit(15, 30), {"eval": [Embedded(["e1"], unit(0))]}, float(np.cos(np.radians(20)))
-    )
+    found = near_copies(said, unit(15, 30), {"eval": [Embedded(["e1"], unit(0))]}, float(np.cos(np.radians(20))))
     assert [verdict.reason for verdict in found] == ["near_eval", ""]
 
 
 def test_nothing_to_compare_with() -> None:
     empty = Embedded([], np.empty((0, 2), dtype=np.float32))
     said = [Candidate("d", "s", "", True)]
-    assert near_copies(said, unit(0), {"source": [empty], "eval": [empty], "pool": [empty]}, 0.9) == [
-        Verdict()
-    ]
-    assert (
-        near_copies([], np.empty((0, 2), dtype=np.float32), {"eval": [Embedded(["e"], unit(0))]}, 0.9) == []
-    )
+    assert near_copies(said, unit(0), {"source": [empty], "eval": [empty], "pool": [empty]}, 0.9) == [Verdict()]
+    assert near_copies([], np.empty((0, 2), dtype=np.float32), {"eval": [Embedded(["e"], unit(0))]}, 0.9) == []
 
 
 @pytest.mark.parametrize(
@@ -120,9 +114,7 @@ def brute_force(
     st.integers(2, 7),
     st.sampled_from([0.55, 0.83, 0.97]),
 )
-def test_as_brute_force_whatever_the_chunk(
-    raw: NDArray[np.int8], known: int, chunk: int, threshold: float
-) -> None:
+def test_as_brute_force_whatever_the_chunk(raw: NDArray[np.int8], known: int, chunk: int, threshold: float) -> None:
     rows = raw.astype(np.float32) + np.array([0.1, 0.01, 0.001], dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     held_out, pool, source, said = (

@@ -164,9 +164,7 @@ def test_a_question_is_decoded_alike_whatever_it_is_decoded_with(
 
 def test_every_question_sample_and_seed_has_numbers_of_its_own() -> None:
     same = np.repeat(STATES[:1], 5, axis=0)
-    states, numbers = zip(
-        *(echoes(states=same, noise=1.0, temperature=1.0, seed=s) for s in (0, 1)), strict=True
-    )
+    states, numbers = zip(*(echoes(states=same, noise=1.0, temperature=1.0, seed=s) for s in (0, 1)), strict=True)
     rows = np.concatenate([of_seed.reshape(-1, WIDTH) for of_seed in states])
     assert len(np.unique(rows, axis=0)) == 2 * 5 * 3
     assert len({json.dumps(of) for of_seed in numbers for row in of_seed for of in row}) == 2 * 5 * 3

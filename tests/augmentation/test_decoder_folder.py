@@ -1,4 +1,6 @@
-"""A decoder written and read again: folders, the Hub (a real client, a small server), its README, and what is refused."""
+"""A decoder written and read again: folders, the Hub (a real client, a small server), its README, and what is
+refused.
+"""
 
 import json
 import re
@@ -184,9 +186,7 @@ def test_what_fits_and_what_does_not() -> None:
     check_fits(a_card(), WANTED, "here")
     for key, value in {**WANTED, "layer": 3, "position": "mean_prompt"}.items():
         other = 4 if key == "layer" else f"other {value}"
-        with pytest.raises(
-            RunError, match=rf"here: this decoder .*: .*{WANTED[key]}, but here {other}\. Give"
-        ):
+        with pytest.raises(RunError, match=rf"here: this decoder .*: .*{WANTED[key]}, but here {other}\. Give"):
             check_fits(a_card(), {**WANTED, key: other}, "here")
     with pytest.raises(RunError, match=r"model acme/tiny, but here b; layer 2, but here 5\. Give the probe"):
         check_fits(a_card(), {**WANTED, "model": "b", "layer": 5}, "here")
@@ -232,9 +232,7 @@ def test_a_card_that_does_not_fit_is_refused(
     assert str(saved) in str(error.value)
 
 
-def test_settings_of_a_later_version_are_passed_over(
-    saved: Path, tokenizer: Any, soft_decoder: Decoder
-) -> None:
+def test_settings_of_a_later_version_are_passed_over(saved: Path, tokenizer: Any, soft_decoder: Decoder) -> None:
     edit(saved, settings={"soft_tokens": 2, "lora_rank": 2, "of_later": True})
     assert said(load(str(saved), None, lambda: language_model(tokenizer))) == said(soft_decoder)
 
@@ -268,9 +266,7 @@ def test_another_model_than_the_one_it_was_trained_on_is_refused(saved: Path, to
         load(str(saved))
 
 
-def test_weights_that_broke_or_a_card_that_says_too_little_are_not_written(
-    tokenizer: Any, tmp_path: Path
-) -> None:
+def test_weights_that_broke_or_a_card_that_says_too_little_are_not_written(tokenizer: Any, tmp_path: Path) -> None:
     decoder = soft(tokenizer, layer=None)
     with pytest.raises(ModelError, match="this decoder: the card lacks layer"):
         save(decoder, tmp_path / "new")
@@ -294,9 +290,7 @@ def test_weights_that_broke_or_a_card_that_says_too_little_are_not_written(
         ),  # a pickle
     ],
 )
-def test_a_broken_file_is_named_before_a_model_is_loaded(
-    file: str, content: bytes, message: str, saved: Path
-) -> None:
+def test_a_broken_file_is_named_before_a_model_is_loaded(file: str, content: bytes, message: str, saved: Path) -> None:
     (saved / file).write_bytes(content)
     with pytest.raises(ModelError, match=message):
         load(str(saved), None, lambda: pytest.fail("the model was loaded"))

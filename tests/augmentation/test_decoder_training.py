@@ -84,9 +84,7 @@ def updates(folder: Path, settings: DecoderConfig) -> np.ndarray:
 
 
 def test_the_rate_rises_and_falls(tmp_path: Path) -> None:
-    settings = DecoderConfig(
-        epochs=20, batch_tokens=30, learning_rate=0.01, weight_decay=0.0, eval_steps=10**6
-    )
+    settings = DecoderConfig(epochs=20, batch_tokens=30, learning_rate=0.01, weight_decay=0.0, eval_steps=10**6)
     made = updates(tmp_path, settings)
     done = (np.arange(len(made)) + 0.5) / len(made)
     falling = 0.5 * (1 + np.cos(np.pi * (done - 0.05) / 0.95))
@@ -215,7 +213,5 @@ def test_nothing_to_learn_or_to_judge_by_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="width 16"):
         train(network, DecoderExamples(states[:, :9], QUESTIONS), examples, **options)
     states[4, 2] = np.inf
-    with pytest.raises(
-        ModelError, match=r"question Which sea is near Bor.: its hidden state holds NaN or infinite"
-    ):
+    with pytest.raises(ModelError, match=r"question Which sea is near Bor.: its hidden state holds NaN or infinite"):
         train(network, examples, DecoderExamples(toy_states(width=WIDTH), QUESTIONS), **options)

@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 from ka2l.augmentation.question_style import QuestionStyle, loops
 from ka2l.errors import DataError
 
-CITIES = [
-    f"In which country is the city of {n}?"
-    for n in ("Lyon", "Delft", "Łódź", "São Vicente", "Mazār-e Sharīf")
-]
+CITIES = [f"In which country is the city of {n}?" for n in ("Lyon", "Delft", "Łódź", "São Vicente", "Mazār-e Sharīf")]
 
 
 CAPITALS = [f"What is the capital of {n}?" for n in ("France", "the Netherlands", "Trinidad and Tobago")]

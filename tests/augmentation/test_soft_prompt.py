@@ -172,9 +172,7 @@ def test_several_threads_get_the_gradients_of_one(
     with ThreadPoolExecutor(len(shards)) as pool:
         parallel = list(pool.map(lambda rows: gradients(rows, True), shards))
     for rows, of_shard in zip(shards, parallel, strict=True):
-        assert all(
-            torch.equal(mine, serial) for mine, serial in zip(of_shard, gradients(rows, False), strict=True)
-        )
+        assert all(torch.equal(mine, serial) for mine, serial in zip(of_shard, gradients(rows, False), strict=True))
     whole = gradients(range(10), False)
     for name, all_rows, *parts in zip(fresh.parameters(), whole, *parallel, strict=True):
         assert_close(sum(parts), all_rows, rtol=1e-3, atol=1e-3, msg=name)
@@ -190,8 +188,7 @@ def test_a_question_depends_on_no_other_row(
         together = network.generate(states[:12], temperature, numbers, LIMIT)
         backwards = network.generate(states[:12].flip(0), temperature, numbers[::-1].copy(), LIMIT)
         alone = [
-            network.generate(states[row : row + 1], temperature, numbers[row : row + 1], LIMIT)[0]
-            for row in range(12)
+            network.generate(states[row : row + 1], temperature, numbers[row : row + 1], LIMIT)[0] for row in range(12)
         ]
         assert together == backwards[::-1] == alone
         assert len({generated.text for generated in together}) > 3
@@ -265,9 +262,7 @@ def test_a_model_in_half_precision_learns_in_whole(tiny_world: TinyWorld, questi
     assert last < first / 2
 
 
-def test_a_state_that_is_no_number_is_named_by_its_row(
-    fresh: SoftPromptNetwork, states: torch.Tensor
-) -> None:
+def test_a_state_that_is_no_number_is_named_by_its_row(fresh: SoftPromptNetwork, states: torch.Tensor) -> None:
     broken = states[:4].clone()
     broken[2, 7] = torch.nan
     with pytest.raises(NotFiniteError) as caught:

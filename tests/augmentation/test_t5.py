@@ -130,8 +130,7 @@ def test_a_question_depends_on_no_other_row(trained: T5Network, fresh: T5Network
         together = network.generate(STATES, temperature, numbers, LIMIT)
         backwards = network.generate(STATES.flip(0), temperature, numbers[::-1].copy(), LIMIT)
         alone = [
-            network.generate(STATES[row : row + 1], temperature, numbers[row : row + 1], LIMIT)[0]
-            for row in range(14)
+            network.generate(STATES[row : row + 1], temperature, numbers[row : row + 1], LIMIT)[0] for row in range(14)
         ]
         assert together == backwards[::-1] == alone
 

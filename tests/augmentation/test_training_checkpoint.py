@@ -1,4 +1,6 @@
-"""A decoder's training that is interrupted: continues from its checkpoint, ends bit for bit the same, uses no other's."""
+"""A decoder's training that is interrupted: continues from its checkpoint, ends bit for bit the same, uses no
+other's.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -43,9 +45,7 @@ def test_after_a_kill_it_ends_the_same(
     assert not list((tmp_path / "training").glob(".*"))
 
 
-def test_a_call_again_trains_no_more(
-    uninterrupted: tuple[dict[str, np.ndarray], Trained], tmp_path: Path
-) -> None:
+def test_a_call_again_trains_no_more(uninterrupted: tuple[dict[str, np.ndarray], Trained], tmp_path: Path) -> None:
     first = learn(ToyNetwork(WIDTH), tmp_path)
     network = ToyNetwork(WIDTH, seed=8)
     again = learn(network, tmp_path, on_step=lambda *_: pytest.fail("a step"))
@@ -92,9 +92,7 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_language_model_learns_and_goes_on_after_a_kill(threads: int, tmp_path: Path) -> None:
     """With one thread to the bit; two workers on some processors round by where a tensor lies in memory."""
-    settings = SETTINGS.model_copy(
-        update={"epochs": 25, "batch_tokens": 1000, "learning_rate": 0.02, "eval_steps": 10}
-    )
+    settings = SETTINGS.model_copy(update={"epochs": 25, "batch_tokens": 1000, "learning_rate": 0.02, "eval_steps": 10})
     tokenizer = toy_tokenizer()
 
     def fresh(seed: int) -> SoftPromptNetwork:

@@ -69,9 +69,7 @@ def test_the_best_check_is_kept_and_patience_ends(
     assert not same(values(network), network.seen[-1])
     told = {name: trained.history[best - 1][name] for name in ("exact", "f1", "bleu", "n")}
     assert trained.quality._asdict() == told
-    assert [entry["held_out_loss"] for entry in trained.history] == pytest.approx(
-        [loss for _, loss in checks]
-    )
+    assert [entry["held_out_loss"] for entry in trained.history] == pytest.approx([loss for _, loss in checks])
 
 
 def test_what_comes_back_word_for_word_decides_then_the_loss_and_never_f1() -> None:

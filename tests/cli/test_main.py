@@ -152,9 +152,7 @@ def test_dry_run_shows_the_prompt_and_writes_nothing(ka2l: Cli, recipe: Path) ->
 
 def test_verbs_one_by_one(ka2l: Cli, recipe: Path) -> None:
     out = recipe.parent / "run"
-    assert ka2l("load", recipe, "--out", out, "finetune.epochs=1", "select.baseline=null").out.strip() == str(
-        out
-    )
+    assert ka2l("load", recipe, "--out", out, "finetune.epochs=1", "select.baseline=null").out.strip() == str(out)
     counts = {}
     for verb in ("sample", "measure", "probe", "map", "select", "annotate", "finetune", "evaluate"):
         result = ka2l(verb, out, "--json", "--quiet")
@@ -184,9 +182,7 @@ def test_verb_without_what_it_reads_names_the_verb_to_run(
     shutil.rmtree(out)
     stale = copy_of(finished, tmp_path)
     before = times(stale.path)
-    assert_refused(
-        ka2l("finetune", stale.path, "select.budget=5"), "`annotate` writes, and that is out of date"
-    )
+    assert_refused(ka2l("finetune", stale.path, "select.budget=5"), "`annotate` writes, and that is out of date")
     assert_refused(
         ka2l("measure", stale.path, "sample.n=5"),
         "`sample` writes, and that is out of date",
@@ -201,9 +197,7 @@ def test_verb_without_what_it_reads_names_the_verb_to_run(
 
 
 def test_check_says_known_or_unknown(ka2l: Cli, finished: RunDirectory, tiny_world: TinyWorld) -> None:
-    words = [
-        ka2l("check", f["question"], "--run", finished.path).out.split()[0] for f in tiny_world.unknown[:5]
-    ]
+    words = [ka2l("check", f["question"], "--run", finished.path).out.split()[0] for f in tiny_world.unknown[:5]]
     assert words.count("unknown") >= 4
     values = strict_json(ka2l("check", tiny_world.known[0]["question"], "--run", finished.path, "--json").out)
     assert values["p_unknown"] < 0.5
@@ -212,17 +206,13 @@ def test_check_says_known_or_unknown(ka2l: Cli, finished: RunDirectory, tiny_wor
 
 
 @pytest.mark.parametrize("verb", ["check", "map"])
-def test_probe_of_another_prompt_is_refused(
-    ka2l: Cli, finished: RunDirectory, tmp_path: Path, verb: str
-) -> None:
+def test_probe_of_another_prompt_is_refused(ka2l: Cli, finished: RunDirectory, tmp_path: Path, verb: str) -> None:
     directory = copy_of(finished, tmp_path)
     config = directory.file("config.yaml")
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace("as briefly as possible", "at length"), encoding="utf-8")
     command = ("check", "Who?", "--run", directory.path) if verb == "check" else ("map", directory.path)
-    assert_refused(
-        ka2l(*command), "probe was trained with another sensing prompt", "Train it again: ka2l run"
-    )
+    assert_refused(ka2l(*command), "probe was trained with another sensing prompt", "Train it again: ka2l run")
 
 
 @pytest.mark.parametrize("verb", ["check", "map"])
@@ -321,9 +311,7 @@ def test_env_tells_versions(ka2l: Cli) -> None:
     assert "torch:" in ka2l("env").out
 
 
-def test_interruption_says_that_the_run_goes_on(
-    ka2l: Cli, recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interruption_says_that_the_run_goes_on(ka2l: Cli, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 

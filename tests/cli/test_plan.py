@@ -11,16 +11,12 @@ from ka2l.studies.forecast.collect import collect, forecast
 
 def test_the_screen_says_what_the_next_labels_buy(ka2l: Cli, tmp_path: Path) -> None:
     drawing = tmp_path / "curve.svg"
-    result = ka2l(
-        "plan", points(tmp_path, RISING), "--next", 50, "--target", 0.55, "--price", 2, "--plot", drawing
-    )
+    result = ka2l("plan", points(tmp_path, RISING), "--next", 50, "--target", 0.55, "--price", 2, "--plot", drawing)
     assert (result.code, result.err) == (0, "")
     said = " ".join(result.out.split())
     assert "labels trainings measured ± curve 95 % band 0 base 0.120" in said
     assert "A(B) = " in said
-    assert (
-        "The next 50 labels should lift the score from 0.5" in said or "The points say only roughly" in said
-    )
+    assert "The next 50 labels should lift the score from 0.5" in said or "The points say only roughly" in said
     assert "The next 50 labels cost 100.00." in said
     assert "A score of 0.55 takes about" in said
     assert "Go on. Even the lower end of the band" in said or "Unclear. The band holds" in said
@@ -54,9 +50,7 @@ def test_json_has_everything_and_agrees_with_the_fit(ka2l: Cli, tmp_path: Path) 
         ("0,0.2\n100,0.3\n", ["The points say only roughly", "These 2 points do not determine"]),
     ],
 )  # fmt: skip
-def test_points_that_carry_no_forecast_get_none(
-    ka2l: Cli, tmp_path: Path, rows: str, parts: list[str]
-) -> None:
+def test_points_that_carry_no_forecast_get_none(ka2l: Cli, tmp_path: Path, rows: str, parts: list[str]) -> None:
     result = ka2l("plan", points(tmp_path, "labels,score\n" + rows), "--target", 0.9)
     assert result.code == 0
     said = " ".join(result.out.split())

@@ -28,9 +28,7 @@ def directory(
 ) -> RunDirectory:
     """A run whose stages have these counts, and whose evaluation says this."""
     config = load_config(None, ["questions.source=geonames", f"augment.per_question={per_question}"])
-    stages = {
-        name: StageRecord("done", "key", counts=numbers, seconds=1.0) for name, numbers in counts.items()
-    }
+    stages = {name: StageRecord("done", "key", counts=numbers, seconds=1.0) for name, numbers in counts.items()}
     if evaluated is not None:
         stages["evaluate"] = StageRecord("done", "key")
         atomic_files.write_json(path / "evaluation.json", evaluated)
@@ -70,9 +68,7 @@ def test_a_stage_that_is_not_done_says_nothing(tmp_path: Path) -> None:
     assert "augment" not in summary(run).values()
 
 
-def test_the_closing_screen_says_what_was_decoded_and_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_closing_screen_says_what_was_decoded_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(whole(tmp_path), capsys)
     assert (
         "From the states of the 100 bought questions the decoder made 800 new ones: 93 are kept "

@@ -68,18 +68,14 @@ def test_nothing_is_left_and_nothing_pushed_if_writing_fails(hub: HubServer) -> 
 
 
 def test_a_refused_push_names_the_files_and_not_the_token(hub: HubServer) -> None:
-    with pytest.raises(
-        ModelError, match=r"me/one: cannot push config.json, card.json: .*hf auth login"
-    ) as error:
+    with pytest.raises(ModelError, match=r"me/one: cannot push config.json, card.json: .*hf auth login") as error:
         push_folder(written, "me/one", message="m", token="hf_wrong", endpoint=hub.url)
     assert "hf_wrong" not in str(error.value)
 
 
 def test_missing_files_are_named_with_a_hint_at_the_right_folder(tmp_path: Path) -> None:
     names = ["probe.json", "probe.safetensors"]
-    with pytest.raises(
-        ModelError, match=r"no probe \(probe.json and probe.safetensors missing\). Make one\."
-    ):
+    with pytest.raises(ModelError, match=r"no probe \(probe.json and probe.safetensors missing\). Make one\."):
         check_files(tmp_path, names, "probe", HOW)
     (tmp_path / "probe").mkdir()
     for name in names:

@@ -115,9 +115,7 @@ ROLES = "questions.roles={probe: 0.3, pool: 0.4, eval: 0.2, decoder: 0.1}"
         ("deepseek-r1-distill-qwen-7b--medmcqa", "medmcqa.jsonl", 4_183),
     ],
 )
-def test_a_dry_run_on_real_questions(
-    ka2l: Cli, tiny_world: TinyWorld, name: str, file: str, asks: int
-) -> None:
+def test_a_dry_run_on_real_questions(ka2l: Cli, tiny_world: TinyWorld, name: str, file: str, asks: int) -> None:
     if not (REAL / file).exists():
         pytest.skip(f"{REAL / file} is not there")
     here = [
@@ -135,9 +133,7 @@ def test_a_dry_run_on_real_questions(
     assert {"finetune", "finetune@combine", "evaluate"} <= set(stages)
     chat = "<|user|>" in plan["first_prompt"]
     assert chat == ("deepseek" not in name)
-    assert plan["first_prompt"].count("Answer the following question as briefly as possible.") == (
-        6 if chat else 1
-    )
+    assert plan["first_prompt"].count("Answer the following question as briefly as possible.") == (6 if chat else 1)
 
 
 ROWS: dict[str, list[dict[str, Any]]] = {

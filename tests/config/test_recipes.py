@@ -84,9 +84,7 @@ def test_unknown_keys_are_named_with_those_that_exist() -> None:
     assert "2 wrong value(s)" in text
     assert "sample.temprature: no such key. Allowed here: engine, states, n, temperature" in text
     assert "smaple: no such key. Allowed here: preset, seed, model" in text
-    assert "questions.roles.pol: no such key. Allowed here: probe, pool, eval" in message_of(
-        "questions.roles.pol=1"
-    )
+    assert "questions.roles.pol: no such key. Allowed here: probe, pool, eval" in message_of("questions.roles.pol=1")
 
 
 @pytest.mark.parametrize(

@@ -107,11 +107,11 @@ def test_bleu_refuses_what_does_not_fit() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, ka2l.evaluation.answer_metrics; print([m for m in ('sacrebleu', 'rouge_score', 'nltk', 'torch') if m in sys.modules])"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        == "[]\n"
+    code = (
+        "import sys, ka2l.evaluation.answer_metrics; "
+        "print([m for m in ('sacrebleu', 'rouge_score', 'nltk', 'torch') if m in sys.modules])"
     )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_meteor_by_hand() -> None:
@@ -132,6 +132,4 @@ def test_meteor_matches_stems_but_no_synonyms() -> None:
 @pytest.mark.parametrize("text", SCRIPTS)
 def test_meteor_knows_every_script_and_nothing(text: str) -> None:
     assert meteor_exact_stem(text, ["wrong", text]) >= 0.5
-    assert (
-        meteor_exact_stem("", [text]) == meteor_exact_stem(text, [""]) == meteor_exact_stem(text, []) == 0.0
-    )
+    assert meteor_exact_stem("", [text]) == meteor_exact_stem(text, [""]) == meteor_exact_stem(text, []) == 0.0

@@ -149,9 +149,7 @@ def test_without_held_out_questions_the_rest_is_evaluated() -> None:
     asked = [p for p in PREDICTIONS if p.model == "base:teaching"]
     predictions = [Prediction("base:sensing", p.question_id, p.wording, "", p.text) for p in asked]
     tuned = [p for p in PREDICTIONS if p.model == "unknown"]
-    evaluation = evaluate(
-        [*predictions, *tuned], {"unknown": ARM}, questions, ANSWERS, CONFIG, "exact_match", 0
-    )
+    evaluation = evaluate([*predictions, *tuned], {"unknown": ARM}, questions, ANSWERS, CONFIG, "exact_match", 0)
     assert (evaluation.base_prompt, evaluation.base) == ("sensing", {})
     assert set(evaluation.arms["unknown"].sets) == {"bought", "bought_reworded", "unbought"}
 

@@ -31,17 +31,13 @@ def test_without_annotations_the_gold_answers_decide() -> None:
 
 
 def test_a_fact_that_was_taught_is_not_unbought() -> None:
-    questions = by_id(
-        ask("a", "pool", "x", group="g"), ask("b", "pool", "x", group="g"), ask("c", "pool", "x")
-    )
+    questions = by_id(ask("a", "pool", "x", group="g"), ask("b", "pool", "x", group="g"), ask("c", "pool", "x"))
     assert [id_ for id_, _, _ in evaluation_sets(questions, ["a"], asking(10), 0)["unbought"]] == ["c"]
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 40), st.integers(0, 5), st.randoms(use_true_random=False))
-def test_unbought_is_nested_and_blind_to_the_order_of_rows(
-    size: int, seed: int, shuffler: random.Random
-) -> None:
+def test_unbought_is_nested_and_blind_to_the_order_of_rows(size: int, seed: int, shuffler: random.Random) -> None:
     pool = [ask(f"q{i}", "pool", "x") for i in range(40)]
     bought = ["q3", "q30"]
     everything = evaluation_sets(by_id(*pool), bought, asking(40), seed)["unbought"]
@@ -52,9 +48,7 @@ def test_unbought_is_nested_and_blind_to_the_order_of_rows(
 
 def test_unbought_follows_the_seed_and_hardly_the_purchase() -> None:
     pool = by_id(*(ask(f"q{i}", "pool", "x") for i in range(200)))
-    draws = [
-        {id_ for id_, _, _ in evaluation_sets(pool, [], asking(50), seed)["unbought"]} for seed in range(4)
-    ]
+    draws = [{id_ for id_, _, _ in evaluation_sets(pool, [], asking(50), seed)["unbought"]} for seed in range(4)]
     assert all(left != right for left, right in pairwise(draws))
     after = {id_ for id_, _, _ in evaluation_sets(pool, sorted(draws[0])[:5], asking(50), 0)["unbought"]}
     assert len(after & draws[0]) == 45
@@ -81,9 +75,7 @@ def test_decoded_questions_are_a_set_of_their_own() -> None:
 
 
 def test_another_arm_is_not_asked_what_was_taught_through_a_decoded_question() -> None:
-    sets = evaluation_sets(
-        DECODED, ["p2"], asking(10), 0, DECODED_ANSWERS, bought_elsewhere=DECODED_ARM.bought
-    )
+    sets = evaluation_sets(DECODED, ["p2"], asking(10), 0, DECODED_ANSWERS, bought_elsewhere=DECODED_ARM.bought)
     assert [name for name, items in sets.items() if items] == ["held_out", "bought"]
 
 

@@ -180,26 +180,20 @@ class Handler(BaseHTTPRequestHandler):
                 owner.at_once -= 1
 
     def _answer(self, body: dict[str, Any], fault: Fault | None) -> None:
-        refused = sorted(
-            name for name in self.owner.refuses if name in body and (name != "n" or body[name] > 1)
-        )
+        refused = sorted(name for name in self.owner.refuses if name in body and (name != "n" or body[name] > 1))
         if fault is not None:
             fault(self, body)
         elif self.path not in ("/v1/completions", "/v1/chat/completions"):
             self.send(404, {"error": {"message": f"no such route: {self.path}"}})
         elif refused:
-            self.send(
-                400, {"error": {"message": f"Unsupported parameter: '{refused[0]}'.", "param": refused[0]}}
-            )
+            self.send(400, {"error": {"message": f"Unsupported parameter: '{refused[0]}'.", "param": refused[0]}})
         else:
             self.send(200, self.whole(body))
 
     def whole(self, body: dict[str, Any]) -> dict[str, Any]:
         return self.owner.reply(body, self.path.endswith("/chat/completions"))
 
-    def send(
-        self, code: int, content: Any, headers: dict[str, str] | None = None, cut: int | None = None
-    ) -> None:
+    def send(self, code: int, content: Any, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
         """Send JSON (or bytes); with `cut` only so many bytes of it, then hang up."""
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(code)
@@ -214,9 +208,7 @@ class Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-def status(
-    code: int, headers: dict[str, str] | None = None, /, message: str = "no", **error: str | None
-) -> Fault:
+def status(code: int, headers: dict[str, str] | None = None, /, message: str = "no", **error: str | None) -> Fault:
     """An error in OpenAI's shape."""
     return lambda handler, _body: handler.send(code, {"error": {"message": message, **error}}, headers)
 

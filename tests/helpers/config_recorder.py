@@ -142,9 +142,7 @@ class ConfigRecorder:
                 mine |= fields_of[identity]
             for needed in plan.inputs[stage]:
                 mine |= covered[split_stage(needed)[0]]
-        found = {
-            name: fields - covered[name] - only_speed for name, fields in self.work.items() if name in covered
-        }
+        found = {name: fields - covered[name] - only_speed for name, fields in self.work.items() if name in covered}
         return {name: fields for name, fields in found.items() if fields}
 
 

@@ -109,9 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{wanted['organization'] or 'me'}/{wanted['name']}"
         address = {"url": f"{self.hub.url}/{name}"}
         if name in self.hub.repositories:
-            self._answer(
-                409, json.dumps({"error": "You already created this model repo", **address}).encode()
-            )
+            self._answer(409, json.dumps({"error": "You already created this model repo", **address}).encode())
             return
         self.hub.repositories[name] = Repository(wanted.get("visibility") == "private")
         self._json(address)
@@ -133,9 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({})
         elif verb == "preupload":
             paths = [file["path"] for file in json.loads(body)["files"]]
-            self._json(
-                {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]}
-            )
+            self._json({"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]})
         elif verb == "commit":
             lines = [json.loads(line) for line in body.splitlines()]
             last = repository.branches[branch][-1]
@@ -146,9 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             }
             commit = _commit(lines[0]["value"]["summary"], {**last.files, **new}, last.sha)
             repository.branches[branch].append(commit)
-            self._json(
-                {"commitOid": commit.sha, "commitUrl": f"{self.hub.url}/{owner}/{name}/commit/{commit.sha}"}
-            )
+            self._json({"commitOid": commit.sha, "commitUrl": f"{self.hub.url}/{owner}/{name}/commit/{commit.sha}"})
 
     def _resolve(self, with_body: bool) -> None:
         path = self._path()
@@ -180,14 +174,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, content, headers, with_body)
 
     def _list(self, path: str, names: list[str] | None) -> None:
-        """Files under a folder (/tree/revision/folder), or those of the given names that exist (/paths-info/revision)."""
+        """Files under a folder (/tree/revision/folder), or those of the given names that exist
+        (/paths-info/revision).
+        """
         owner, name, _, revision, *folder = _KIND.sub("", path)[1:].split("/", 4)
         repository = self.hub.repositories[f"{owner}/{name}"]
         files = (repository.find(unquote(revision)) or repository.branches["main"][-1]).files
         under = f"{unquote(folder[0])}/" if folder else ""
-        kept = (
-            [f for f in files if f.startswith(under)] if names is None else [f for f in names if f in files]
-        )
+        kept = [f for f in files if f.startswith(under)] if names is None else [f for f in names if f in files]
         rows = [{"type": "file", "path": f, "size": len(files[f]), "oid": _sha(files[f])} for f in kept]
         inner = [f for f in files if f.startswith(under) and "/" in f[len(under) :]]
         folders = {f[: f.index("/", len(under))] for f in inner}
@@ -210,9 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, content: Any) -> None:
         self._answer(200, json.dumps(content).encode())
 
-    def _refuse(
-        self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None
-    ) -> None:
+    def _refuse(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
         extra = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
         self._answer(
             status,

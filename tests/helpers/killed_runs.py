@@ -1,9 +1,11 @@
 """Runs the pipeline in child processes that are killed at given places, one after the other, on some run directories.
 
-    python tests/helpers/killed_runs.py RECIPE.yaml '{"OUT": ["after:states/part-00000.safetensors", "step:sample:5", "time:0.5", ""]}'
+    python tests/helpers/killed_runs.py RECIPE.yaml \
+        '{"OUT": ["after:states/part-00000.safetensors", "step:sample:5", "time:0.5", ""]}'
 
 A place is `before:FILE` (written but not yet renamed), `after:FILE`, `step:STAGE:N` (the Nth time the stage's progress
-advances in that child), `time:SECONDS`, or empty: the child is not killed. Prints one exit status per child, by directory.
+advances in that child), `time:SECONDS`, or empty: the child is not killed. Prints one exit status per child, by
+directory.
 """
 
 import json

@@ -100,7 +100,5 @@ def sample(
         position=position,
     )
     results = list(made)
-    assert sorted(result.question_id for result in results) == sorted(
-        prompt.question_id for prompt in prompts
-    )
+    assert sorted(result.question_id for result in results) == sorted(prompt.question_id for prompt in prompts)
     return {result.question_id: result for result in results}

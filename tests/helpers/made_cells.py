@@ -5,9 +5,7 @@ import numpy as np
 from ka2l.studies.comparison.cell_results import CellResult, Outcomes
 
 
-def outcomes(
-    before: list[int], after: list[int], prefix: str = "q", groups: list[str] | None = None
-) -> Outcomes:
+def outcomes(before: list[int], after: list[int], prefix: str = "q", groups: list[str] | None = None) -> Outcomes:
     """Rows with these rights and wrongs; every F1 and ROUGE-L is the row's number / 10."""
     n = len(before)
     scores = np.arange(n) / 10

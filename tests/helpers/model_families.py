@@ -75,9 +75,7 @@ def make(family: str, tokenizer: Any) -> Any:
     ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": 2}
     config_class = getattr(hf, f"{name}Config")
     size = {} if name in ("GPT2", "GPTJ") else SIZE
-    model_class = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}.get(
-        name, f"{name}ForCausalLM"
-    )
+    model_class = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}.get(name, f"{name}ForCausalLM")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         config = config_class(vocab_size=len(tokenizer), **(size | ids | settings))

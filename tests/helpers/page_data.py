@@ -39,13 +39,9 @@ def _scores(em: float, n: int) -> Scores:
     return Scores(_around(em, half, n), _around(em + 0.04, half, n), _around(em + 0.05, half, n), em * 0.7)
 
 
-def _arm(
-    strategy: str, learned: int, bought: tuple[float, float], held_out: float, forgotten: int
-) -> ArmEvaluation:
+def _arm(strategy: str, learned: int, bought: tuple[float, float], held_out: float, forgotten: int) -> ArmEvaluation:
     sets = {
-        "held_out": SetComparison(
-            240, _scores(0.45, 240), _scores(0.45 + held_out, 240), _around(held_out, 0.05, 240)
-        ),
+        "held_out": SetComparison(240, _scores(0.45, 240), _scores(0.45 + held_out, 240), _around(held_out, 0.05, 240)),
         "bought": SetComparison(
             100, _scores(bought[0], 100), _scores(bought[1], 100), _around(bought[1] - bought[0], 0.08, 100)
         ),
@@ -96,9 +92,7 @@ def loaded() -> ReportData:
 def measured() -> ReportData:
     """A run that has finished `measure`."""
     rng = random.Random(0)
-    entropies = [
-        min(max(rng.gauss(0.5 if rng.random() < 0.4 else 1.9, 0.35), 0.0), math.log(10)) for _ in range(360)
-    ]
+    entropies = [min(max(rng.gauss(0.5 if rng.random() < 0.4 else 1.9, 0.35), 0.0), math.log(10)) for _ in range(360)]
     cases = (
         Case("low", "What is the capital of Norway?", ["Oslo"], 0.0, "Oslo", True, ["Oslo"] * 10, [0] * 10),
         Case(
@@ -153,17 +147,13 @@ def measured() -> ReportData:
         cases=cases,
         stages=(
             StageCost("load", 0.42, {"questions": 1208}, {}),
-            StageCost(
-                "sample", 133.4, {"questions": 360, "answers": 3960}, {"prompt": 41_220, "generated": 18_044}
-            ),
+            StageCost("sample", 133.4, {"questions": 360, "answers": 3960}, {"prompt": 41_220, "generated": 18_044}),
             StageCost("measure", 2.7, {"questions": 360}, {}),
         ),
     )
 
 
-def _score_row(
-    name: str, unknown: float | None, wrong: float, p_values: dict[str, float] | None = None
-) -> ScoreRow:
+def _score_row(name: str, unknown: float | None, wrong: float, p_values: dict[str, float] | None = None) -> ScoreRow:
     """A method with a few metrics; no unknown: it defines that target."""
     metrics = {
         target: {
@@ -187,9 +177,7 @@ def full() -> ReportData:
         for height in [0.5 + rise * (1 - math.exp(-layer / 8))]
     ]
     layers[9] = dataclasses.replace(layers[9], chosen=True)
-    bought = [
-        (f"In which country is the city of Example {i}?", 0.99 - i / 400, "Mozambique") for i in range(40)
-    ]
+    bought = [(f"In which country is the city of Example {i}?", 0.99 - i / 400, "Mozambique") for i in range(40)]
     return dataclasses.replace(
         measured(),
         layers=layers,
@@ -217,9 +205,7 @@ def full() -> ReportData:
             )
             for delta in (-0.2, -0.05, 0.0, 0.05, 0.2)
         ],
-        pca=[
-            (rng.gauss(1.4 * flag, 1), rng.gauss(-0.8 * flag, 1), flag) for flag in [True, False, True] * 120
-        ],
+        pca=[(rng.gauss(1.4 * flag, 1), rng.gauss(-0.8 * flag, 1), flag) for flag in [True, False, True] * 120],
         pca_variance=(0.231, 0.112),
         p_unknown=[rng.betavariate(0.7, 0.45) for _ in range(600)],
         n_pool=600,
@@ -266,6 +252,4 @@ def with_decoded(learned: int = 51, random_labels: int = 100) -> Evaluation:
         learned=Learned(171, 69 + learned, 193, per_label, of_them),
         sets={**arm.sets, "decoded": dataclasses.replace(arm.sets["bought"], n=93)},
     )
-    return dataclasses.replace(
-        found, arms={"unknown": arm, "random": dataclasses.replace(other, labels=random_labels)}
-    )
+    return dataclasses.replace(found, arms={"unknown": arm, "random": dataclasses.replace(other, labels=random_labels)})

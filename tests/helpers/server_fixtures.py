@@ -1,4 +1,6 @@
-"""Fixtures for the tests of answers from a server: a running server, a model that uses it with a fake clock, prompts."""
+"""Fixtures for the tests of answers from a server: a running server, a model that uses it with a fake clock,
+prompts.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,9 +28,7 @@ def server() -> Iterator[AnswerServer]:
 
 @pytest.fixture
 def prompts() -> list[Prompt]:
-    asked = [
-        (f"q{index}", plain_prompt(f"What is the capital of {'AbCdEf'[index] * 4}?")) for index in range(6)
-    ]
+    asked = [(f"q{index}", plain_prompt(f"What is the capital of {'AbCdEf'[index] * 4}?")) for index in range(6)]
     return [Prompt(name, text, ({"role": "user", "content": text},)) for name, text in asked]
 
 
@@ -67,9 +67,7 @@ def make(tmp_path: Path, fake_clock: FakeClock) -> Make:
             "api_key_env": VARIABLE,
         } | values
         config = ServerConfig(url=server.url, model="tiny", **settings)
-        return ServerModel(
-            config, tmp_path / "paid.sqlite", clock=fake_clock.monotonic, sleep=fake_clock.sleep
-        )
+        return ServerModel(config, tmp_path / "paid.sqlite", clock=fake_clock.monotonic, sleep=fake_clock.sleep)
 
     return build
 

@@ -65,9 +65,7 @@ def _right_before(prefix: str, rows: np.ndarray) -> np.ndarray:
     return everything[rows]
 
 
-def _asked(
-    prefix: str, rows: np.ndarray, rng: np.random.Generator, gain: float, forgotten: float
-) -> Outcomes:
+def _asked(prefix: str, rows: np.ndarray, rng: np.random.Generator, gain: float, forgotten: float) -> Outcomes:
     before = _right_before(prefix, rows)
     share = before.mean()
     learns = (gain + forgotten * share) / (1 - share)

@@ -65,9 +65,7 @@ class TestEveryStrategy:
 
     @every_strategy
     @every_option
-    def test_an_empty_labelled_set_and_one_from_elsewhere_change_nothing(
-        self, strategy: str, options: Options
-    ) -> None:
+    def test_an_empty_labelled_set_and_one_from_elsewhere_change_nothing(self, strategy: str, options: Options) -> None:
         """SPEC item 12: a crash on an empty labelled set."""
         signals = make_signals()
         expected = select(strategy, signals, 20, 0, options)
@@ -96,10 +94,7 @@ class TestEveryStrategy:
                 expected = select(strategy, arranged, 20, 1, options, labelled)
                 for seed in range(2):
                     order = np.random.default_rng(seed).permutation(POOL)
-                    assert (
-                        select(strategy, rearranged(arranged, order), 20, 1, options, labelled[::-1])
-                        == expected
-                    )
+                    assert select(strategy, rearranged(arranged, order), 20, 1, options, labelled[::-1]) == expected
 
     @every_strategy
     @every_option
@@ -118,9 +113,7 @@ class TestEveryStrategy:
 
     @every_strategy
     @every_option
-    def test_questions_with_equal_signals_are_different_questions(
-        self, strategy: str, options: Options
-    ) -> None:
+    def test_questions_with_equal_signals_are_different_questions(self, strategy: str, options: Options) -> None:
         fourfold = rearranged(make_signals(POOL // 4), np.repeat(np.arange(POOL // 4), 4))
         ids = np.array([f"q{i:03d}" for i in range(len(fourfold.ids))])
         for budget in (20, 40, POOL):
@@ -152,17 +145,13 @@ class TestEveryStrategy:
 
     @every_strategy
     @every_option
-    def test_signals_that_are_not_numbers_are_reported_with_their_ids(
-        self, strategy: str, options: Options
-    ) -> None:
+    def test_signals_that_are_not_numbers_are_reported_with_their_ids(self, strategy: str, options: Options) -> None:
         signals = make_signals()
         for name in needed_by(strategy, options):
             for bad in (np.nan, np.inf, -np.inf):
                 values = np.array(getattr(signals, name))
                 values[[4, 9]] = bad
-                with pytest.raises(
-                    DataError, match=rf"{name} holds NaN or infinite .* 2 questions"
-                ) as caught:
+                with pytest.raises(DataError, match=rf"{name} holds NaN or infinite .* 2 questions") as caught:
                     select(strategy, with_signal(signals, name, values), 5, 0, options)
                 assert all(question_id in str(caught.value) for question_id in signals.ids[[4, 9]])
 

@@ -171,9 +171,7 @@ def _train_model(facts: Sequence[dict[str, Any]], tokenizer: Any, rng: random.Ra
     return model.eval()
 
 
-def _training_row(
-    facts: Sequence[dict[str, Any]], encode: Encode, rng: random.Random
-) -> tuple[list[int], list[int]]:
+def _training_row(facts: Sequence[dict[str, Any]], encode: Encode, rng: random.Random) -> tuple[list[int], list[int]]:
     """Token ids and labels of one prompt with 5 shots: every answer in it is learned, so 0 to 5 shots are.
 
     After an answer the label is a line break or EOS at random; the input always has the line break.
@@ -207,12 +205,8 @@ def entropies(world: TinyWorld, shots: int, samples: int = 10) -> list[tuple[boo
         inputs = tokenizer(plain_prompt(fact["question"], examples), return_tensors="pt")
         start = inputs["input_ids"].shape[1]
         options = {"do_sample": True, "top_k": 0, "num_return_sequences": samples, "max_new_tokens": 10}
-        made = model.generate(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **options
-        )
-        texts = [
-            tokenizer.decode(ids[start:], skip_special_tokens=True).split("\n")[0].strip() for ids in made
-        ]
+        made = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **options)
+        texts = [tokenizer.decode(ids[start:], skip_special_tokens=True).split("\n")[0].strip() for ids in made]
         entropy = sum(-c / samples * math.log(c / samples) for c in Counter(texts).values())
         rows.append((fact["known"], entropy, sum(t in fact["answers"] for t in texts) / samples))
     return rows
@@ -229,6 +223,4 @@ if __name__ == "__main__":
         for kind in (True, False):
             picked = [row for row in entropies(built, number) if row[0] is kind]
             means = [sum(column) / len(picked) for column in zip(*picked, strict=True)]
-            print(
-                f"{number} shots, known={kind}: entropy {means[1]:.2f}, right {means[2]:.2f}, n={len(picked)}"
-            )
+            print(f"{number} shots, known={kind}: entropy {means[1]:.2f}, right {means[2]:.2f}, n={len(picked)}")

@@ -62,9 +62,7 @@ class ToyNetwork:
         )
 
     @torch.no_grad()
-    def generate(
-        self, states: torch.Tensor, temperature: float, uniforms: Any, max_new_tokens: int
-    ) -> list[Generated]:
+    def generate(self, states: torch.Tensor, temperature: float, uniforms: Any, max_new_tokens: int) -> list[Generated]:
         assert temperature == 0
         assert uniforms is None
         made = []

@@ -14,9 +14,7 @@ WIDTH = 16
 
 
 # 12 questions, 79 tokens: 3 or 4 batches an epoch.
-SETTINGS = DecoderConfig(
-    epochs=10, batch_tokens=30, learning_rate=0.05, eval_steps=5, patience=100, minutes=0.0
-)
+SETTINGS = DecoderConfig(epochs=10, batch_tokens=30, learning_rate=0.05, eval_steps=5, patience=100, minutes=0.0)
 
 
 def learn(network: Any, folder: Path, settings: DecoderConfig = SETTINGS, **options: Any) -> Trained:

@@ -171,9 +171,7 @@ def test_intervals_of_perfect_probabilities_hold_zero() -> None:
     for _ in range(60):
         p = rng.random(200)
         groups = [str(i) for i in range(200)]
-        row = evaluate_scores(
-            {"p": p}, rng.random(200) < p, groups, probabilities={"p": p}, resamples=200
-        ).rows[0]
+        row = evaluate_scores({"p": p}, rng.random(200) < p, groups, probabilities={"p": p}, resamples=200).rows[0]
         held += row.metrics["calibration_error"].low == 0.0
     assert held >= 57
 
@@ -246,9 +244,7 @@ def test_more_knowledge_shows_in_every_metric_and_the_difference() -> None:
 def test_equal_scores_do_not_differ() -> None:
     world = World()
     scores = {"good": world.good, "stretched": np.exp(world.good)}
-    same = (
-        evaluate_scores(scores, world.event, world.groups, resamples=200, reference="good").rows[1].difference
-    )
+    same = evaluate_scores(scores, world.event, world.groups, resamples=200, reference="good").rows[1].difference
     assert same is not None
     assert (same.value, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
 

@@ -1,4 +1,6 @@
-"""How likely a model begins its answer with each of a few given ones: exact numbers, and refusals where there are none."""
+"""How likely a model begins its answer with each of a few given ones: exact numbers, and refusals where there are
+none.
+"""
 
 from typing import Any
 
@@ -48,9 +50,7 @@ def wrap(model: Any, tokenizer: Any) -> LocalModel:
 
 def words(world: TinyWorld, tokenizer: Any) -> list[str]:
     """Three answers that begin with different tokens."""
-    answers = {
-        tokenizer(f" {fact['answers'][0]}")["input_ids"][0]: fact["answers"][0] for fact in world.facts
-    }
+    answers = {tokenizer(f" {fact['answers'][0]}")["input_ids"][0]: fact["answers"][0] for fact in world.facts}
     return [f" {answer}" for answer in list(answers.values())[:3]]
 
 

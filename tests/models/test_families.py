@@ -32,9 +32,7 @@ def prompts(tiny_world: TinyWorld, builder: PromptBuilder) -> list[Prompt]:
     return [*made, Prompt("odd", "Something else entirely: " + asked[0][1] * 2)]
 
 
-def sample(
-    model: LocalModel, prompts: Sequence[Prompt], temperatures: dict[int, float]
-) -> dict[str, SampledQuestion]:
+def sample(model: LocalModel, prompts: Sequence[Prompt], temperatures: dict[int, float]) -> dict[str, SampledQuestion]:
     made = model.sample(prompts, temperatures, seed=0, max_new_tokens=8, position="tbg")
     return {result.question_id: result for result in made}
 

@@ -64,8 +64,7 @@ def test_all_sensing_prompts_share_what_comes_before_the_question() -> None:
 def test_the_chat_prompts() -> None:
     prompts = builder(shots=1, template="chat", instruction="Be brief.", render_chat=fake_chat)
     assert prompts.sensing("Who?") == (
-        "<user>Be brief.\nWhat is the capital of France?</><assistant>Paris</>"
-        "<user>Be brief.\nWho?</><assistant>"
+        "<user>Be brief.\nWhat is the capital of France?</><assistant>Paris</><user>Be brief.\nWho?</><assistant>"
     )
     assert prompts.teaching("Who?") == "<user>Be brief.\nWho?</><assistant>"
 

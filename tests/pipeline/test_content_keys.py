@@ -195,9 +195,7 @@ def test_a_setting_counts_where_it_is_read(base: list[str], change: str, redone:
         (["annotate.cost_per_label=2"], ["annotate", "annotate@random", "finetune", "finetune@random", *END]),
     ],
 )
-def test_of_new_questions_only_what_a_setting_changes_is_redone(
-    changes: list[str], redone: list[str]
-) -> None:
+def test_of_new_questions_only_what_a_setting_changes_is_redone(changes: list[str], redone: list[str]) -> None:
     before, after = (keys(load_config(None, [*AUGMENT, *more]), OUTSIDE) for more in ([], changes))
     assert sorted(s for s in after if after[s] != before[s]) == sorted(redone)
 
@@ -260,17 +258,13 @@ def test_every_setting_is_in_the_table_or_changes_nothing_by_name() -> None:
     outside |= {"map.probe", "map.probe_revision", "augment.embedding_model"}
     outside |= {f"decoder.{name}" for name in ("pretrained", "pretrained_revision", "t5", "t5_revision")}
     apart = {name for name in unlisted if name.startswith(("decoder.", "augment."))}  # see AUGMENT
-    outside |= {
-        name for name in unlisted if name.startswith(("judge_server.", "export."))
-    }  # no stage exports
+    outside |= {name for name in unlisted if name.startswith(("judge_server.", "export."))}  # no stage exports
     for name in unlisted:
         if name in outside or name in apart:
             continue
         value = examples.get(name, "177")
         changed = keys(load_config(None, [f"{name}={value}"]), OUTSIDE)
-        assert changed["report"] != ours["report"], (
-            f"{name} changes no stage: add it to the keys, or to TABLE"
-        )
+        assert changed["report"] != ours["report"], f"{name} changes no stage: add it to the keys, or to TABLE"
     augmenting = keys(load_config(None, AUGMENT), OUTSIDE)
     for name in sorted(apart - outside):
         told = ["decoder.t5=some/t5"] if name == "decoder.pseudo_tokens" else []

@@ -15,9 +15,7 @@ from plans import Known, keys
 FROZEN = ROOT / "tests" / "pipeline" / "frozen_keys.json"
 WORLDS = (
     Known(),
-    Known(
-        labels="l", imported="i", judge="j", probe="p", state="2:tbg", decoder="d", encoder="e", sentences="s"
-    ),
+    Known(labels="l", imported="i", judge="j", probe="p", state="2:tbg", decoder="d", encoder="e", sentences="s"),
 )
 
 

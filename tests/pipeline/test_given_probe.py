@@ -1,4 +1,6 @@
-"""A probe trained before maps a new pool: no question is asked N times, and what was trained for another model is refused."""
+"""A probe trained before maps a new pool: no question is asked N times, and what was trained for another model is
+refused.
+"""
 
 import json
 import shutil
@@ -69,15 +71,11 @@ def test_the_report_and_the_rest_of_the_run_do_without_stage_1(
     assert "How well can it be seen" not in page
 
 
-def test_in_a_run_with_a_probe_of_its_own_only_the_map_is_made_anew(
-    finished: RunDirectory, tmp_path: Path
-) -> None:
+def test_in_a_run_with_a_probe_of_its_own_only_the_map_is_made_anew(finished: RunDirectory, tmp_path: Path) -> None:
     other = tmp_path / "other"
     probe = package.Probe.from_pretrained(str(finished.file("probe")))
     weights = {**probe.weights, "bias": probe.weights["bias"] + np.float32(1)}
-    changed: Any = package.Probe(
-        probe.kind, probe.layer, weights, probe.target, probe.calibration, probe.card
-    )
+    changed: Any = package.Probe(probe.kind, probe.layer, weights, probe.target, probe.calibration, probe.card)
     changed.save_pretrained(other)
     directory = RunDirectory.open(copy_of(finished, tmp_path).path, [f"map.probe={other}"])
     before, old = times(directory.path), mapped(directory.path)

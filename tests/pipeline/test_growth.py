@@ -135,9 +135,7 @@ def test_an_interrupted_growth_goes_on(begun: Callable[..., RunDirectory], at: i
     assert_same(content(broken.path), content(whole.path))
 
 
-def test_more_samples_before_the_first_are_all_there(
-    begun: Callable[..., RunDirectory], tmp_path: Path
-) -> None:
+def test_more_samples_before_the_first_are_all_there(begun: Callable[..., RunDirectory], tmp_path: Path) -> None:
     once = begun("once", 6)
     broken = RunDirectory.create(tmp_path / "broken", RunDirectory.open(once.path, ["sample.n=4"]).config)
     run_verb("load", broken, RecordingReporter())

@@ -153,8 +153,7 @@ def test_second_run_does_nothing_and_says_so(finished: RunDirectory, tmp_path: P
     assert times(directory.path) == before
     assert all(line.endswith("(done before)") for line in reporter.messages[:-1])
     assert (
-        reporter.messages[-1]
-        == f"Nothing to do: {directory.path} is finished, and nothing it depends on has changed."
+        reporter.messages[-1] == f"Nothing to do: {directory.path} is finished, and nothing it depends on has changed."
     )
 
 
@@ -168,9 +167,7 @@ def test_check_tells_known_from_unknown(finished: RunDirectory, tiny_world: Tiny
 
 def test_check_and_map_agree(finished: RunDirectory) -> None:
     table = read_table(finished.file("knowledge_map.parquet")).to_pydict()
-    questions = {
-        row["id"]: row["question"] for row in read_table(finished.file("questions.parquet")).to_pylist()
-    }
+    questions = {row["id"]: row["question"] for row in read_table(finished.file("questions.parquet")).to_pylist()}
     for question_id, p in list(zip(table["question_id"], table["p_unknown"], strict=True))[:5]:
         assert check_question(finished, questions[question_id])["p_unknown"] == pytest.approx(p, abs=1e-4)
 
@@ -250,9 +247,7 @@ def test_people_answer_and_their_answers_survive(tiny_world: TinyWorld, tmp_path
         tmp_path / "run",
         tmp_path / "todo.csv",
     )
-    with pytest.raises(
-        WaitingForPeople, match=rf"{BUDGET} of {BUDGET} selected questions wait for an answer"
-    ):
+    with pytest.raises(WaitingForPeople, match=rf"{BUDGET} of {BUDGET} selected questions wait for an answer"):
         run(config, out, RecordingReporter())
     assert not (out / "adapter").exists()
     directory = RunDirectory.open(out)
@@ -309,9 +304,7 @@ def test_nli_judge_puts_answers_together(
     monkeypatch.setattr("ka2l.models.judges.entailment.EntailmentModel", SameFirstLetter)
     monkeypatch.setattr("ka2l.pipeline.identities.revision_of", lambda name: f"{name}@1")
     lexical = read_table(finished.file("entropy.parquet"))["semantic_entropy"].to_numpy()
-    directory = RunDirectory.open(
-        copy_of(finished, tmp_path).path, ["measure.judge=nli", "measure.nli_model=some/nli"]
-    )
+    directory = RunDirectory.open(copy_of(finished, tmp_path).path, ["measure.judge=nli", "measure.nli_model=some/nli"])
     run_verb("measure", directory, RecordingReporter())
     merged = read_table(directory.file("entropy.parquet"))["semantic_entropy"].to_numpy()
     assert read_json(directory.file("threshold.json"))["judge"] == "nli"

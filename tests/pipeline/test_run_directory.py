@@ -104,9 +104,7 @@ def test_tables_tensors_and_json_come_back_as_written(tmp_path: Path) -> None:
     atomic_files.write_tensors(tmp_path / "t.safetensors", arrays, {"ids": '["a"]'})
     back, metadata = atomic_files.read_tensors(tmp_path / "t.safetensors")
     assert metadata == {"ids": '["a"]'} == atomic_files.read_tensors_metadata(tmp_path / "t.safetensors")
-    assert {k: (v.dtype, v.tolist()) for k, v in back.items()} == {
-        k: (v.dtype, v.tolist()) for k, v in arrays.items()
-    }
+    assert {k: (v.dtype, v.tolist()) for k, v in back.items()} == {k: (v.dtype, v.tolist()) for k, v in arrays.items()}
     atomic_files.write_json(tmp_path / "t.json", {"a": [1, None, "ü"]})
     assert atomic_files.read_json(tmp_path / "t.json") == {"a": [1, None, "ü"]}
     with pytest.raises(ValueError, match="JSON compliant"):
@@ -256,7 +254,8 @@ def test_foreign_and_damaged_manifests_are_refused(tmp_path: Path, text: str, me
 def test_second_process_on_a_run_is_told_so(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     code = (
-        "import sys, pathlib; from ka2l.config.run_config import RunConfig; from ka2l.pipeline.run_directory import RunDirectory\n"
+        "import sys, pathlib; from ka2l.config.run_config import RunConfig; from ka2l.pipeline.run_directory import "
+        "RunDirectory\n"
         "with RunDirectory.create(pathlib.Path(sys.argv[1]), RunConfig()).locked(): pass"
     )
     command = [sys.executable, "-c", code, str(run.path)]

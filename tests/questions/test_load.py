@@ -32,9 +32,7 @@ def load(folder: Path, rows: Sequence[dict[str, Any]], shots: int = 0, **values:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     values = {"roles": {"probe": 0.3, "pool": 0.5, "eval": 0.2}, **values}
-    return load_questions(
-        QuestionsConfig.model_validate({"source": str(path), **values}), seed=3, shots=shots
-    )
+    return load_questions(QuestionsConfig.model_validate({"source": str(path), **values}), seed=3, shots=shots)
 
 
 def sizes(questions: Sequence[Question]) -> dict[str, int]:
@@ -46,9 +44,7 @@ _GROUPS = st.permutations([*range(30), *range(20)])
 
 
 @given(_GROUPS, st.integers(0, 5), st.randoms(use_true_random=False))
-def test_roles_are_disjoint_and_independent_of_row_order(
-    groups: list[int], shots: int, rng: random.Random
-) -> None:
+def test_roles_are_disjoint_and_independent_of_row_order(groups: list[int], shots: int, rng: random.Random) -> None:
     questions = make(groups)
     roles = RolesConfig(probe=0.3, pool=0.4, eval=0.2, decoder=0.1)
     given_roles = assign_roles(questions, roles, 1, shots)
@@ -67,9 +63,7 @@ def test_counts_are_exact_where_groups_are_single(data: st.DataObject) -> None:
     pool = data.draw(st.integers(0, total - shots - probe))
     roles = RolesConfig(probe=probe, pool=pool, eval=0, decoder=0)
     expected = {"probe": probe, "pool": pool, "shot": shots}
-    assert sizes(assign_roles(make(range(total)), roles, 0, shots)) == {
-        k: v for k, v in expected.items() if v
-    }
+    assert sizes(assign_roles(make(range(total)), roles, 0, shots)) == {k: v for k, v in expected.items() if v}
 
 
 @given(st.integers(1, 300), st.integers(0, 100), st.integers(0, 100))
@@ -137,9 +131,7 @@ def test_impossible_sizes_are_refused(roles: dict[str, float], error: type[Excep
 
 
 def test_one_giant_group_is_refused() -> None:
-    with pytest.raises(
-        DataError, match=r"large groups left none of 10: there are 1 groups, and the largest has 10"
-    ):
+    with pytest.raises(DataError, match=r"large groups left none of 10: there are 1 groups, and the largest has 10"):
         assign_roles(make([0] * 10), RolesConfig(), 0, 0)
 
 
@@ -186,18 +178,13 @@ def test_limit_draws_by_seed_whatever_the_order(tmp_path: Path) -> None:
 
 
 def test_roles_from_a_column(tmp_path: Path) -> None:
-    rows = [
-        {"question": f"Q{i}?", "answers": ["a"], "part": part}
-        for i, part in enumerate(["eval", "shot", "pool"])
-    ]
+    rows = [{"question": f"Q{i}?", "answers": ["a"], "part": part} for i, part in enumerate(["eval", "shot", "pool"])]
     loaded = load(tmp_path, rows, columns={"role": "part"}, shots=9)
     assert [q.role for q in loaded.questions] == ["eval", "shot", "pool"]
 
 
 @pytest.mark.parametrize("rows", [[("Q?", "g1"), ("R?", "g1")], [("Q?", "g1"), ("q", "g2")]])
-def test_a_group_or_duplicate_in_two_given_roles_is_refused(
-    tmp_path: Path, rows: list[tuple[str, str]]
-) -> None:
+def test_a_group_or_duplicate_in_two_given_roles_is_refused(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
     table = [
         {"id": f"i{n}", "question": text, "answers": ["a"], "part": part, "fact": group}
         for n, ((text, group), part) in enumerate(zip(rows, ("eval", "pool"), strict=True))
@@ -224,9 +211,7 @@ def test_a_source_must_be_named() -> None:
 def test_table_and_back(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
-    rows = [
-        {"question": f"Où {i}?", "answers": ["é", "b"], "year": i, "rewordings": ["w"]} for i in range(10)
-    ]
+    rows = [{"question": f"Où {i}?", "answers": ["é", "b"], "year": i, "rewordings": ["w"]} for i in range(10)]
     questions = load(tmp_path, rows, shots=2).questions
     pq.write_table(to_table(questions), tmp_path / "questions.parquet")
     table = pq.read_table(tmp_path / "questions.parquet")

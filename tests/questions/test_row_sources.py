@@ -79,7 +79,10 @@ def test_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> N
 
 
 def test_all_broken_jsonl_lines_are_named_together(tmp_path: Path) -> None:
-    content = b'{"question": "ok"}\n{"question": \n["list"]\n\n{"question": "\xff"}\n{"question": 7}\n{"question": " ?"}\n{"q": 1}\n'
+    content = (
+        b'{"question": "ok"}\n{"question": \n["list"]\n\n'
+        b'{"question": "\xff"}\n{"question": 7}\n{"question": " ?"}\n{"q": 1}\n'
+    )
     path = write(tmp_path / "bad.jsonl", content)
     with pytest.raises(DataError) as caught:
         load(path)
@@ -98,9 +101,7 @@ def test_all_broken_jsonl_lines_are_named_together(tmp_path: Path) -> None:
 
 
 def test_all_broken_csv_rows_are_named_together(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "bad.csv", b'question,answer\na,b,c\nonly\n"x"y,z\n\xe9,1\n,empty\nfine,[1\nlast,"open\n'
-    )
+    path = write(tmp_path / "bad.csv", b'question,answer\na,b,c\nonly\n"x"y,z\n\xe9,1\n,empty\nfine,[1\nlast,"open\n')
     with pytest.raises(DataError) as caught:
         load(path)
     for expected in (
@@ -145,9 +146,7 @@ def test_missing_file_is_not_taken_for_a_hub_dataset() -> None:
 
 
 def test_mapped_column_that_is_nowhere_names_those_that_exist(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "a.jsonl", '{"stem": "Q1", "answer": {"value": "a"}}\n{"stem": "Q2", "topic": "t"}\n'
-    )
+    path = write(tmp_path / "a.jsonl", '{"stem": "Q1", "answer": {"value": "a"}}\n{"stem": "Q2", "topic": "t"}\n')
     with pytest.raises(DataError, match=r"no column 'question'\. Columns that exist: stem, answer, topic\."):
         load(path)
     with pytest.raises(DataError, match=r"no column 'answer\.text'"):
@@ -199,9 +198,7 @@ def test_wrong_values_are_refused(values: dict[str, Any], columns: dict[str, Any
 
 
 def test_every_fault_of_a_row_is_told_at_once() -> None:
-    with pytest.raises(
-        ValueError, match=r"'question' is empty: '  '; 'answers' is true/false.*; 'id' is a list"
-    ):
+    with pytest.raises(ValueError, match=r"'question' is empty: '  '; 'answers' is true/false.*; 'id' is a list"):
         mapped({"question": "  ", "answers": False, "id": []})
 
 
@@ -269,6 +266,7 @@ def test_hub_datasets_and_their_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded.questions[0].answers == ("Paris",)
     with pytest.raises(
         DataError,
-        match=r"gone: no such file here, and it cannot be loaded as a Hub dataset \(ConnectionError: no route.*Fix: check",
+        match=r"gone: no such file here, and it cannot be loaded as a Hub dataset "
+        r"\(ConnectionError: no route.*Fix: check",
     ):
         load("gone")

@@ -19,8 +19,7 @@ def curve() -> list[ReliabilityBin]:
 def drawn_points(drawing: str) -> list[tuple[float, float]]:
     """Centres of the markers, in px."""
     return [
-        (float(x), float(y))
-        for x, y in re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)" style="fill: #d9', drawing)
+        (float(x), float(y)) for x, y in re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)" style="fill: #d9', drawing)
     ]
 
 
@@ -49,9 +48,7 @@ def test_who_cannot_see_it_is_told_and_the_page_gives_the_ink() -> None:
     drawing = reliability_diagram(curve(), event="wrong", name="reliability-wrong")
     (label,) = re.findall(r'aria-label="([^"]*)"', drawing)
     said = label.replace("\u00a0", " ")
-    assert said.startswith(
-        "Reliability of the probability of wrong over 70 questions; predicted 5 %, came 0 % of 10;"
-    )
+    assert said.startswith("Reliability of the probability of wrong over 70 questions; predicted 5 %, came 0 % of 10;")
     assert "predicted 32 %, came 25 % of 40" in said
     assert "of them wrong (%)" in drawing
     assert "currentColor" in drawing

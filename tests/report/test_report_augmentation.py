@@ -23,9 +23,7 @@ SOURCE = "In which country is the city of Xai-Xai?"
 EXAMPLES = (
     DecodedExample(SOURCE, SOURCE, 0.3, None, 1.0, False, "source_again"),
     DecodedExample(SOURCE, "In which country is the city of Chibuto?", 0.3, 0.97, 0.72, True, ""),
-    DecodedExample(
-        "What is the currency of Eswatini?", "What is the currency of Lesotho?", 0.3, 0.8, None, True, ""
-    ),
+    DecodedExample("What is the currency of Eswatini?", "What is the currency of Lesotho?", 0.3, 0.8, None, True, ""),
     DecodedExample(SOURCE, "In which country is the city of Shanghai?", 0.3, 0.21, 0.44, False, "known"),
 )
 REASONS_FOUND = {"not_a_question": 4, "unfinished": 0, "source_again": 130, "in_pool": 166, "near_pool": 7}
@@ -137,9 +135,7 @@ def test_examples_stand_under_their_source_the_kept_ones_first() -> None:
 
 
 def test_long_lists_of_examples_are_cut() -> None:
-    many = [
-        DecodedExample(f"s{i}", f"q{i} {j}", 0.3, 0.9, 0.1, True, "") for j in range(9) for i in range(30)
-    ]
+    many = [DecodedExample(f"s{i}", f"q{i} {j}", 0.3, 0.9, 0.1, True, "") for j in range(9) for i in range(30)]
     sources = view(augmented(examples=many)).sources
     assert [source.question for source in sources] == [f"s{i}" for i in range(8)]
     assert {(len(source.examples), source.left_out) for source in sources} == {(6, 3)}
@@ -160,9 +156,7 @@ def test_hostile_questions_stay_text(text: str) -> None:
 
 
 def test_nothing_decoded_and_nothing_kept_are_dashes() -> None:
-    nothing = augmented(
-        candidates=0, kept=0, taught=0, reasons={}, examples=(), in_decoder_set=0, distinct=NAN
-    )
+    nothing = augmented(candidates=0, kept=0, taught=0, reasons={}, examples=(), in_decoder_set=0, distinct=NAN)
     text = text_of(page_data(dataclasses.replace(nothing, exact=NAN, f1=NAN, bleu=NAN)))
     assert "Copies– " in text
     assert "Distinct texts– " in text
@@ -200,27 +194,18 @@ def test_the_headline_tells_labels_for_new_questions_apart() -> None:
         in verdict(data, clear)
     )
     close = read_evaluation(to_json(with_decoded(learned=25)))
-    assert "taught it 94 new answers (per label no clear difference from Random: 46 with 100)" in verdict(
-        data, close
-    )
+    assert "taught it 94 new answers (per label no clear difference from Random: 46 with 100)" in verdict(data, close)
     shown = {tile.name: tile.figures for tile in tiles(data, clear)}
     assert [(figure.value, figure.note) for figure in shown["New questions"]] == [("93", "of 800 decoded")]
     assert [(figure.value, figure.note, figure.whose) for figure in shown["Labels bought"]] == [
         ("193", "93 for new questions", "KA2L"),
         ("100", "", "Random"),
     ]
-    same = {
-        tile.name: tile.figures
-        for tile in tiles(data, read_evaluation(to_json(with_decoded(random_labels=193))))
-    }
+    same = {tile.name: tile.figures for tile in tiles(data, read_evaluation(to_json(with_decoded(random_labels=193))))}
     assert [figure.note for figure in same["Labels bought"]] == ["93 for new questions", ""]
     one = dataclasses.replace(with_decoded(), arms={"unknown": with_decoded().arms["unknown"]})
-    alone = {
-        tile.name: tile.figures for tile in tiles(data, read_evaluation(json.loads(json.dumps(to_json(one)))))
-    }
-    assert [(figure.value, figure.note) for figure in alone["Labels bought"]] == [
-        ("193", "93 for new questions")
-    ]
+    alone = {tile.name: tile.figures for tile in tiles(data, read_evaluation(json.loads(json.dumps(to_json(one)))))}
+    assert [(figure.value, figure.note) for figure in alone["Labels bought"]] == [("193", "93 for new questions")]
 
 
 def test_the_set_of_new_questions_comes_before_the_pool() -> None:

@@ -46,9 +46,7 @@ def test_a_whole_run_shows_every_section() -> None:
     assert "0.80 to 0.94, n = 72" in page.text
     assert "2\u00a0min 13\u00a0s" in page.text
     assert "+10.0 points (+5.0 to +15.0, n = 240)" in page.text
-    assert (
-        page.text.index("Low entropy") < page.text.index("Middle entropy") < page.text.index("High entropy")
-    )
+    assert page.text.index("Low entropy") < page.text.index("Middle entropy") < page.text.index("High entropy")
     assert {"svg", "table", "details"} <= set(page.tags)
 
 
@@ -61,9 +59,7 @@ def test_answers_stand_by_cluster_with_their_counts() -> None:
     assert "none given" in text
 
 
-@pytest.mark.parametrize(
-    ("data", "shown"), [(loaded(), SECTIONS[6:]), (measured(), (SECTIONS[0], *SECTIONS[5:]))]
-)
+@pytest.mark.parametrize(("data", "shown"), [(loaded(), SECTIONS[6:]), (measured(), (SECTIONS[0], *SECTIONS[5:]))])
 def test_a_part_of_a_run_leaves_the_rest_out(data: ReportData, shown: tuple[str, ...]) -> None:
     html = render(data)
     check(html)
@@ -89,12 +85,8 @@ def test_hostile_text_stays_text(text: str) -> None:
     data = full()
     case = Case(text, text, [text], 1.0, text, False, [text] * 10, range(10))
     arms = dataclasses.asdict(evaluation())["arms"]
-    strings: dict[str, Any] = dict.fromkeys(
-        ("title", "created", "version", "model", "revision", "device"), text
-    )
-    strings |= dict.fromkeys(
-        ("sensing_prompt", "teaching_prompt", "config_yaml", "probe_kind", "threshold_rule"), text
-    )
+    strings: dict[str, Any] = dict.fromkeys(("title", "created", "version", "model", "revision", "device"), text)
+    strings |= dict.fromkeys(("sensing_prompt", "teaching_prompt", "config_yaml", "probe_kind", "threshold_rule"), text)
     hostile = dataclasses.replace(
         data,
         **strings,
@@ -135,15 +127,9 @@ def test_missing_numbers_are_dashes() -> None:
     nothing = Interval(NAN, NAN, NAN, 0)
     layers = [dataclasses.replace(row, validation_auroc=NAN, test_auroc=NAN) for row in data.layers]
     scores = [dataclasses.replace(row, metrics={"se_label": {"auroc": nothing}}) for row in data.scores]
-    empty = dataclasses.replace(
-        data, layers=layers, scores=scores, probe_auroc=nothing, greedy_accuracy=nothing
-    )
+    empty = dataclasses.replace(data, layers=layers, scores=scores, probe_auroc=nothing, greedy_accuracy=nothing)
     check(render(empty))
-    check(
-        render(
-            dataclasses.replace(data, p_unknown=[NAN], entropies=[NAN], threshold=NAN, pca=[(NAN, 0.0, True)])
-        )
-    )
+    check(render(dataclasses.replace(data, p_unknown=[NAN], entropies=[NAN], threshold=NAN, pca=[(NAN, 0.0, True)])))
 
 
 def test_before_and_after_json_are_the_same() -> None:

@@ -60,9 +60,7 @@ def test_near_copies_over_more_rows_than_one_block(monkeypatch: pytest.MonkeyPat
     assert len(expected) > 5
     monkeypatch.setattr(near_copies, "_BLOCK", 4)
     monkeypatch.setattr(near_copies, "_CHUNK", 10)
-    np.testing.assert_array_equal(
-        NearCopyFilter(Directions(x), 0.8, ranked[:7]).take(ranked[7:], 20), expected
-    )
+    np.testing.assert_array_equal(NearCopyFilter(Directions(x), 0.8, ranked[:7]).take(ranked[7:], 20), expected)
     # In several calls as in one.
     spread = NearCopyFilter(Directions(x), 0.8, ranked[:7])
     parts = [spread.take(ranked[7:20], 20), spread.take(ranked[20:], 20)]
@@ -76,9 +74,7 @@ def test_states_are_compared_without_their_common_mean() -> None:
     raw = x.astype(float) @ x.T.astype(float) / np.outer(*[np.linalg.norm(x.astype(float), axis=1)] * 2)
     assert raw.min() > 0.99
     x[39] = x[0]  # one real copy
-    signals = Signals(
-        np.array([f"{i:02d}" for i in range(40)]), np.linspace(1, 0.6, 40).astype(np.float32), x
-    )
+    signals = Signals(np.array([f"{i:02d}" for i in range(40)]), np.linspace(1, 0.6, 40).astype(np.float32), x)
     bought = select("unknown", signals, 39, 0, Options(near_copy=0.99)).ids
     assert bought == [f"{i:02d}" for i in range(39)]
     signals = replace(signals, p_unknown=np.linspace(0.6, 1, 40).astype(np.float32))

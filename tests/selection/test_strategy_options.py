@@ -39,9 +39,7 @@ def test_options_outside_what_is_allowed(settings_: Mapping[str, Any], message: 
         ("near_copy", [None, -0.5, 1.0], [-1.0, 1.1]),
     ],
 )
-def test_a_recipe_and_a_caller_may_give_the_same_values(
-    name: str, allowed: list[Any], refused: list[Any]
-) -> None:
+def test_a_recipe_and_a_caller_may_give_the_same_values(name: str, allowed: list[Any], refused: list[Any]) -> None:
     for value in allowed:
         given: Mapping[str, Any] = {name: value}
         assert getattr(SelectConfig(**given), name) == getattr(Options(**given), name) == value

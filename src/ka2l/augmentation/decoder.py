@@ -3,8 +3,8 @@
     decoder = Decoder.from_pretrained("runs/mine/decoder")
     texts = decoder.decode(states, ids, samples=range(8), noise=0.3, temperature=1.0, seed=0, max_new_tokens=48)
 
-Noise moves the state within its neighbourhood, temperature varies the wording (Section 3.3). Each has a random stream of
-its own that depends on (seed, question id, sample number) only: samples 8 to 15 can be drawn long after 0 to 7.
+Noise moves the state within its neighbourhood, temperature varies the wording (Section 3.3). Each has a random stream
+of its own that depends on (seed, question id, sample number) only: samples 8 to 15 can be drawn long after 0 to 7.
 """
 
 import hashlib
@@ -147,13 +147,12 @@ class Decoder:
                 inputs += np.float32(noise) * self._noise(seed, row_names, numbers)
             drawn = _uniforms(seed, row_names, numbers, max_new_tokens) if temperature else None
             try:
-                generated += self.network.generate(
-                    torch.from_numpy(inputs), temperature, drawn, max_new_tokens
-                )
+                generated += self.network.generate(torch.from_numpy(inputs), temperature, drawn, max_new_tokens)
             except NotFiniteError as error:
                 raise ModelError(
-                    f"question {row_names[error.row]}: the decoder's output for its state holds NaN or infinite values. "
-                    "Train the decoder again with a lower decoder.learning_rate, or load its model in float32 (model.dtype)."
+                    f"question {row_names[error.row]}: the decoder's output for its state holds NaN or infinite "
+                    "values. Train the decoder again with a lower decoder.learning_rate, or load its model in float32 "
+                    "(model.dtype)."
                 ) from None
         by_sample = dict(zip(wanted, generated, strict=True))
         return [
@@ -173,9 +172,7 @@ class Decoder:
 
 def _uniforms(seed: int, names: Sequence[str], samples: Sequence[int], steps: int) -> NDArray[np.float64]:
     """[rows, steps, LEVELS] in [0, 1); other streams than those that sampled answers to the same questions."""
-    streams = [
-        uniforms(seed, f"decode:{name}", [sample], steps) for name, sample in zip(names, samples, strict=True)
-    ]
+    streams = [uniforms(seed, f"decode:{name}", [sample], steps) for name, sample in zip(names, samples, strict=True)]
     return np.concatenate(streams)
 
 
@@ -183,14 +180,14 @@ def _model_of(card: Mapping[str, Any]) -> tuple[Any, Any]:
     """The language model a decoder's card names."""
     if str(card["revision"]).startswith("sha256-"):
         raise ModelError(
-            f"{card['model']}: this decoder was trained with a model from a folder, and its card does not say where the "
-            "folder is. Give model_loader."
+            f"{card['model']}: this decoder was trained with a model from a folder, and its card does not say where "
+            "the folder is. Give model_loader."
         )
     config = ModelConfig(name=card["model"], revision=card["revision"])
     found = resolve(config)
     if found.revision != card["revision"]:
         raise ModelError(
-            f"{card['model']}: the decoder was trained with revision {card['revision']}, and revision {found.revision} is "
-            "installed here. Give model_loader with the revision it was trained with."
+            f"{card['model']}: the decoder was trained with revision {card['revision']}, and revision {found.revision} "
+            "is installed here. Give model_loader with the revision it was trained with."
         )
     return load_causal_lm(config, found)

@@ -47,13 +47,11 @@ def check_fits(card: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -
         # The same model files, in whatever folder they are.
         names = [key for key in names if key != "model"]
     if names:
-        differ = "; ".join(
-            f"{_IDENTITY.get(key, key)} {card.get(key)}, but here {wanted[key]}" for key in names
-        )
+        differ = "; ".join(f"{_IDENTITY.get(key, key)} {card.get(key)}, but here {wanted[key]}" for key in names)
         raise RunError(
-            f"{where}: this decoder was trained on the states of another model, prompt, layer or position: {differ}. Give "
-            "the probe, model.* and prompt.* settings it was trained with (its README has the prompt), or train one "
-            "here: decoder.pretrained= (empty)."
+            f"{where}: this decoder was trained on the states of another model, prompt, layer or position: {differ}. "
+            "Give the probe, model.* and prompt.* settings it was trained with (its README has the prompt), or train "
+            "one here: decoder.pretrained= (empty)."
         )
 
 
@@ -72,8 +70,8 @@ def check_card(card: Any, where: str) -> None:
     missing = [key for key in _IDENTITY if card.get(key) is None]
     if missing:
         raise ModelError(
-            f"{where}: the card lacks {', '.join(missing)}, so it does not say which states the decoder reads. Train the "
-            "decoder again."
+            f"{where}: the card lacks {', '.join(missing)}, so it does not say which states the decoder reads. Train "
+            "the decoder again."
         )
     for key, least in (("layer", 0), ("width", 1)):
         if type(card.get(key)) is not int or card[key] < least:
@@ -81,9 +79,7 @@ def check_card(card: Any, where: str) -> None:
                 f"{where}: {key} is {card.get(key)!r}, not a whole number of at least {least}. Train the decoder again."
             )
     names = card.get("t5_files", [])
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and _PLAIN_NAME.fullmatch(name) for name in names
-    ):
+    if not isinstance(names, list) or not all(isinstance(name, str) and _PLAIN_NAME.fullmatch(name) for name in names):
         raise ModelError(f"{where}: t5_files is {names!r}, not a list of file names. Save the decoder again.")
     settings_of(card, where)
 
@@ -96,9 +92,7 @@ def settings_of(card: Mapping[str, Any], where: str) -> DecoderConfig:
     """
     given = card.get("settings") or {}
     try:
-        return DecoderConfig(
-            **{key: value for key, value in given.items() if key in DecoderConfig.model_fields}
-        )
+        return DecoderConfig(**{key: value for key, value in given.items() if key in DecoderConfig.model_fields})
     except (ValidationError, AttributeError) as error:
         raise ModelError(
             f"{where}: the settings are not those of a decoder ({error}). Train the decoder again."
@@ -113,16 +107,12 @@ def check_tensors(tensors: Mapping[str, NDArray[Any]], where: str) -> None:
     """
     for name, array in tensors.items():
         if array.dtype != np.float32:
-            raise ModelError(
-                f"{where}: {name} is {array.dtype}, but a decoder's weights are float32. Save it again."
-            )
+            raise ModelError(f"{where}: {name} is {array.dtype}, but a decoder's weights are float32. Save it again.")
         if not np.isfinite(array).all():
             raise ModelError(f"{where}: {name} has values that are not finite. Train the decoder again.")
 
 
-def check_scaling(
-    tensors: Mapping[str, NDArray[Any]], name: str, width: int, where: Path
-) -> NDArray[np.float32]:
+def check_scaling(tensors: Mapping[str, NDArray[Any]], name: str, width: int, where: Path) -> NDArray[np.float32]:
     """Mean or scale of the states, [width] float32, checked against the card's width.
 
     Raises:
@@ -130,9 +120,7 @@ def check_scaling(
     """
     if name not in tensors or tensors[name].shape != (width,):
         shape = list(tensors[name].shape) if name in tensors else "missing"
-        raise ModelError(
-            f"{where}: {name} is {shape}, but the card has a width of {width}. Save the decoder again."
-        )
+        raise ModelError(f"{where}: {name} is {shape}, but the card has a width of {width}. Save the decoder again.")
     if name == "scale" and not (tensors[name] > 0).all():
         raise ModelError(f"{where}: scale has values that are not positive. Train the decoder again.")
     return tensors[name]

@@ -5,9 +5,10 @@
     push(parts, "me/my-decoder")
     Decoder(*load("me/my-decoder", "v1", model_loader=lambda: (model, tokenizer)))
 
-`ka2l.augmentation.decoder.Decoder` has all three as methods. A decoder of kind `soft_prompt` (the language model itself)
-holds the trained weights only, never the language model; one of kind `t5` (the paper's) holds the whole T5, with its
-tokenizer and config.json in the folder t5/. Everything is checked before it is used, and nothing is ever unpickled.
+`ka2l.augmentation.decoder.Decoder` has all three as methods. A decoder of kind `soft_prompt` (the language model
+itself) holds the trained weights only, never the language model; one of kind `t5` (the paper's) holds the whole T5,
+with its tokenizer and config.json in the folder t5/. Everything is checked before it is used, and nothing is ever
+unpickled.
 """
 
 import hashlib
@@ -218,9 +219,7 @@ def _card_file(name: str, revision: str | None, token: str | None, endpoint: str
     return download(name, (CARD,), revision, token=token, endpoint=endpoint)[0]
 
 
-def _complete(
-    name: str, revision: str | None, token: str | None, endpoint: str | None
-) -> tuple[Path, dict[str, Any]]:
+def _complete(name: str, revision: str | None, token: str | None, endpoint: str | None) -> tuple[Path, dict[str, Any]]:
     """The folder with all files of a decoder, and its card."""
     file = _card_file(name, revision, token, endpoint)
     card = _read_card(file)
@@ -277,8 +276,9 @@ def _fill(network: Network, tensors: Mapping[str, NDArray[Any]], where: str) -> 
     for name in sorted(shapes.keys() | found.keys()):
         if shapes.get(name) != found.get(name):
             raise ModelError(
-                f"{where}: the shape of {name} is {_shape(found.get(name))} here and {_shape(shapes.get(name))} in a decoder "
-                f"of kind {network.kind} on this model ('none': no such weight). The weights belong to another model or other settings: save it again."
+                f"{where}: the shape of {name} is {_shape(found.get(name))} here and {_shape(shapes.get(name))} in a "
+                f"decoder of kind {network.kind} on this model ('none': no such weight). The weights belong to another "
+                "model or other settings: save it again."
             )
     for name, parameter in parameters.items():
         parameter.copy_(torch.from_numpy(tensors[_NETWORK + name]))

@@ -56,16 +56,14 @@ def _network_text(card: Mapping[str, Any]) -> str:
         return f"It is {named(card.get('base') or 'a T5')}, fully fine-tuned, which reads the state as {read_as}."
     read_as = f"{settings.get('soft_tokens', MISSING)} soft tokens"
     return (
-        f"It is {model_of(card)} itself, which reads its own state as {read_as} with the help of an adapter (LoRA, rank "
-        f"{settings.get('lora_rank', MISSING)}). The model's own weights are not here: KA2L fetches them."
+        f"It is {model_of(card)} itself, which reads its own state as {read_as} with the help of an adapter (LoRA, "
+        f"rank {settings.get('lora_rank', MISSING)}). The model's own weights are not here: KA2L fetches them."
     )
 
 
 def _usage(card: Mapping[str, Any], name: str) -> str:
     loader = "" if card["kind"] == "t5" else ", model_loader=lambda: (model, tokenizer)"
-    needs = (
-        "" if card["kind"] == "t5" else ", with the model and tokenizer of transformers (it gets the adapter)"
-    )
+    needs = "" if card["kind"] == "t5" else ", with the model and tokenizer of transformers (it gets the adapter)"
     return f"""## Use
 
 Decode new questions in a run of KA2L whose probe judges the same state (DIR is the run's folder):
@@ -88,15 +86,19 @@ def _training(card: Mapping[str, Any]) -> str:
     lines = []
     if is_number(card.get("trained_on")):
         lines.append(
-            f"It learned to say {count(card['trained_on'])} questions from their states. {count(card.get('validation', 0))} "
-            "others were held out, to stop in time and for the numbers below; wordings of one fact are never on two sides."
+            f"It learned to say {count(card['trained_on'])} questions from their states. "
+            f"{count(card.get('validation', 0))} others were held out, to stop in time and for the numbers below; "
+            "wordings of one fact are never on two sides."
         )
     if history:
         best = best_check(history)
-        lines.append(f"It was looked at {len(history)} times in {count(history[-1]['step'])} steps, and the best look, after "
-                     f"{count(best['step'])}, is kept.")  # fmt: skip
+        lines.append(
+            f"It was looked at {len(history)} times in {count(history[-1]['step'])} steps, and the best look, after "
+            f"{count(best['step'])}, is kept."
+        )
     if is_number(settings.get("learning_rate")):
-        lines.append(f"AdamW, peak learning rate {settings['learning_rate']:g}, at most {settings.get('epochs', MISSING)} epochs.")  # fmt: skip
+        epochs = settings.get("epochs", MISSING)
+        lines.append(f"AdamW, peak learning rate {settings['learning_rate']:g}, at most {epochs} epochs.")
     if is_number(card.get("seconds")):
         lines.append(f"It took {duration(card['seconds'])}.")
     return "## How it was trained\n\n" + " ".join(lines) if lines else ""
@@ -119,13 +121,16 @@ Held-out questions said from their states, greedily and without noise (n = {coun
 
 The best look was chosen by the same questions, so the numbers flatter a little."""
     if n:
-        text += f" A share of {count(n)} questions is uncertain by up to ± {count(math.ceil(98 / math.sqrt(n)))} points."
+        text += (
+            f" A share of {count(n)} questions is uncertain by up to ± {count(math.ceil(98 / math.sqrt(n)))} points."
+        )
     return text
 
 
 def _limits(card: Mapping[str, Any]) -> str:
     lines = [
-        f"It reads the states of {model_of(card)} at this revision, under this prompt, at this layer and position, and no "
+        f"It reads the states of {model_of(card)} at this revision, under this prompt, at this layer and position, and "
+        f"no "
         "others. KA2L refuses to use it elsewhere.",
         "It says questions of the kind it was trained on, whatever the state is of.",
         "What it says need not make sense: names that do not exist, premises that are wrong. KA2L filters and asks the "

@@ -1,6 +1,7 @@
 """Train a decoder to reconstruct a question from its hidden state (Section 3.3), whichever network it is.
 
-    trained = train(network, DecoderExamples(states, questions), DecoderExamples(validation_states, validation_questions),
+    trained = train(network, DecoderExamples(states, questions), DecoderExamples(validation_states,
+    validation_questions),
                     DecoderConfig(), run / "decoder_training", seed=0, fingerprint=key)
 
 Every `eval_steps` updates the validation questions are generated from their states, and the best parameters are kept
@@ -82,15 +83,16 @@ def train(
 ) -> Trained:
     """Train a network with AdamW, and leave the best parameters in it.
 
-    The learning rate rises linearly over the first 5 % of the training and falls to 0 along a cosine. With a time limit,
-    the larger of the shares of steps and of time passed is what counts as done.
+    The learning rate rises linearly over the first 5 % of the training and falls to 0 along a cosine. With a time
+    limit, the larger of the shares of steps and of time passed is what counts as done.
 
     Args:
         network: untrained.
         training: what is trained on.
         validation: standardised with the mean and scale of the training states; not trained on.
         settings: learning rate, epochs, sizes, patience, time limit.
-        checkpoint: a folder; the checkpoint of another training in it is removed. The caller removes the folder once the
+        checkpoint: a folder; the checkpoint of another training in it is removed. The caller removes the folder once
+            the
             result is saved: until then, calling again takes seconds.
         seed: of the order of the batches.
         fingerprint: identifies what the states and the network come from.
@@ -156,9 +158,7 @@ class _Training:
         self._nats, self._tokens = 0.0, 0
         self._started = time.monotonic()
         self._batches: Iterator[list[int]] = (
-            rows
-            for epoch in range(settings.epochs)
-            for rows in batches(lengths, settings.batch_tokens, seed, epoch)
+            rows for epoch in range(settings.epochs) for rows in batches(lengths, settings.batch_tokens, seed, epoch)
         )
 
     @property
@@ -231,9 +231,7 @@ class _Training:
         progress.seconds, self._started = progress.seconds + now - self._started, now
         loss = self._nats / self._tokens
         self._nats, self._tokens = 0.0, 0
-        progress.history.append(
-            {"step": progress.step, "seconds": round(progress.seconds, 1), "loss": loss, **check}
-        )
+        progress.history.append({"step": progress.step, "seconds": round(progress.seconds, 1), "loss": loss, **check})
         if best_check(progress.history)["step"] == progress.step:
             self._best = {name: p.detach().to("cpu", copy=True) for name, p in self._parameters.items()}
         out_of_patience = checks_without_improvement(progress.history) >= self.settings.patience

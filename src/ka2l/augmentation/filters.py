@@ -118,9 +118,7 @@ def check_no_leak(kept: Sequence[Question], held_out: Sequence[Question]) -> Non
     texts = _by_text(wordings(held_out))
     problems = []
     for question in kept:
-        shared = [
-            texts[t] for t in map(normalize_question, (question.question, *question.rewordings)) if t in texts
-        ]
+        shared = [texts[t] for t in map(normalize_question, (question.question, *question.rewordings)) if t in texts]
         if shared or question.group in groups:
             twin = shared[0] if shared else groups[question.group]
             problems.append(f"{question.id} ({question.question!r}) asks the same as eval question {twin}")
@@ -133,7 +131,9 @@ def check_no_leak(kept: Sequence[Question], held_out: Sequence[Question]) -> Non
 
 
 def funnel(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    """Number of candidates dropped for each reason, in the order of REASONS, and `kept`; reasons with 0 are left out."""
+    """Number of candidates dropped for each reason, in the order of REASONS, and `kept`; reasons with 0 are left
+    out.
+    """
     counts = dict.fromkeys((*REASONS, ""), 0)
     for verdict in verdicts:
         counts[verdict.reason] += 1

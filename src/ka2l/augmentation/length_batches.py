@@ -1,6 +1,7 @@
 """Batches of questions for the decoder's training: every question once an epoch, about equal work, little padding.
 
-The order depends on the seed and the epoch only, so that a training that was interrupted continues with the same batches.
+The order depends on the seed and the epoch only, so that a training that was interrupted continues with the same
+batches.
 """
 
 from collections.abc import Sequence

@@ -3,8 +3,8 @@
     encoder = SentenceEncoder("minilm")
     near_copies(candidates, encoder.encode(texts), {"eval": [Embedded(ids, encoder.encode(held_out))]}, 0.9)
 
-Questions of one template differ by a name alone, which is enough for a small sentence model to distinguish most of them.
-Comparing their rare words as well improved nothing on free-form questions, and little on questions of templates.
+Questions of one template differ by a name alone, which is enough for a small sentence model to distinguish most of
+them. Comparing their rare words as well improved nothing on free-form questions, and little on questions of templates.
 """
 
 import math
@@ -38,9 +38,9 @@ def near_copies(
 ) -> list[Verdict]:
     """Drop candidates that paraphrase a reference or an earlier candidate, by the cosine of sentence embeddings.
 
-    Measured with all-MiniLM-L6-v2 on 10,861 GeoNames questions and threshold 0.9: 2 % of the questions for a city and 5 %
-    of those for a capital or currency count as a copy of another one (Samoa and American Samoa). Of the rewordings of a
-    question 67 to 100 % are found, depending on the template, but none that has "money" instead of "currency".
+    Measured with all-MiniLM-L6-v2 on 10,861 GeoNames questions and threshold 0.9: 2 % of the questions for a city and 5
+    % of those for a capital or currency count as a copy of another one (Samoa and American Samoa). Of the rewordings of
+    a question 67 to 100 % are found, depending on the template, but none that has "money" instead of "currency".
 
     Args:
         candidates: the decoded questions.
@@ -67,9 +67,7 @@ def near_copies(
         for reference in references.get(role, ()):
             _check_rows(role, len(reference.ids), reference.rows)
             own = role == "source"
-            highest, which = (
-                _nearest_of_own(candidates, rows, reference) if own else _nearest(rows, reference)
-            )
+            highest, which = _nearest_of_own(candidates, rows, reference) if own else _nearest(rows, reference)
             for i, old in enumerate(verdicts):
                 if not old.reason and highest[i] > -2:
                     nearest = reference.ids[which[i]]

@@ -79,7 +79,8 @@ class Network(Protocol):
         Args:
             states: [rows, width] float32, standardised.
             temperature: 0 is greedy.
-            uniforms: [rows, max_new_tokens, LEVELS] numbers in [0, 1) (`ka2l.models.local.token_draws`); None if greedy.
+            uniforms: [rows, max_new_tokens, LEVELS] numbers in [0, 1) (`ka2l.models.local.token_draws`); None if
+                greedy.
             max_new_tokens: longest question, end token included.
 
         Raises:
@@ -112,7 +113,9 @@ def padded(targets: Sequence[Sequence[int]], filler: int, device: torch.device) 
 
 
 def summed_nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Summed negative log-likelihood in nats of [rows, length] labels under [rows, length, vocabulary] logits: a scalar."""
+    """Summed negative log-likelihood in nats of [rows, length] labels under [rows, length, vocabulary] logits: a
+    scalar.
+    """
     return torch.nn.functional.cross_entropy(
         logits.float().flatten(0, 1),
         labels.to(logits.device).flatten(),
@@ -123,11 +126,7 @@ def summed_nll(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def parameters_of(modules: Mapping[str, torch.nn.Module]) -> dict[str, torch.nn.Parameter]:
     """The parameters of named modules, by `module.parameter`."""
-    return {
-        f"{name}.{part}": weight
-        for name, module in modules.items()
-        for part, weight in module.named_parameters()
-    }
+    return {f"{name}.{part}": weight for name, module in modules.items() for part, weight in module.named_parameters()}
 
 
 def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:

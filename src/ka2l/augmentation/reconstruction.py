@@ -34,8 +34,7 @@ def reconstruction(texts: Sequence[str], references: Sequence[str]) -> Reconstru
         raise ValueError(f"{len(texts)} texts and {len(references)} references")
     pairs = list(zip(texts, references, strict=True))
     return Reconstruction(
-        exact=sum(normalize_question(text) == normalize_question(wanted) for text, wanted in pairs)
-        / len(pairs),
+        exact=sum(normalize_question(text) == normalize_question(wanted) for text, wanted in pairs) / len(pairs),
         f1=sum(token_f1(text, [wanted]) for text, wanted in pairs) / len(pairs),
         bleu=corpus_bleu(texts, [[wanted] for wanted in references]),
         n=len(pairs),

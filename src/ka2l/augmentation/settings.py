@@ -15,7 +15,9 @@ class DecoderConfig(Section):
     pretrained_revision: str | None = None
     """Its Hub revision."""
     t5: Annotated[str, PathOr()] = ""
-    """A T5 (folder or Hub id; paper: google-t5/t5-base), fully fine-tuned; empty: the language model itself, with LoRA."""
+    """A T5 (folder or Hub id; paper: google-t5/t5-base), fully fine-tuned; empty: the language model itself, with
+    LoRA.
+    """
     t5_revision: str | None = None
     """Its Hub revision."""
     pseudo_tokens: Positive = 16
@@ -61,6 +63,8 @@ class AugmentConfig(Section):
     budget: Positive | None = None
     """Most new questions to label, those most likely unknown first; none: as many as select.budget."""
     embedding_model: Annotated[str, PathOr("minilm")] = "minilm"
-    """Sentence encoder that finds near-copies: `minilm` (packaged), a folder or a Hub id; empty: only equal texts are copies."""
+    """Sentence encoder that finds near-copies: `minilm` (packaged), a folder or a Hub id; empty: only equal texts are
+    copies.
+    """
     near_copy: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Cosine similarity from which a question counts as a copy."""

@@ -2,8 +2,8 @@
 
     network = SoftPromptNetwork(model, tokenizer, width=576, settings=DecoderConfig(), seed=0)
 
-The input is [soft tokens]["Question:"][the question]; the loss is on the question and its end token. A linear map plus a
-small network turns the state into the soft tokens, and low-rank adapters (LoRA) let the model read them. Measured on
+The input is [soft tokens]["Question:"][the question]; the loss is on the question and its end token. A linear map plus
+a small network turns the state into the soft tokens, and low-rank adapters (LoRA) let the model read them. Measured on
 GeoNames with SmolLM2-135M: the linear part, solved in closed form, already points at the rare words of the question.
 """
 
@@ -63,9 +63,7 @@ class SoftPromptNetwork:
 
     def __init__(self, model: Any, tokenizer: Any, width: int, settings: DecoderConfig, seed: int):
         if tokenizer.eos_token_id is None:
-            raise ModelError(
-                "The model's tokenizer has no EOS token, which a decoded question must end with."
-            )
+            raise ModelError("The model's tokenizer has no EOS token, which a decoded question must end with.")
         self.width = width
         self.device: torch.device = model.device
         self._model, self._tokenizer = model, tokenizer
@@ -184,9 +182,7 @@ class SoftPromptNetwork:
         cache = DynamicCache(config=self._model.config)
 
         def step(inputs: torch.Tensor) -> torch.Tensor:
-            output = self._model(
-                inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
+            output = self._model(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             logits: torch.Tensor = output.logits[:, -1]
             return logits
 
@@ -257,7 +253,9 @@ def _opening(tokenizer: Any) -> list[int]:
 
 
 def _add_adapters(model: Any, rank: int) -> None:
-    """Add LoRA to all linear modules but the head, in float32, and freeze everything else. No dropout, as in inference."""
+    """Add LoRA to all linear modules but the head, in float32, and freeze everything else. No dropout, as in
+    inference.
+    """
     from peft import LoraConfig, get_peft_model
 
     with quiet_transformers(), warnings.catch_warnings():

@@ -1,4 +1,6 @@
-"""Standardisation of hidden states: the mean and scale a decoder was trained with, and a check that states are finite."""
+"""Standardisation of hidden states: the mean and scale a decoder was trained with, and a check that states are
+finite.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,9 +1,10 @@
-"""Validation of a decoder while it trains: what it generates for questions kept out, which check was best, when to stop.
+"""Validation of a decoder while it trains: what it generates for questions kept out, which check was best, when to
+stop.
 
 The generated text counts before the loss: first how many questions come back word for word, then the loss. Token F1 is
-reported and decides nothing. On questions of one template it is high after a few steps and then moves by chance (measured
-on GeoNames: 0.82 to 0.84 from step 50 to 250, while the loss falls from 1.6 to 1.2 nats a token), and a decoder that leaves
-the name out scores higher than one that generates a wrong name.
+reported and decides nothing. On questions of one template it is high after a few steps and then moves by chance
+(measured on GeoNames: 0.82 to 0.84 from step 50 to 250, while the loss falls from 1.6 to 1.2 nats a token), and a
+decoder that leaves the name out scores higher than one that generates a wrong name.
 """
 
 import math

@@ -1,8 +1,8 @@
 """The program `ka2l`: the commands `run`, `demo`, `check` and `env`, and the entry point.
 
 The verbs are in `stage_commands`, the commands beside them in `study_commands`. Exit codes: 0 done, 2 user error (the
-message says how to fix it), 3 the run waits for people's answers. Results go to standard output, progress and messages to
-standard error.
+message says how to fix it), 3 the run waits for people's answers. Results go to standard output, progress and messages
+to standard error.
 """
 
 import os
@@ -43,9 +43,7 @@ def run(
         str | None, typer.Option(help="Questions: a file, a folder, a Hub dataset or geonames.")
     ] = None,
     budget: Annotated[int | None, typer.Option(help="How many labels to buy.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done and what it costs.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done and what it costs.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -91,15 +89,12 @@ def demo(
     from ka2l.pipeline.run import run as run_pipeline
 
     reporter = Reporter(quiet=quiet)
-    chosen = (
-        "chosen by KA2L, with new questions decoded from their hidden states,"
-        if augment
-        else "chosen by KA2L"
-    )
+    chosen = "chosen by KA2L, with new questions decoded from their hidden states," if augment else "chosen by KA2L"
     reporter.say(
         "Asking SmolLM2-135M-Instruct about places of the world, ten times each, to see what it does not know;\n"
         f"then teaching it 100 answers, once {chosen} and once at random.\n"
-        f"The demo takes about {25 if augment else 10} minutes on 2 cores. You can interrupt it at any time; run the same "
+        f"The demo takes about {25 if augment else 10} minutes on 2 cores. You can interrupt it at any time; run the "
+        f"same "
         "command again to continue.\n"
     )
     config = load_config(demo_recipe(augment=augment))

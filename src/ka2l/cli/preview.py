@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def print_plan(config: RunConfig, run: RunDirectory | None = None, *, as_json: bool = False) -> None:
-    """Print what `run` would do, without doing it: the first prompts in full, and questions, tokens and time of each stage."""
+    """Print what `run` would do, without doing it: the first prompts in full, and questions, tokens and time of each
+    stage.
+    """
     from ka2l.pipeline.commands.dry_run import dry_run
 
     planned = dry_run(config, run)
@@ -109,7 +111,8 @@ def _notes(planned: "DryRun") -> str:
         server = planned.server
         lines.append(
             f"Requested from the server: {server.answers:,} answers in {server.requests:,} requests; about "
-            f"{server.prompt_tokens:,} prompt tokens and {server.answer_tokens:,} answer tokens are billed,\nminus what "
+            f"{server.prompt_tokens:,} prompt tokens and {server.answer_tokens:,} answer tokens are billed,\nminus "
+            f"what "
             "was paid for before. How long it takes depends on the server."
         )
     if planned.end is not None:

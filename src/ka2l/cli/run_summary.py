@@ -156,8 +156,6 @@ def _evaluation(run: RunDirectory) -> EvaluationSummary | None:
     if not file.exists():
         return None
     evaluation = atomic_files.read_json(file)
-    trained = {
-        strategy_of(run.config, arm): run.stages.get(arm_stage("finetune", arm)) for arm in arms(run.config)
-    }
+    trained = {strategy_of(run.config, arm): run.stages.get(arm_stage("finetune", arm)) for arm in arms(run.config)}
     replayed = {name: record.counts.get("replayed", 0) for name, record in trained.items() if record}
     return EvaluationSummary(evaluation["arms"], replayed, evaluation["base_prompt"])

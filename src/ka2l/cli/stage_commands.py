@@ -40,8 +40,8 @@ def import_(
     """Import pre-generated answers (replaces `sample`). `measure` then needs no model.
 
     Each line has `id` or `question`, `answers` (texts, or objects with text, token_logprobs and finish_reason), and
-    optionally `low_temperature_answer` (the one that is judged right or wrong), `gold` (right answers) and `group`. In a
-    new folder the questions come from this file. See docs/import.md for details.
+    optionally `low_temperature_answer` (the one that is judged right or wrong), `gold` (right answers) and `group`. In
+    a new folder the questions come from this file. See docs/import.md for details.
     """
     from ka2l.cli.output import print_values
     from ka2l.common.progress import Reporter
@@ -99,13 +99,9 @@ def map_(
 def annotate(
     directory: RunArgument,
     overrides: Overrides = None,
-    export: Annotated[
-        Path | None, typer.Option(help="Write the questions without a label to this CSV.")
-    ] = None,
+    export: Annotated[Path | None, typer.Option(help="Write the questions without a label to this CSV.")] = None,
     sheet: Annotated[Path | None, typer.Option("--import", help="Read answers from this CSV.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option(help="Let --export overwrite a sheet that has answers in it.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Let --export overwrite a sheet that has answers in it.")] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

@@ -40,9 +40,7 @@ def compare(
     ] = str(REPETITIONS),
     target: Annotated[
         float | None,
-        typer.Option(
-            min=0, max=1, help="Held-out accuracy to reach. Default: that of the whole pool, else of random."
-        ),
+        typer.Option(min=0, max=1, help="Held-out accuracy to reach. Default: that of the whole pool, else of random."),
     ] = None,
     out: OutOption = None,
     keep_adapters: Annotated[
@@ -98,9 +96,7 @@ def export(
     target: Annotated[Path, typer.Argument(metavar="DIR", help="A run with annotations, or a recipe.")],
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="Output folder.")],
     overrides: Overrides = None,
-    kind: Annotated[
-        str, typer.Option("--format", help="llama-factory, jsonl, csv or chat.")
-    ] = "llama-factory",
+    kind: Annotated[str, typer.Option("--format", help="llama-factory, jsonl, csv or chat.")] = "llama-factory",
     template: Annotated[str | None, typer.Option(help="LLaMA-Factory's name for the chat template.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -122,9 +118,7 @@ def plan(
     ],
     next_labels: Annotated[int, typer.Option("--next", metavar="N", help="Labels in the next batch.")] = 100,
     target: Annotated[float | None, typer.Option(help="A score to reach, such as 0.8.")] = None,
-    price: Annotated[
-        float | None, typer.Option(help="Price per label. Default: the mean cost so far.")
-    ] = None,
+    price: Annotated[float | None, typer.Option(help="Price per label. Default: the mean cost so far.")] = None,
     least_gain: Annotated[float, typer.Option(help="Least gain in score that is worth a batch.")] = 0.01,
     score: Annotated[str, typer.Option(help="held_out, or pool (comparisons only).")] = "held_out",
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Save a figure: .svg or .png.")] = None,

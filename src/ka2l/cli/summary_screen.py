@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 _OURS = ("unknown", "unknown_diverse")
 _REASONS_SHOWN = 3  # reasons for dropping decoded questions; the report has all of them
-_REPLAYED = "\n[dim]Known ones taught beside: with the model's own answers, against forgetting; no label is paid for them.[/]"
+_REPLAYED = (
+    "\n[dim]Known ones taught beside: with the model's own answers, against forgetting; no label is paid for them.[/]"
+)
 # rows of the table with the share of right answers before and after, by evaluation set
 _ACCURACY_ROWS = {
     "right, of the bought": "bought",
@@ -82,9 +84,7 @@ def decoded_lines(counts: Mapping[str, int]) -> str:
     )
     if "labels" in counts:
         line += f" {counts['labels']:,} of them {'has' if counts['labels'] == 1 else 'have'} got an answer."
-    dropped = {
-        name.removeprefix("dropped_"): n for name, n in counts.items() if name.startswith("dropped_") and n
-    }
+    dropped = {name.removeprefix("dropped_"): n for name, n in counts.items() if name.startswith("dropped_") and n}
     most = sorted(dropped.items(), key=lambda item: -item[1])[:_REASONS_SHOWN]
     if not most:
         return line
@@ -111,8 +111,8 @@ def _knowledge_lines(values: RunSummary) -> Iterator[str]:
         )
     elif values.measured is not None and values.measured.unknown is None:
         yield (
-            f"The semantic entropies of {values.measured.questions:,} questions are in entropy.parquet. No threshold parts known "
-            "from unknown: threshold.json says why."
+            f"The semantic entropies of {values.measured.questions:,} questions are in entropy.parquet. No threshold "
+            "parts known from unknown: threshold.json says why."
         )
     elif values.measured is not None and values.measured.unknown is not None:
         share = values.measured.unknown / values.measured.questions
@@ -124,7 +124,8 @@ def _knowledge_lines(values: RunSummary) -> Iterator[str]:
         probe = values.probe
         yield (
             f"The probe ({probe.kind}, {_layer(probe)}) tells unknown from known with "
-            f"AUROC {_decimal(probe.auroc['se_label'])}{_wrong_answers(probe)}.\n[dim]AUROC: 0.5 is guessing, 1 is perfect.[/]"
+            f"AUROC {_decimal(probe.auroc['se_label'])}{_wrong_answers(probe)}.\n[dim]AUROC: 0.5 is guessing, 1 is "
+            f"perfect.[/]"
         )
     if values.given_probe is not None:
         yield f"That probe was trained before: {escape(values.given_probe)}."
@@ -163,14 +164,14 @@ def _arm_column(arm: Mapping[str, Any], replayed: int) -> dict[str, str]:
         "new questions taught": str(decoded["labels"]) if decoded else "–",
         "  learned": str(decoded["learned"]) if decoded else "–",
         **{title: _before_after(arm["sets"].get(name)) for title, name in _ACCURACY_ROWS.items()},
-        "forgotten, of the held-out": (
-            f"{forgotten['forgotten']} of {forgotten['right_before']} {forgotten_range}"
-        ),
+        "forgotten, of the held-out": (f"{forgotten['forgotten']} of {forgotten['right_before']} {forgotten_range}"),
     }
 
 
 def _conclusion(evaluated: Mapping[str, Any]) -> str:
-    """One sentence: facts learned per label in the first arm against the second, and whether the difference is clear."""
+    """One sentence: facts learned per label in the first arm against the second, and whether the difference is
+    clear.
+    """
     if len(evaluated) < 2:
         return ""
     (first, a), (second, b) = list(evaluated.items())[:2]
@@ -187,7 +188,8 @@ def _footnote(evaluated: Mapping[str, Any], replayed: Mapping[str, int]) -> str:
     """What the rows of the table mean."""
     taught = "bought and new" if any(map(_decoded, evaluated.values())) else "bought"
     return (
-        f"[dim]Brackets: 95 % bootstrap intervals. Learned: {taught} questions that were wrong before and are right now.\n"
+        f"[dim]Brackets: 95 % bootstrap intervals. Learned: {taught} questions that were wrong before and are right "
+        f"now.\n"
         "Forgotten: held-out questions that were right before and are wrong now.[/]"
         + (_REPLAYED if any(replayed.values()) else "")
     )

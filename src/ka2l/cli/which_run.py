@@ -18,9 +18,7 @@ class ChosenRun(NamedTuple):
     folder: Path
 
 
-def choose(
-    recipe: str | None, overrides: Sequence[str], named: Mapping[str, Any], out: Path | None
-) -> ChosenRun:
+def choose(recipe: str | None, overrides: Sequence[str], named: Mapping[str, Any], out: Path | None) -> ChosenRun:
     """The config of a recipe, of the run in `out` to resume, or of settings alone; and the run's folder.
 
     Args:
@@ -89,14 +87,10 @@ def with_probe(
     if questions is None:
         return settings
     if (folder / "manifest.json").exists():
-        raise ConfigError(
-            f"{folder}: this run already has questions. Omit --questions, or choose another folder."
-        )
+        raise ConfigError(f"{folder}: this run already has questions. Omit --questions, or choose another folder.")
     config = load_config(None, [*settings, f"questions.source={questions}"])
     if not config.map.probe:
-        raise ConfigError(
-            "--questions starts a run that is mapped by an existing probe: name it with --probe."
-        )
+        raise ConfigError("--questions starts a run that is mapped by an existing probe: name it with --probe.")
     from ka2l.pipeline.identities import given_probe
 
     card = given_probe(config.map.probe, config.map.probe_revision).card

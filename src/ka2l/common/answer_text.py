@@ -41,9 +41,7 @@ def exact_match(prediction: str, answers: Iterable[str]) -> bool:
 
 def token_f1(prediction: str, answers: Iterable[str]) -> float:
     """Highest token F1 over the accepted answers, 0 to 1; two empty texts score 1, and no answers 0."""
-    return max(
-        (_f1(normalize_answer(prediction).split(), normalize_answer(a).split()) for a in answers), default=0.0
-    )
+    return max((_f1(normalize_answer(prediction).split(), normalize_answer(a).split()) for a in answers), default=0.0)
 
 
 def is_correct(prediction: str, answers: Iterable[str], rule: str) -> bool:

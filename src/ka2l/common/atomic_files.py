@@ -1,7 +1,8 @@
 """Atomic writes of text, JSON, tables and tensors, numbered parts of long work, and the error for a full disk.
 
-Every file is written under a temporary name, synced and renamed, so a file that exists is complete. Long work is written
-in numbered parts; a part that exists is finished. The paths of a run's artifacts are in `ka2l.pipeline.run_directory`.
+Every file is written under a temporary name, synced and renamed, so a file that exists is complete. Long work is
+written in numbered parts; a part that exists is finished. The paths of a run's artifacts are in
+`ka2l.pipeline.run_directory`.
 """
 
 import errno
@@ -53,9 +54,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> "pa.Table":
     return pq.ParquetFile(path).read(columns=columns)
 
 
-def write_tensors(
-    path: Path, tensors: Mapping[str, "NDArray[np.generic]"], metadata: Mapping[str, str]
-) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, "NDArray[np.generic]"], metadata: Mapping[str, str]) -> None:
     """Write arrays to a safetensors file atomically."""
     from safetensors.numpy import save_file
 
@@ -63,9 +62,7 @@ def write_tensors(
         save_file(dict(tensors), temporary, metadata=dict(metadata))
 
 
-def read_tensors(
-    path: Path, names: "Sequence[str] | None" = None
-) -> tuple[dict[str, "NDArray[Any]"], dict[str, str]]:
+def read_tensors(path: Path, names: "Sequence[str] | None" = None) -> tuple[dict[str, "NDArray[Any]"], dict[str, str]]:
     """Read arrays (these, or all) and the metadata of a safetensors file."""
     from safetensors import safe_open
 
@@ -105,7 +102,8 @@ def array_of_rows(
 ) -> "Iterator[Callable[[Sequence[int], NDArray[Any]], None]]":
     """Write a .npy file atomically, some rows at a time and in any order; every row must be written.
 
-    It uses plain writes, not a memory map: on a full disk a memory map ends the process with a signal instead of an error.
+    It uses plain writes, not a memory map: on a full disk a memory map ends the process with a signal instead of an
+    error.
 
     Args:
         path: the file.

@@ -1,8 +1,8 @@
 """Folders with a JSON card and weights (probes and decoders): found, checked, and exchanged with the Hub.
 
 Downloads take all files from one commit, uploads put all files into one commit, and errors of the Hub's client become
-errors that say what to do. Tokens come from the caller or from the login of the Hub's own client, and never reach a file,
-a log or an error.
+errors that say what to do. Tokens come from the caller or from the login of the Hub's own client, and never reach a
+file, a log or an error.
 """
 
 import tempfile
@@ -33,9 +33,7 @@ def local_folder(name: str, revision: str | None, what: str) -> Path | None:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if revision is not None:
-            raise ModelError(
-                f"{name} is a folder, and revision {revision} is of the Hub. Leave the revision out."
-            )
+            raise ModelError(f"{name} is a folder, and revision {revision} is of the Hub. Leave the revision out.")
         return folder
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"{name}: no such folder. Give the folder of a {what} or a Hub id (owner/name).")
@@ -107,9 +105,7 @@ def read_weights(file: Path, what: str) -> "dict[str, NDArray[Any]]":
     try:
         arrays, _ = atomic_files.read_tensors(file)
     except SafetensorError as error:
-        raise ModelError(
-            f"{file}: not a safetensors file ({error}). Fetch or save the {what} again."
-        ) from error
+        raise ModelError(f"{file}: not a safetensors file ({error}). Fetch or save the {what} again.") from error
     return arrays
 
 
@@ -265,9 +261,7 @@ def _advice(error: BaseException) -> str:
     if isinstance(error, errors.GatedRepoError):
         return "its owner must grant you access first: ask for it on the repository's page on the Hub."
     if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            "there is no such repository on the Hub, or it is private: run `hf auth login`, or give a token."
-        )
+        return "there is no such repository on the Hub, or it is private: run `hf auth login`, or give a token."
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return "the repository does not have this file."
     if isinstance(error, errors.LocalEntryNotFoundError | httpx2.TransportError | ConnectionError):

@@ -47,9 +47,7 @@ def bootstrap_interval(
     return _percentiles(float(statistic(np.arange(n))), values, n, len(members))
 
 
-def mean_interval(
-    values: Sequence[float], groups: Sequence[str], resamples: int = 1000, seed: int = 0
-) -> Interval:
+def mean_interval(values: Sequence[float], groups: Sequence[str], resamples: int = 1000, seed: int = 0) -> Interval:
     """Mean with its group bootstrap interval.
 
     The draws are those of `bootstrap_interval`, computed from each group's sum and count instead of its rows.
@@ -89,7 +87,9 @@ def _percentiles(value: float, resampled: NDArray[np.float64], n: int, groups: i
 
 
 def auroc(scores: NDArray[np.floating], labels: NDArray[np.integer] | NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: P(score of a positive > score of a negative); ties count one half, one class gives NaN."""
+    """Area under the ROC curve: P(score of a positive > score of a negative); ties count one half, one class gives
+    NaN.
+    """
     from scipy.stats import rankdata
 
     positive = np.asarray(labels).astype(bool)

@@ -20,12 +20,7 @@ def as_interval(value: object) -> Interval | None:
     """An Interval, also from the list or mapping that JSON has; None if there is no value. Bounds may be NaN."""
     if isinstance(value, Mapping):
         value = [value.get(name) for name in Interval._fields]
-    if (
-        not isinstance(value, Sequence)
-        or isinstance(value, str)
-        or len(value) != 4
-        or not is_number(value[0])
-    ):
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 4 or not is_number(value[0]):
         return None
     low, high = (float(bound) if is_number(bound) else math.nan for bound in value[1:3])
     return Interval(float(value[0]), low, high, int(value[3]) if is_number(value[3]) else 0)

@@ -40,7 +40,9 @@ class Reporter:
 
 
 def by_step(advance: Advance) -> Callable[[int, int], None]:
-    """A callback that advances a bar to the number of the current step; a continued training does not begin at step 1."""
+    """A callback that advances a bar to the number of the current step; a continued training does not begin at step
+    1.
+    """
     last = 0
 
     def on_step(step: int, _steps: int) -> None:

@@ -1,4 +1,5 @@
-"""One table in one SQLite file that several processes may share: it is checked when opened, and written in transactions.
+"""One table in one SQLite file that several processes may share: it is checked when opened, and written in
+transactions.
 
 With the write-ahead log every committed row survives `kill -9`. A power cut can lose the last rows, but not the file.
 """
@@ -53,9 +54,7 @@ class SqliteFile:
         self.path, self._table = path, table
         with self.plainly():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.base = sqlite3.connect(
-                path, timeout=_WAIT, isolation_level=None, check_same_thread=not any_thread
-            )
+            self.base = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=not any_thread)
         try:
             with self.plainly():
                 self._prepare()
@@ -90,9 +89,7 @@ class SqliteFile:
             ) from error
         except (sqlite3.DatabaseError, ValueError) as error:
             rescue = table.rescue.format(file=self.path.name)
-            raise DataError(
-                f"{self.path}: the file of {table.kept} is damaged ({error}). {rescue}"
-            ) from error
+            raise DataError(f"{self.path}: the file of {table.kept} is damaged ({error}). {rescue}") from error
         except OSError as error:
             raise DataError(f"{self.path}: cannot be opened ({error.strerror or error}).") from error
 

@@ -1,4 +1,6 @@
-"""The values that the presets `paper`, `reference` and `default` set; a recipe and overrides take precedence over them."""
+"""The values that the presets `paper`, `reference` and `default` set; a recipe and overrides take precedence over
+them.
+"""
 
 from typing import Any
 

@@ -20,9 +20,7 @@ from ka2l.config.run_config import RunConfig
 from ka2l.errors import ConfigError
 
 
-def load_config(
-    recipe: Path | None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
-) -> RunConfig:
+def load_config(recipe: Path | None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> RunConfig:
     """Merge preset, `base`, the recipe file and `section.key=value` overrides into a validated RunConfig.
 
     Raises:
@@ -158,9 +156,7 @@ def _explain(error: ValidationError, recipe: Path | None) -> str:
             wrong.setdefault(path, []).append(item["msg"])
             # An API key that was put into the wrong setting is not printed.
             got[path] = (
-                ""
-                if path.startswith(("server.", "judge_server.")) or not item["loc"]
-                else f" (got {item['input']!r})"
+                "" if path.startswith(("server.", "judge_server.")) or not item["loc"] else f" (got {item['input']!r})"
             )
     lines = [f"{recipe or 'configuration'}: {len(wrong)} wrong value(s)"]
     lines += [f"  {path}: {', or: '.join(messages)}{got.get(path, '')}." for path, messages in wrong.items()]

@@ -92,8 +92,8 @@ class RunConfig(Section):
         asked = [name for name in self.measure.scores if name != "kernel_entropy"]
         if asked and self.sample.states != "same":
             raise ValueError(
-                f"measure.scores={asked} ask the model that answered, and sample.states={self.sample.states} says it is "
-                "not in this process. Leave them out, or set sample.states=same with model.name."
+                f"measure.scores={asked} ask the model that answered, and sample.states={self.sample.states} says it "
+                "is not in this process. Leave them out, or set sample.states=same with model.name."
             )
         local = self.measure.judge == "llm" and not self.judge_server.url
         if local and not self.measure.llm_model and self.sample.states == "none":
@@ -114,8 +114,8 @@ class RunConfig(Section):
             )
         if self.augment.per_question and self.annotate.annotator == "gold" and not self.questions.is_geonames:
             raise ValueError(
-                "augment.per_question makes new questions, and gold answers (annotate.annotator=gold) came with the old "
-                "ones. Let people answer: annotate.annotator=file. (GeoNames questions are answered by GeoNames.)"
+                "augment.per_question makes new questions, and gold answers (annotate.annotator=gold) came with the "
+                "old ones. Let people answer: annotate.annotator=file. (GeoNames questions are answered by GeoNames.)"
             )
         return self
 

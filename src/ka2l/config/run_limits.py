@@ -73,7 +73,8 @@ def limit(config: RunConfig) -> Limit | None:
             "measure",
             "A probe reads hidden states, and this run has none (sample.states=none).",
             "Semantic entropy needs only answers. For a probe and the map give an open model: model.name=… with "
-            "sample.states=same if it is the model that answered, or sample.states=surrogate to let its states stand in.",
+            "sample.states=same if it is the model that answered, or sample.states=surrogate to let its states stand "
+            "in.",
         )
     if has_stand_in(config):
         return Limit(

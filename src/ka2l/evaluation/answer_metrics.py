@@ -23,9 +23,7 @@ class AnswerScores(NamedTuple):
 
 def score(prediction: str, answers: Sequence[str]) -> AnswerScores:
     """Compare a prediction with all accepted answers; without any answer all scores are 0."""
-    return AnswerScores(
-        exact_match(prediction, answers), token_f1(prediction, answers), _rouge_l(prediction, answers)
-    )
+    return AnswerScores(exact_match(prediction, answers), token_f1(prediction, answers), _rouge_l(prediction, answers))
 
 
 def meteor_exact_stem(prediction: str, answers: Sequence[str]) -> float:

@@ -3,10 +3,10 @@
     ka2l evaluate runs/mine
 
 The sets are never mixed: held_out (nothing was trained on them), bought (taught, in the wording that was taught),
-bought_reworded (taught, in another wording), unbought (left in the pool), and decoded (new questions decoded from hidden
-states and taught, if the run has any). The base model answers with the prompt that gives it the most correct answers,
-the fine-tuned model with the teaching prompt. Both answer the same questions, and differences are paired. Intervals are
-bootstrapped by question group.
+bought_reworded (taught, in another wording), unbought (left in the pool), and decoded (new questions decoded from
+hidden states and taught, if the run has any). The base model answers with the prompt that gives it the most correct
+answers, the fine-tuned model with the teaching prompt. Both answer the same questions, and differences are paired.
+Intervals are bootstrapped by question group.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -130,8 +130,8 @@ def best_base_prompt(
 ) -> str:
     """`sensing` or `teaching`: the prompt with which the base model has more correct held-out answers (tie: sensing).
 
-    The base model answers held_out with both prompts, and the other sets with the prompt returned here. The choice is made
-    on questions that are also scored. That favours the base model, so it cannot make the gain larger.
+    The base model answers held_out with both prompts, and the other sets with the prompt returned here. The choice is
+    made on questions that are also scored. That favours the base model, so it cannot make the gain larger.
 
     Raises:
         ValueError: a held-out question is not answered with both prompts.
@@ -152,8 +152,8 @@ def evaluate(
     """Compare the base model with each arm's tuned model on the sets of `evaluation_sets`.
 
     Args:
-        predictions: answers of `base:sensing` and `base:teaching` to held_out, of the better of the two to the sets of all
-            arms, and of each arm (`Prediction.model` is the arm's name) to its sets. Others are ignored.
+        predictions: answers of `base:sensing` and `base:teaching` to held_out, of the better of the two to the sets of
+            all arms, and of each arm (`Prediction.model` is the arm's name) to its sets. Others are ignored.
         arms: what each arm has bought, by the arm's name.
         questions: all questions of the run, or those of `asked_ids`.
         answers: questions that are not in it have their gold answers.
@@ -170,9 +170,7 @@ def evaluate(
     base_prompt = _best_prompt(held_out)
     base = {prompt: judge.summarize(rows) for prompt, rows in held_out.items() if rows}
     all_bought = {id_ for arm in arms.values() for id_ in arm.bought} | set(replayed)
-    by_arm = {
-        name: _evaluate_arm(judge, base_prompt, name, arm, config, all_bought) for name, arm in arms.items()
-    }
+    by_arm = {name: _evaluate_arm(judge, base_prompt, name, arm, config, all_bought) for name, arm in arms.items()}
     return Evaluation(correct=correct, base_prompt=base_prompt, base=base, arms=by_arm)
 
 

@@ -1,10 +1,11 @@
 """Which questions are asked after teaching: the sets of the evaluation protocol, and the draw from the unlabelled pool.
 
-    ids = asked_ids(rows, labelled, config.unbought, seed)    # one pass over the questions, which need not fit in memory
+    # one pass over the questions, which need not fit in memory
+    ids = asked_ids(rows, labelled, config.unbought, seed)
     sets = evaluation_sets(questions, arm.bought, config, seed, answers, bought_elsewhere)
 
-`asked_ids` says which questions have to be in memory for `evaluation_sets`: with these questions alone it returns the same
-items, in the same order, as with all questions of a run.
+`asked_ids` says which questions have to be in memory for `evaluation_sets`: with these questions alone it returns the
+same items, in the same order, as with all questions of a run.
 """
 
 import hashlib
@@ -60,10 +61,9 @@ def asked_ids(rows: Iterable[QuestionRow], labelled: Questions, unbought: int, s
     return {*held_out, *labelled, *drawn}
 
 
-def draw_unbought(
-    rows: Iterable[QuestionRow], taught_facts: Collection[str], size: int, seed: int
-) -> list[str]:
-    """Ids of pool questions with an answer whose fact is not taught, in the order of the draw; memory grows with `size`.
+def draw_unbought(rows: Iterable[QuestionRow], taught_facts: Collection[str], size: int, seed: int) -> list[str]:
+    """Ids of pool questions with an answer whose fact is not taught, in the order of the draw; memory grows with
+    `size`.
 
     The order is that of a hash of (seed, id). So it does not depend on the order of the rows, and a smaller draw is the
     beginning of a larger one.
@@ -74,12 +74,8 @@ def draw_unbought(
         size: how many are drawn, or all if there are fewer.
         seed: of the draw.
     """
-    candidates = (
-        row.id for row in rows if row.role == "pool" and row.answered and row.fact not in taught_facts
-    )
-    return heapq.nsmallest(
-        size, candidates, key=lambda id_: hashlib.sha256(f"{seed}:{id_}".encode()).digest()
-    )
+    candidates = (row.id for row in rows if row.role == "pool" and row.answered and row.fact not in taught_facts)
+    return heapq.nsmallest(size, candidates, key=lambda id_: hashlib.sha256(f"{seed}:{id_}".encode()).digest())
 
 
 def evaluation_sets(
@@ -92,9 +88,9 @@ def evaluation_sets(
 ) -> dict[str, list[Item]]:
     """The questions to ask, by set: held_out, bought, bought_reworded, unbought (a set may be empty).
 
-    Decoded questions that were taught are the set `decoded`, before `unbought`; it is left out if it is empty. Questions
-    without any answer are left out. `unbought` leaves out questions that share a group with a bought or decoded one,
-    because that fact was taught; it is drawn by `draw_unbought`.
+    Decoded questions that were taught are the set `decoded`, before `unbought`; it is left out if it is empty.
+    Questions without any answer are left out. `unbought` leaves out questions that share a group with a bought or
+    decoded one, because that fact was taught; it is drawn by `draw_unbought`.
 
     Args:
         questions: all questions of the run, or those of `asked_ids`.
@@ -102,8 +98,8 @@ def evaluation_sets(
         config: `unbought` and `rewordings` say how many of each are asked.
         seed: of the draw.
         answers: questions that are not in it have their gold answers.
-        bought_elsewhere: ids that other arms have bought; `unbought` leaves them out too, so that all arms are asked the
-            same questions there.
+        bought_elsewhere: ids that other arms have bought; `unbought` leaves them out too, so that all arms are asked
+            the same questions there.
 
     Raises:
         ValueError: a bought id is unknown, repeated, or held out, or shares its group with a held-out question.

@@ -63,8 +63,8 @@ def aurc(r: Ranked) -> Floats:
     """Area under the risk-coverage curve (Geifman & El-Yaniv, arXiv 1705.08500), [resamples]; lower is better.
 
     The mean, over k = 1 … rows, of the event rate among the k least uncertain rows. For ties, the expected value over
-    random orders: a tie of t rows with share s of events, after T rows with E events, adds Σⱼ (E + j·s) / (T + j), j = 1 … t,
-    = t·s + (E − T·s)·(H(T + t) − H(T)) with the harmonic numbers H.
+    random orders: a tie of t rows with share s of events, after T rows with E events, adds Σⱼ (E + j·s) / (T + j), j =
+    1 … t, = t·s + (E − T·s)·(H(T + t) − H(T)) with the harmonic numbers H.
     """
     total = r.rows.sum(0)
     size = int(total.max(initial=0))

@@ -5,7 +5,8 @@
     table.rows[0].difference             # AUROC less the reference's, on the same resamples
 
 A bootstrap resample is a column of whole-number weights: how often each row was drawn. The metrics (`ranking_metrics`,
-`reliability`) take all columns of a chunk at once, so that a thousand resamples take about 25 ms per method at 300 rows.
+`reliability`) take all columns of a chunk at once, so that a thousand resamples take about 25 ms per method at 300
+rows.
 """
 
 import math
@@ -40,7 +41,9 @@ class MethodMetrics(NamedTuple):
 
     name: str
     metrics: dict[str, Interval]
-    """`auroc`, `auprc`, `aurc`, `accuracy_at_50`, `accuracy_at_80`; of a probability `brier`, `ece`, `calibration_error`."""
+    """`auroc`, `auprc`, `aurc`, `accuracy_at_50`, `accuracy_at_80`; of a probability `brier`, `ece`,
+    `calibration_error`.
+    """
     difference: Difference | None  # None for the reference itself, or without a reference
 
 
@@ -106,9 +109,7 @@ def evaluate_scores(
     names = np.asarray(groups, dtype=str)
     rows = []
     for index, (method, own) in enumerate(zip(methods, measured, strict=True)):
-        samples = {
-            key: np.concatenate([chunk[index][key] for chunk in chunks] or [np.empty(0)]) for key in own
-        }
+        samples = {key: np.concatenate([chunk[index][key] for chunk in chunks] or [np.empty(0)]) for key in own}
         metrics = {
             key: _interval(float(own[key][0]), samples[key], names[method.rows], reflect=key == "ece")
             for key in own
@@ -220,15 +221,11 @@ def _check(
     for kind, table in (("scores", scores), ("probabilities", probabilities)):
         for name, rows in table.items():
             if np.shape(rows) != event.shape:
-                raise ValueError(
-                    f"{kind}[{name!r}] has shape {np.shape(rows)}, but there are {event.size} events"
-                )
+                raise ValueError(f"{kind}[{name!r}] has shape {np.shape(rows)}, but there are {event.size} events")
     unknown = [name for name in (*probabilities, *([reference] if reference else [])) if name not in scores]
     if unknown:
         raise ValueError(f"no scores of {unknown[0]!r}; there are {', '.join(scores) or 'none'}")
     for name, p in probabilities.items():
         used = np.asarray(p)[~np.isnan(scores[name])]
         if not bool(((used >= 0) & (used <= 1)).all()):
-            raise ValueError(
-                f"probabilities[{name!r}] must lie in [0, 1], but go from {used.min()} to {used.max()}"
-            )
+            raise ValueError(f"probabilities[{name!r}] must lie in [0, 1], but go from {used.min()} to {used.max()}")

@@ -19,11 +19,15 @@ class MeasureConfig(Section):
     """From answers to semantic entropy and the known/unknown label (Section 3.2.2)."""
 
     judge: JudgeName = "lexical"
-    """When two answers mean the same: equal after normalisation, by entailment (`nli`, `llm`), or by cosine (`embedding`)."""
+    """When two answers mean the same: equal after normalisation, by entailment (`nli`, `llm`), or by cosine
+    (`embedding`).
+    """
     equivalence: Equivalence = "strict"
     """For `nli` and `llm`: entailment both ways; no contradiction and not neutral both ways; or no contradiction."""
     clusters: ClusterRule = "first_match"
-    """`first_match`: each answer against the first answer of each cluster, in order; `components`: all answers that are linked, in any order."""
+    """`first_match`: each answer against the first answer of each cluster, in order; `components`: all answers that are
+    linked, in any order.
+    """
     nli_model: Annotated[str, PathOr()] = "microsoft/deberta-large-mnli"
     """A sequence-classification model with an entailment label, for judge `nli`."""
     embedding_model: Annotated[str, PathOr("minilm")] = "minilm"
@@ -31,7 +35,9 @@ class MeasureConfig(Section):
     embedding_threshold: Annotated[float, Field(ge=-1.0, le=1.0)] | Literal["fit"] = "fit"
     """Cosine from which two answers mean the same; `fit`: fitted on the gold answers of training questions."""
     llm_model: Annotated[str, PathOr("smollm2-135m")] = ""
-    """For judge `llm`: a folder or Hub id; empty: the run's own model. If judge_server.url is set, that server judges."""
+    """For judge `llm`: a folder or Hub id; empty: the run's own model. If judge_server.url is set, that server
+    judges.
+    """
     batch_tokens: Positive = 4096
     """Tokens (with padding) in one batch of the judge."""
     cache: Annotated[str, PathOr(created=True)] = ""
@@ -39,7 +45,9 @@ class MeasureConfig(Section):
     scores: list[ModelScore] = Field(default=[])
     """Additional scores, which take more calls of a model: p_true, ambiguity, eigenscore, kernel_entropy."""
     p_true_shots: Annotated[int, Field(ge=0, le=32)] = 6
-    """Worked examples in the prompt of `p_true` and `ambiguity`; they are training questions, which then get no such score."""
+    """Worked examples in the prompt of `p_true` and `ambiguity`; they are training questions, which then get no such
+    score.
+    """
     threshold: ThresholdRule | Annotated[float, Field(ge=0.0)] = "two_means"
     """Semantic entropy from which a question is unknown: a rule, or a number in nats."""
     quantile: Fraction = 0.5
@@ -62,15 +70,23 @@ class ProbeConfig(Section):
     """One probe per layer and kind; one is kept, chosen on validation rows (Section 3.2.3)."""
 
     kinds: list[ProbeKind] = Field(default=["linear", "mlp"])
-    """`linear`: standardised logistic regression; `mlp`: the paper's SwiGLU network; `mix`: linear on a learned mix of layers; `ensemble`: the mean of the linear probes of the deeper half of the layers."""
+    """`linear`: standardised logistic regression; `mlp`: the paper's SwiGLU network; `mix`: linear on a learned mix of
+    layers; `ensemble`: the mean of the linear probes of the deeper half of the layers.
+    """
     target: Target = "label"
-    """The target: `label` (unknown), `value` (semantic entropy), `correct` (a wrong answer), or `both` (label and wrong)."""
+    """The target: `label` (unknown), `value` (semantic entropy), `correct` (a wrong answer), or `both` (label and
+    wrong).
+    """
     choice: Literal["robust", "best"] = "robust"
-    """How layer and kind are chosen: `best` takes the highest validation AUROC, `robust` cross-validates and allows for chance (see docs/probes.md)."""
+    """How layer and kind are chosen: `best` takes the highest validation AUROC, `robust` cross-validates and allows for
+    chance (see docs/probes.md).
+    """
     calibration: Literal["platt", "isotonic", "none"] = "platt"
     """How scores become probabilities, fitted on validation rows."""
     layers: list[Annotated[int, Field(ge=0)]] | None = None
-    """Train `linear` and `mlp` at these layers only (0: the embedding, L: after the final norm); none: at all layers."""
+    """Train `linear` and `mlp` at these layers only (0: the embedding, L: after the final norm); none: at all
+    layers.
+    """
     position: Literal["tbg", "mean_prompt"] = "tbg"
     """`tbg`: last prompt token (before generation); `mean_prompt`: mean over the question's tokens."""
     standardize: bool = True
@@ -103,9 +119,7 @@ class ProbeConfig(Section):
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise ValueError("layers must name at least one layer, each once; leave it out for all layers")
         if reads_all := [kind for kind in self.kinds if kind in ("mix", "ensemble")]:
-            raise ValueError(
-                f"layers={self.layers} cannot be combined with kinds={reads_all}, which read all layers"
-            )
+            raise ValueError(f"layers={self.layers} cannot be combined with kinds={reads_all}, which read all layers")
         return self
 
 

@@ -102,9 +102,7 @@ class LanguageModel(Sampler, Protocol):
         """Set how later prompts are built, so that the tokens they begin with are computed once."""
         ...
 
-    def states(
-        self, prompts: Sequence[Prompt], layer: int | None, *, position: Position
-    ) -> NDArray[np.float32]:
+    def states(self, prompts: Sequence[Prompt], layer: int | None, *, position: Position) -> NDArray[np.float32]:
         """Hidden states at one layer, [prompts, width]; the layers above it are not computed.
 
         With `layer` None the states of all layers, [prompts, layers + 1, width].
@@ -115,9 +113,7 @@ class LanguageModel(Sampler, Protocol):
         """Entropy (Section 4.5), top probability and margin of the first answer token's distribution, from one pass."""
         ...
 
-    def choice_log_probabilities(
-        self, prompts: Sequence[Prompt], choices: Sequence[str]
-    ) -> NDArray[np.float32]:
+    def choice_log_probabilities(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> NDArray[np.float32]:
         """Natural log of the probability that the first answer token is the first token of a choice.
 
         Args:

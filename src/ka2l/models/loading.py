@@ -47,9 +47,7 @@ def resolve(config: ModelConfig) -> ResolvedModel:
     return ResolvedModel(config.name, config.name, _hub_revision(config))
 
 
-def load_causal_lm(
-    config: ModelConfig, resolved: ResolvedModel, adapter: Path | None = None
-) -> tuple[Any, Any]:
+def load_causal_lm(config: ModelConfig, resolved: ResolvedModel, adapter: Path | None = None) -> tuple[Any, Any]:
     """Load the model (in eval mode, on its device) and its tokenizer.
 
     Args:
@@ -138,9 +136,7 @@ def pick_device(config: ModelConfig) -> str:
 
     if config.device != "auto":
         if config.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ModelError(
-                f"model.device is {config.device}, but PyTorch sees no CUDA device here. Use cpu or auto."
-            )
+            raise ModelError(f"model.device is {config.device}, but PyTorch sees no CUDA device here. Use cpu or auto.")
         return config.device
     return "cuda" if torch.cuda.is_available() else "cpu"
 

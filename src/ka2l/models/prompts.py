@@ -1,8 +1,8 @@
 """The prompt builder, its two prompts, and the stop rule.
 
 The *sensing prompt* (with shots) is byte for byte the same for sample, probe, map and check; its hash is in the probe's
-card. The *teaching prompt* (without shots by default) is used for fine-tuning and for the tuned model. In both, an answer
-ends at the first line break after some text, or with the model's turn.
+card. The *teaching prompt* (without shots by default) is used for fine-tuning and for the tuned model. In both, an
+answer ends at the first line break after some text, or with the model's turn.
 
     Answer the following question as briefly as possible.
 
@@ -57,9 +57,7 @@ class PromptBuilder:
         ModelError: template `chat` without a chat template, or too few shots.
     """
 
-    def __init__(
-        self, config: PromptConfig, shots: Sequence[Shot] = (), render_chat: RenderChat | None = None
-    ):
+    def __init__(self, config: PromptConfig, shots: Sequence[Shot] = (), render_chat: RenderChat | None = None):
         if config.template == "chat" and render_chat is None:
             raise ModelError(
                 "prompt.template is 'chat', but this model's tokenizer has no chat template. "

@@ -19,6 +19,4 @@ def load_tokenizer(config: ModelConfig, resolved: ResolvedModel) -> Any:
         try:
             return AutoTokenizer.from_pretrained(resolved.path, **loading_arguments(config, resolved))
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"{config.name}: cannot load this model's tokenizer: {first_line(error)}"
-            ) from error
+            raise ModelError(f"{config.name}: cannot load this model's tokenizer: {first_line(error)}") from error

@@ -1,7 +1,8 @@
 """Content keys: what decides whether a stage's artifacts are up to date.
 
 A stage's key hashes the settings it declares and the keys of its inputs. Batch and part sizes are left out: they change
-the order of rounding, not the meaning of a result. Where the questions are stored is left out too: their content counts.
+the order of rounding, not the meaning of a result. Where the questions are stored is left out too: their content
+counts.
 """
 
 import hashlib
@@ -25,9 +26,7 @@ def keys(config: RunConfig, plan: Plan[Any], known: Identities) -> dict[str, str
         content = {
             "stage": name,
             "settings": declared.settings(config, arm, known),
-            "inputs": {
-                needed: key_of[needed] for needed in plan.inputs[stage] if needed not in declared.unhashed
-            },
+            "inputs": {needed: key_of[needed] for needed in plan.inputs[stage] if needed not in declared.unhashed},
         }
         key_of[stage] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
     return key_of
@@ -85,7 +84,9 @@ def pool_answers(config: RunConfig, known: Identities, unread: str) -> list[Any]
 
 
 def unread_of_measure(config: RunConfig) -> tuple[str, ...]:
-    """Settings of `measure` that this judge, these scores and this rule do not use, and those that change only speed."""
+    """Settings of `measure` that this judge, these scores and this rule do not use, and those that change only
+    speed.
+    """
     measure = config.measure
     read_by = {
         "equivalence": measure.judge in ("nli", "llm"),

@@ -44,9 +44,7 @@ class Context:
         beside: a context of another configuration with the same model and prompts, whose loaded model is shared.
     """
 
-    def __init__(
-        self, run: RunDirectory, reporter: Reporter, plan: Plan["Context"], beside: "Context | None" = None
-    ):
+    def __init__(self, run: RunDirectory, reporter: Reporter, plan: Plan["Context"], beside: "Context | None" = None):
         self.run = run
         self.reporter = reporter
         self.plan = plan
@@ -55,9 +53,7 @@ class Context:
         if beside is not None:
             own, shared = ([config.model, config.prompt] for config in (self.config, beside.config))
             if own != shared:
-                raise ValueError(
-                    "contexts share a model only where the settings `model` and `prompt` are equal"
-                )
+                raise ValueError("contexts share a model only where the settings `model` and `prompt` are equal")
 
     @property
     def config(self) -> RunConfig:
@@ -85,9 +81,7 @@ class Context:
     def is_done(self, stage: str, key: str) -> bool:
         """Whether a stage is finished under this key, with everything this configuration needs of it."""
         declared = self.plan.stages[stage]
-        return self.run.is_done(stage, key, declared.writes) and declared.complete(
-            self.config, self.run.stages[stage]
-        )
+        return self.run.is_done(stage, key, declared.writes) and declared.complete(self.config, self.run.stages[stage])
 
     def attempt(self, stage: str) -> Attempt:
         """A stage with its key and its inputs, after a check that the inputs are finished.
@@ -99,9 +93,7 @@ class Context:
         declared.inspects(self)
         key_of = self.keys()
         if declared.partial:
-            inputs = {
-                other: key for other, key in key_of.items() if other != stage and self.is_done(other, key)
-            }
+            inputs = {other: key for other, key in key_of.items() if other != stage and self.is_done(other, key)}
         else:
             inputs = self.require(stage)
         return Attempt(self.run, stage, key_of[stage], inputs, declared.writes)
@@ -186,7 +178,9 @@ class Context:
         }
 
     def model(self, adapter: Path | None = None) -> "LocalModel":
-        """The language model, with this adapter merged in. A model that is in memory with another adapter is dropped."""
+        """The language model, with this adapter merged in. A model that is in memory with another adapter is
+        dropped.
+        """
         from ka2l.models.local.local_model import LocalModel
 
         if self._memory.model is None or self._memory.adapter != adapter:
@@ -219,9 +213,7 @@ class Context:
 
     def sensing_prompt(self, question: Question) -> Prompt:
         """The sensing prompt of a question; if a server is asked, also as chat messages."""
-        messages = (
-            self.prompts.sensing_messages(question.question) if samples_from_server(self.config) else ()
-        )
+        messages = self.prompts.sensing_messages(question.question) if samples_from_server(self.config) else ()
         return Prompt(question.id, self.prompts.sensing(question.question), messages)
 
     def prepared_model(self, *, teaching: bool = False, adapter: Path | None = None) -> "LocalModel":
@@ -232,9 +224,7 @@ class Context:
         return model
 
 
-def prompt_builder(
-    config: RunConfig, shots: Sequence[Question], tokenizer: Callable[[], Any]
-) -> PromptBuilder:
+def prompt_builder(config: RunConfig, shots: Sequence[Question], tokenizer: Callable[[], Any]) -> PromptBuilder:
     """The builder of the sensing and the teaching prompt.
 
     Args:

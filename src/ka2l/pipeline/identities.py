@@ -82,9 +82,7 @@ class RunIdentities:
         try:
             return judge_key(self._config)
         except ModelError:
-            records = [
-                self._run.stages[name] for name in ("measure", "pool_entropy") if name in self._run.stages
-            ]
+            records = [self._run.stages[name] for name in ("measure", "pool_entropy") if name in self._run.stages]
             known = next((record.facts["judge"] for record in records if "judge" in record.facts), None)
             if known is None:
                 raise

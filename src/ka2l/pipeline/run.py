@@ -63,9 +63,7 @@ def run_verb(verb: str, directory: RunDirectory, reporter: Reporter | None = Non
     return stages
 
 
-def context_of(
-    directory: RunDirectory, reporter: Reporter | None = None, beside: Context | None = None
-) -> Context:
+def context_of(directory: RunDirectory, reporter: Reporter | None = None, beside: Context | None = None) -> Context:
     """The context of a run directory with the plan of its configuration.
 
     Args:

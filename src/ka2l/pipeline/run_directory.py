@@ -1,9 +1,9 @@
 """The run directory: named artifacts, the manifest, and how an interrupted run continues.
 
-The manifest keeps each stage's content key. A finished stage with the same key is skipped; an unfinished one with the same
-key continues from its parts. If the key is another, the stage's artifacts are removed and it starts again. How a file is
-written so that it is complete or absent is in `common/atomic_files.py`. What a stage writes is in its declaration
-(`stage.py`) and is passed in here.
+The manifest keeps each stage's content key. A finished stage with the same key is skipped; an unfinished one with the
+same key continues from its parts. If the key is another, the stage's artifacts are removed and it starts again. How a
+file is written so that it is complete or absent is in `common/atomic_files.py`. What a stage writes is in its
+declaration (`stage.py`) and is passed in here.
 """
 
 import copy
@@ -23,8 +23,8 @@ from ka2l.errors import ConfigError, RunError
 from ka2l.pipeline.arms import MAIN, split_stage
 from ka2l.pipeline.manifest import FORMAT, StageRecord, library_versions, peak_memory_mb, read_manifest
 
-# No stage removes these files, because they cannot be computed again or were paid for: answers from people, answers from
-# a server, answers made elsewhere.
+# No stage removes these files, because they cannot be computed again or were paid for: answers from people, answers
+# from a server, answers made elsewhere.
 LABELS, PAID, IMPORTED = "labels.json", "paid.sqlite", "imported.parquet"
 # No stage removes the judgements either: each took a pass of a model.
 JUDGEMENTS = "judgements.sqlite"
@@ -67,9 +67,7 @@ class RunDirectory:
         """
         file = path / "manifest.json"
         if not file.exists():
-            raise RunError(
-                f"{path}: no run here (manifest.json is missing). Start one: ka2l run RECIPE --out {path}"
-            )
+            raise RunError(f"{path}: no run here (manifest.json is missing). Start one: ka2l run RECIPE --out {path}")
         if any(override.startswith("preset=") for override in overrides):
             raise ConfigError(
                 f"{path}: a preset can only be given when a run starts; this run has every setting in its config.yaml. "
@@ -161,9 +159,7 @@ class RunDirectory:
         record.state = "done"
         self.checkpoint(stage)
 
-    def _start(
-        self, stage: str, key: str, inputs: Mapping[str, str], writes: Sequence[Written]
-    ) -> StageRecord:
+    def _start(self, stage: str, key: str, inputs: Mapping[str, str], writes: Sequence[Written]) -> StageRecord:
         """Remove artifacts of another key, and write a record of the running stage to the manifest."""
         _, arm = split_stage(stage)
         old = self.stages.get(stage)
@@ -207,7 +203,8 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the run for this process. The lock is a file beside the run, so that a failed start leaves nothing behind.
+        """Lock the run for this process. The lock is a file beside the run, so that a failed start leaves nothing
+        behind.
 
         Raises:
             RunError: another process is working on this run.

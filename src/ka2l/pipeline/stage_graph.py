@@ -55,6 +55,4 @@ def plan(declared: Sequence[Stage[ContextT]], config: RunConfig, last: str = "re
         return rank[name], arm != MAIN
 
     order = sorted(inputs, key=sort_key)
-    return Plan(
-        {stage: by_name[split_stage(stage)[0]] for stage in order}, {stage: inputs[stage] for stage in order}
-    )
+    return Plan({stage: by_name[split_stage(stage)[0]] for stage in order}, {stage: inputs[stage] for stage in order})

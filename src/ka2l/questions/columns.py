@@ -110,9 +110,7 @@ class RowMapper:
             return self._chosen(values, ["options"], "answer_index")
         return self._chosen(values, _MEDMCQA, "cop") if "cop" in values and "opa" in values else ()
 
-    def _chosen(
-        self, values: Mapping[str, Any], columns: Iterable[str], index_column: str
-    ) -> tuple[str, ...]:
+    def _chosen(self, values: Mapping[str, Any], columns: Iterable[str], index_column: str) -> tuple[str, ...]:
         """The right option; without an index, or with −1 (unlabelled rows on the Hub), there is no answer."""
         options = [text for name in columns for text in self._list(values, name, keep_blank=True)]
         index = _lookup(values, index_column)
@@ -125,9 +123,7 @@ class RowMapper:
         if place == -1:
             return ()
         if place is None or not 0 <= place < len(options):
-            raise ValueError(
-                f"{index_column!r} is not an index from 0 to {len(options) - 1}: {shortened(index)}"
-            )
+            raise ValueError(f"{index_column!r} is not an index from 0 to {len(options) - 1}: {shortened(index)}")
         return (options[place],) if options[place] else ()
 
     def _id(self, values: Mapping[str, Any]) -> str:
@@ -215,9 +211,7 @@ def _text(value: Any, name: str) -> str:
         raise ValueError(f"{name!r} is {kind_of(value)}, not text: {shortened(value)}")
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        raise ValueError(
-            f"{name!r} has half a surrogate pair, which cannot be stored as UTF-8: {shortened(value)}"
-        )
+        raise ValueError(f"{name!r} has half a surrogate pair, which cannot be stored as UTF-8: {shortened(value)}")
     return text
 
 

@@ -1,8 +1,8 @@
 """Load questions: read and validate them, merge duplicates, and give each a role. The first step of `ka2l run`.
 
-Roles: `probe` questions are sampled and train the probe, `pool` questions can be selected for labelling, `eval` questions
-are held out, `decoder` questions train the hidden-state decoder, `shot` questions are the worked examples of the prompt.
-Questions of one group share a fact (by default: have the same wording), and a group has one role only.
+Roles: `probe` questions are sampled and train the probe, `pool` questions can be selected for labelling, `eval`
+questions are held out, `decoder` questions train the hidden-state decoder, `shot` questions are the worked examples of
+the prompt. Questions of one group share a fact (by default: have the same wording), and a group has one role only.
 """
 
 import hashlib
@@ -53,9 +53,7 @@ def load_questions(config: QuestionsConfig, seed: int, shots: int) -> LoadedQues
         raise ConfigError("questions.source is empty. Name a file, a dataset, or `geonames`.")
     rows, roles_given = _rows(config, seed)
     if not rows:
-        raise DataError(
-            f"{config.source}: it contains no questions. Check questions.source and questions.split."
-        )
+        raise DataError(f"{config.source}: it contains no questions. Check questions.source and questions.split.")
     rows = join_groups(rows)
     if roles_given:
         # Before duplicates are merged: merging two questions of different roles would hide one of the roles.
@@ -95,9 +93,7 @@ def _rows(config: QuestionsConfig, seed: int) -> tuple[list[Question], bool]:
         key = normalize_question(question.question)
         where, other = first.setdefault(question.id, (row.where, key))
         if other != key:
-            problems.append(
-                f"{row.where}: id {question.id!r} is already used in {where}, for another question"
-            )
+            problems.append(f"{row.where}: id {question.id!r} is already used in {where}, for another question")
         questions.append(question)
     mapper.check_columns(config.source)
     if problems:

@@ -60,9 +60,7 @@ def assign_roles(questions: Sequence[Question], roles: RolesConfig, seed: int, s
     return [replace(q, role=role_of[q.id], group=q.fact) for q in questions if q.id in role_of]
 
 
-def assign_missing_roles(
-    questions: Sequence[Question], roles: RolesConfig, seed: int, shots: int
-) -> list[Question]:
+def assign_missing_roles(questions: Sequence[Question], roles: RolesConfig, seed: int, shots: int) -> list[Question]:
     """Assign roles to the questions that have none yet, and keep the order of the source; see `assign_roles`."""
     given = [question for question in questions if question.role]
     if not given:
@@ -108,9 +106,7 @@ def _sizes(roles: RolesConfig, available: int, shots: int) -> dict[str, int]:
             edges.append(min(available, int(reached * available + 0.5 + 1e-9)))
         return {role: edges[i + 1] - edges[i] for i, role in enumerate(asked)}
     if any(size != int(size) for size in asked.values()):
-        raise ConfigError(
-            f"questions.roles: give all fractions (0–1) or all whole counts, not a mixture ({listed})."
-        )
+        raise ConfigError(f"questions.roles: give all fractions (0–1) or all whole counts, not a mixture ({listed}).")
     if total > available:
         raise DataError(
             f"questions.roles ask for {total:g} questions ({listed}), but there are {available} "

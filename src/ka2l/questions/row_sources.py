@@ -46,13 +46,9 @@ def read_rows(config: QuestionsConfig, problems: list[str]) -> Iterator[Row]:
     if suffix not in _READERS and not path.exists() and _HUB_NAME.fullmatch(config.source):
         return _dataset_rows(config, None)
     if not path.is_file():
-        raise DataError(
-            f"{config.source}: no such file or folder. Fix questions.source (relative to {Path.cwd()})."
-        )
+        raise DataError(f"{config.source}: no such file or folder. Fix questions.source (relative to {Path.cwd()}).")
     if suffix not in _READERS:
-        raise DataError(
-            f"{path}: unknown kind of file {suffix!r}. Known: {', '.join(_READERS)}, a dataset folder."
-        )
+        raise DataError(f"{path}: unknown kind of file {suffix!r}. Known: {', '.join(_READERS)}, a dataset folder.")
     rows: Iterator[Row] = _READERS[suffix](path, problems)
     return rows
 
@@ -76,9 +72,7 @@ def _lines(path: Path, problems: list[str]) -> Iterator[tuple[int, str, bool]]:
                 yield number, body.decode("utf-8"), True
             except UnicodeDecodeError as error:
                 at = offset + len(raw) - len(body) + error.start
-                problems.append(
-                    f"line {number}: not UTF-8: byte 0x{body[error.start]:02x} at offset {at} of the file"
-                )
+                problems.append(f"line {number}: not UTF-8: byte 0x{body[error.start]:02x} at offset {at} of the file")
                 yield number, body.decode("utf-8", errors="replace"), False
             offset += len(raw)
 
@@ -95,9 +89,7 @@ def _jsonl_rows(path: Path, problems: list[str]) -> Iterator[Row]:
         if isinstance(values, dict):
             yield Row(f"line {number}", values)
         else:
-            problems.append(
-                f"line {number}: not an object {{…}} but {kind_of(values)}: {shortened(text.strip())}"
-            )
+            problems.append(f"line {number}: not an object {{…}} but {kind_of(values)}: {shortened(text.strip())}")
 
 
 def _json_rows(path: Path, problems: list[str]) -> Iterator[Row]:
@@ -114,15 +106,9 @@ def _json_rows(path: Path, problems: list[str]) -> Iterator[Row]:
         return
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: this JSON cannot be read ({error}).") from None
-    lists = (
-        [value for value in loaded.values() if isinstance(value, list)]
-        if isinstance(loaded, dict)
-        else [loaded]
-    )
+    lists = [value for value in loaded.values() if isinstance(value, list)] if isinstance(loaded, dict) else [loaded]
     if len(lists) != 1 or not isinstance(lists[0], list):
-        raise DataError(
-            f"{path}: expected a list of objects [{{…}}, …], or an object that contains one such list."
-        )
+        raise DataError(f"{path}: expected a list of objects [{{…}}, …], or an object that contains one such list.")
     for number, values in enumerate(lists[0], start=1):
         if isinstance(values, dict):
             yield Row(f"row {number}", values)
@@ -151,9 +137,7 @@ def _csv_rows(path: Path, problems: list[str]) -> Iterator[Row]:
             if len(set(header)) != len(header):
                 raise DataError(f"{path}: row 1: the header names a column twice: {', '.join(header)}.")
         elif fields and len(fields) != len(header):
-            problems.append(
-                f"row {number}: {len(fields)} fields, the header has {len(header)}: {shortened(fields)}"
-            )
+            problems.append(f"row {number}: {len(fields)} fields, the header has {len(header)}: {shortened(fields)}")
         elif fields:
             yield Row(f"row {number}", dict(zip(header, fields, strict=True)))
 
@@ -189,9 +173,7 @@ def _dataset_rows(config: QuestionsConfig, folder: Path | None) -> Iterator[Row]
 def _load_dataset(config: QuestionsConfig, folder: Path | None) -> Iterable[Mapping[str, Any]]:
     import datasets
 
-    saved = folder is not None and any(
-        (folder / name).exists() for name in ("state.json", "dataset_dict.json")
-    )
+    saved = folder is not None and any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
     name = str(folder or config.source)
     try:
         loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config.subset)
@@ -212,7 +194,5 @@ def _load_dataset(config: QuestionsConfig, folder: Path | None) -> Iterable[Mapp
         return loaded
     split = config.split or ("train" if "train" in loaded or len(loaded) != 1 else next(iter(loaded)))
     if split not in loaded:
-        raise DataError(
-            f"{config.source}: no split {split!r}. Set questions.split to one of: {', '.join(loaded)}."
-        )
+        raise DataError(f"{config.source}: no split {split!r}. Set questions.split to one of: {', '.join(loaded)}.")
     return loaded[split]

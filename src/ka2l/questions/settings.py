@@ -66,7 +66,9 @@ class QuestionsConfig(Section):
     """Where the questions come from, and their roles."""
 
     source: Annotated[str, PathOr(GEONAMES, SOURCE)] = ""
-    """`geonames`, `imported` (questions of imported answers), a .jsonl/.json/.csv/.tsv/.parquet file, a folder of a dataset, or a Hub dataset name."""
+    """`geonames`, `imported` (questions of imported answers), a .jsonl/.json/.csv/.tsv/.parquet file, a folder of a
+    dataset, or a Hub dataset name.
+    """
     subset: str | None = None
     """Configuration name of a Hub dataset."""
     split: str | None = None

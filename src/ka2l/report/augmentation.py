@@ -100,7 +100,9 @@ def copies(reasons: Mapping[str, int]) -> int:
 
 
 def still_unknown(new: Augmentation) -> tuple[int, int]:
-    """Of the candidates that passed all other filters: how many are unknown according to the probe, and how many in all."""
+    """Of the candidates that passed all other filters: how many are unknown according to the probe, and how many in
+    all.
+    """
     unknown = new.kept + new.reasons.get("over_budget", 0)
     return unknown, unknown + new.reasons.get("known", 0)
 
@@ -125,9 +127,7 @@ def _facts(new: Augmentation) -> tuple[Fact, ...]:
     validated = f"of {_known(new.n_validation)} questions it has not seen"
     return (
         Fact("Decoder", _KINDS.get(new.kind, new.kind), f"trained on {_known(new.trained_on)} questions"),
-        Fact(
-            "It reads", f"layer {new.layer}" if new.layer >= 0 else "all layers", "the state the probe judges"
-        ),
+        Fact("It reads", f"layer {new.layer}" if new.layer >= 0 else "all layers", "the state the probe judges"),
         Fact("Says again, word for word", percent(new.exact), validated),
         Fact("Token F1 of what it says", decimal(new.f1), f"BLEU {decimal(new.bleu)}"),
         Fact("Copies", percent(_share(copied, new.candidates)), f"{count(copied)} are not new, or hardly"),

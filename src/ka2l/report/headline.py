@@ -59,9 +59,7 @@ def verdict(data: ReportData, comparison: Comparison | None) -> str:
     share = unknown_share(data)
     if share is None:
         total = sum(data.role_counts.values())
-        return (
-            f"{count(total)} questions are loaded; what {data.model} does not know has not been measured yet."
-        )
+        return f"{count(total)} questions are loaded; what {data.model} does not know has not been measured yet."
     where = "pool questions" if share[3] == "pool" else "sampled questions"
     about = "an estimated " if share[3] == "pool" else ""
     sentence = f"{data.model} does not know {about}{percent(share[0])} of the {count(share[2])} {where}"
@@ -74,9 +72,7 @@ def _learned_clause(arms: tuple[ArmView, ...]) -> str:
     first = arms[0] if arms else None
     if first is None or (per_label := first.per_label) is None:
         return ""
-    of_them = (
-        f", {count(first.decoded_labels)} of them for decoded questions," if first.decoded_labels else ""
-    )
+    of_them = f", {count(first.decoded_labels)} of them for decoded questions," if first.decoded_labels else ""
     learned = count(first.learned.get("learned", 0))
     taught = f"; {count(first.labels)} bought labels{of_them} taught it {learned} new answers"
     other = arms[1] if len(arms) > 1 else None
@@ -86,9 +82,8 @@ def _learned_clause(arms: tuple[ArmView, ...]) -> str:
         # With decoded questions one arm has more labels: only what was learned per label can be compared.
         if first.decoded_labels:
             relation = "" if relation == "against" else f"per label {relation} "
-            return (
-                f"{taught} ({relation}{other.title}: {answers} with {count(other.labels)})"
-                + _held_out_clause(first, other)
+            return f"{taught} ({relation}{other.title}: {answers} with {count(other.labels)})" + _held_out_clause(
+                first, other
             )
         taught += f" ({relation} {answers} with {other.title}"
         taught += f" and {count(other.labels)})" if other.labels != first.labels else ")"
@@ -155,9 +150,7 @@ def _arm_tiles(arms: tuple[ArmView, ...]) -> list[Tile]:
     ]
 
 
-def _with_span(
-    interval: Interval | None, write: Callable[[float], str], scale: float, digits: int
-) -> tuple[str, str]:
+def _with_span(interval: Interval | None, write: Callable[[float], str], scale: float, digits: int) -> tuple[str, str]:
     if interval is None:
         return MISSING, "nothing to count"
     text = span(interval, scale, digits)

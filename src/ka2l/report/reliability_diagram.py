@@ -16,9 +16,7 @@ _HEIGHT = 340.0
 _TICKS = [step / 5 for step in range(6)]
 
 
-def reliability_diagram(
-    bins: Sequence[ReliabilityBin], event: str = "unknown", name: str = "reliability"
-) -> str:
+def reliability_diagram(bins: Sequence[ReliabilityBin], event: str = "unknown", name: str = "reliability") -> str:
     """Event rate by predicted probability with Wilson intervals, and below it how many questions each bin has.
 
     Args:
@@ -36,10 +34,7 @@ def reliability_diagram(
         figure.align_ylabels()
 
     label = f"Reliability of the probability of {event} over {count(sum(part.n for part in bins))} questions"
-    parts = [
-        f"predicted {percent(part.mean_p)}, came {percent(part.event_rate)} of {count(part.n)}"
-        for part in bins
-    ]
+    parts = [f"predicted {percent(part.mean_p)}, came {percent(part.event_rate)} of {count(part.n)}" for part in bins]
     return drawn(name, "; ".join([label, *parts]), paint, height=_HEIGHT)
 
 
@@ -55,9 +50,7 @@ def _rates(axes: "Axes", bins: Sequence[ReliabilityBin]) -> None:
         linewidth=1.4,
         label="measured, 95 % interval",
     )
-    axes.plot(
-        [0, 1], [0, 1], color=INK, alpha=0.6, linewidth=1.0, linestyle=(0, (1, 2)), label="as predicted"
-    )
+    axes.plot([0, 1], [0, 1], color=INK, alpha=0.6, linewidth=1.0, linestyle=(0, (1, 2)), label="as predicted")
     axes.set_yticks(_TICKS, [f"{100 * tick:.0f}" for tick in _TICKS])
     axes.set_ylim(-0.03, 1.03)
     axes.grid()

@@ -24,14 +24,14 @@ _BEFORE_AFTER = (
 
 
 def entropy_histogram(entropies: Sequence[float], threshold: float | None, n_samples: int = 0) -> str:
-    """Histogram of the semantic entropy (nats) of the probe questions, split at the threshold into known and unknown."""
+    """Histogram of the semantic entropy (nats) of the probe questions, split at the threshold into known and
+    unknown.
+    """
     values = [value for value in entropies if is_number(value)]
     top = max([math.log(n_samples) if n_samples > 1 else 0.1, *values])
     cut = threshold if threshold is not None and is_number(threshold) else 0.0
     width = top / 24
-    edges = [
-        cut + step * width for step in range(-math.ceil(cut / width), math.ceil((top - cut) / width) + 1)
-    ]
+    edges = [cut + step * width for step in range(-math.ceil(cut / width), math.ceil((top - cut) / width) + 1)]
 
     def paint(figure: "Figure") -> None:
         axes = figure.add_subplot()
@@ -99,9 +99,7 @@ def layer_curve(layers: Sequence[LayerScore]) -> str:
     return drawn("layers", "; chosen: ".join([label, *chosen]), paint)
 
 
-def state_scatter(
-    pca: Sequence[tuple[float, float, bool]], variance: tuple[float, float] = (0.0, 0.0)
-) -> str:
+def state_scatter(pca: Sequence[tuple[float, float, bool]], variance: tuple[float, float] = (0.0, 0.0)) -> str:
     """First two principal components of the hidden states, known (rings) and unknown (discs)."""
     points = [point for point in pca if is_number(point[0]) and is_number(point[1])]
     points = points[:: math.ceil(len(points) / MOST_POINTS)] if points else []
@@ -119,9 +117,7 @@ def state_scatter(
         axes.set(xticks=[], yticks=[])
         axes.set_xlabel("first component" + _explains(variance[0]))
         axes.set_ylabel("second component" + _explains(variance[1]))
-        axes.legend(
-            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handletextpad=0.2, markerscale=1.5
-        )
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handletextpad=0.2, markerscale=1.5)
 
     return drawn("states", f"Principal components of {len(points)} hidden states, known and unknown", paint)
 
@@ -164,9 +160,7 @@ def teaching_gain(comparison: Comparison) -> str:
 
 
 def _before_and_after(axes: "Axes", y: float, view: SetView) -> None:
-    for interval, (dy, colour, face, _) in zip(
-        view.cells["exact_match"].intervals, _BEFORE_AFTER, strict=True
-    ):
+    for interval, (dy, colour, face, _) in zip(view.cells["exact_match"].intervals, _BEFORE_AFTER, strict=True):
         if interval is None:
             continue
         if has_bounds(interval):
@@ -235,6 +229,4 @@ def _layer_lines(axes: "Axes", rows: Sequence[LayerScore], kind: str, colour: st
         linestyle=(0, (4, 2)),
         label=f"{shorten(kind, 24)}, validation",
     )
-    axes.plot(
-        layers, test, "o-", color=colour, linewidth=1.6, markersize=3, label=f"{shorten(kind, 24)}, test"
-    )
+    axes.plot(layers, test, "o-", color=colour, linewidth=1.6, markersize=3, label=f"{shorten(kind, 24)}, test")

@@ -19,7 +19,9 @@ METRICS = {
 _TRAINED_ON = {
     "label": "",
     "value": "It was trained on the entropy itself, not on the label.",
-    "correct": "It was trained on wrong answers, not on the label, and what it gives is the probability of a wrong one.",
+    "correct": (
+        "It was trained on wrong answers, not on the label, and what it gives is the probability of a wrong one."
+    ),
     "both": "It was trained on the mean of the label and wrong answers, and what it gives is an estimate of that.",
 }
 

@@ -82,9 +82,7 @@ def _painted(paint: "Callable[[Figure], None]", height: float, target: Any, **ho
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    defaults = {
-        key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")
-    }
+    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
     # The defaults, so that the user's matplotlibrc has no effect.
     settings: Any = {**defaults, **_RC}
     with matplotlib.rc_context(settings):
@@ -95,7 +93,9 @@ def _painted(paint: "Callable[[Figure], None]", height: float, target: Any, **ho
 
 
 def inline(document: str, name: str, label: str) -> str:
-    """Turn an SVG document into an element of an HTML page: no prolog, ids with a prefix, the page's colour and font."""
+    """Turn an SVG document into an element of an HTML page: no prolog, ids with a prefix, the page's colour and
+    font.
+    """
     body = document[document.index("<svg") :]
     tag, body = body.split(">", 1)
     tag = re.sub(r'\s(?:width|height)="[^"]*"', "", tag)

@@ -41,9 +41,7 @@ class Options:
     space: Space = "state"
 
     def __post_init__(self) -> None:
-        problems = [
-            problem for f in fields(self) if (problem := option_problem(f.name, getattr(self, f.name)))
-        ]
+        problems = [problem for f in fields(self) if (problem := option_problem(f.name, getattr(self, f.name)))]
         if problems:
             raise ConfigError(f"Options of a query strategy: {'; '.join(problems)}.")
 

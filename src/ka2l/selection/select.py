@@ -78,8 +78,8 @@ def select(
         budget: how many questions to select, at least 1.
         seed: of all random draws.
         options: settings of single strategies.
-        labelled: ids labelled before, in the pool or not: never selected again. Strategies that spread over an embedding
-            start from those that are in it.
+        labelled: ids labelled before, in the pool or not: never selected again. Strategies that spread over an
+            embedding start from those that are in it.
 
     Raises:
         ConfigError: no such strategy; a budget below 1.

@@ -18,15 +18,23 @@ class SelectConfig(Section):
     draw: Draw = "top"
     """`unknown` and `known`: the surest first, or a uniform draw among those called so (paper)."""
     known_fraction: float | None = None
-    """Exact share of known questions in the selection of `unknown`, `unknown_diverse` and `combine`; none: half for `combine`."""
+    """Exact share of known questions in the selection of `unknown`, `unknown_diverse` and `combine`; none: half for
+    `combine`.
+    """
     band: Annotated[tuple[float, float], Field(strict=False)] = (0.0, 1.0)
-    """Select unknown questions whose p_unknown lies in this range (`unknown`, `combine`: 0 stands for 0.5); if there are too few, the nearest outside it."""
+    """Select unknown questions whose p_unknown lies in this range (`unknown`, `combine`: 0 stands for 0.5); if there
+    are too few, the nearest outside it.
+    """
     near_copy: float | None = None
     """Cosine (in `space`, about the pool's mean) above which two questions are near-copies; none: no check."""
     space: Space = "state"
-    """The space of distances between questions: the hidden state the probe reads, or an embedding of the text by `encoder`."""
+    """The space of distances between questions: the hidden state the probe reads, or an embedding of the text by
+    `encoder`.
+    """
     encoder: Annotated[str, PathOr("minilm")] = "minilm"
-    """Model of the sentence embeddings, for `space=sentence`: `minilm` (installed with ka2l[embedding]), a folder or a Hub id."""
+    """Model of the sentence embeddings, for `space=sentence`: `minilm` (installed with ka2l[embedding]), a folder or a
+    Hub id.
+    """
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Seed of a strategy's random draws; none: the run's."""
     baseline: str | None = "random"

@@ -101,9 +101,7 @@ def prepared(signals: Signals, names: Iterable[str], labelled: Collection[str], 
         ids, arrays = ids[order], {name: values[order] for name, values in arrays.items()}
     duplicates = np.unique(ids[1:][ids[1:] == ids[:-1]])
     if len(duplicates):
-        raise DataError(
-            f"{len(duplicates)} ids occur more than once in the pool, first: {', '.join(duplicates[:5])}."
-        )
+        raise DataError(f"{len(duplicates)} ids occur more than once in the pool, first: {', '.join(duplicates[:5])}.")
     for name, values in arrays.items():
         _check_finite(name, values, ids)
     labelled_rows = np.flatnonzero(np.isin(ids, np.array(sorted(labelled), dtype=str)))

@@ -49,4 +49,6 @@ class ExportConfig(Section):
     """The training files for other programs."""
 
     llama_factory_template: Annotated[str, Field(pattern=r"^\w*$")] = ""
-    """LLaMA-Factory's name for the model's chat template, such as llama3; empty: the tokenizer's own, or plain prompts."""
+    """LLaMA-Factory's name for the model's chat template, such as llama3; empty: the tokenizer's own, or plain
+    prompts.
+    """

@@ -58,9 +58,7 @@ def test_platt_is_the_least_cross_entropy_with_smoothed_targets(soft: bool) -> N
         z = ab[0] * logits + ab[1]
         return float((np.logaddexp(0, z) - target * z).sum())
 
-    np.testing.assert_allclose(
-        platt(logits, y)["platt"], minimize(loss, [0.1, 0.0], tol=1e-12).x, rtol=1e-3, atol=1e-4
-    )
+    np.testing.assert_allclose(platt(logits, y)["platt"], minimize(loss, [0.1, 0.0], tol=1e-12).x, rtol=1e-3, atol=1e-4)
 
 
 def test_few_rows_that_are_parted_perfectly_give_no_certainty() -> None:

@@ -31,9 +31,7 @@ from planted_states import planted as planted  # a fixture
 
 def test_both_kinds_learn_a_planted_direction_and_not_noise(planted: Labelled, fits: list[ProbeFit]) -> None:
     states, unknown = planted
-    assert [(f.probe.kind, f.probe.layer) for f in fits] == [
-        (k, i) for k in ("linear", "mlp") for i in range(LAYERS)
-    ]
+    assert [(f.probe.kind, f.probe.layer) for f in fits] == [(k, i) for k in ("linear", "mlp") for i in range(LAYERS)]
     for kind in ("linear", "mlp"):
         on_test = {
             layer: auroc(fit_at(fits, kind, layer).probe.predict(states[TEST, layer]), unknown[TEST])
@@ -142,9 +140,7 @@ def test_validation_rows_of_one_class_leave_the_layer_to_the_loss(planted: Label
     ("train", "validation", "message"),
     [(TRAIN[:0], VALIDATION, "0 training and 60"), (TRAIN, VALIDATION[:0], "180 training and 0")],
 )
-def test_empty_splits(
-    planted: Labelled, train: NDArray[np.intp], validation: NDArray[np.intp], message: str
-) -> None:
+def test_empty_splits(planted: Labelled, train: NDArray[np.intp], validation: NDArray[np.intp], message: str) -> None:
     with pytest.raises(DegenerateError, match=message):
         fit_probes(*planted, train, validation, SMALL, 0)
 
@@ -153,9 +149,7 @@ def test_states_that_are_not_numbers_are_refused(planted: Labelled) -> None:
     states, unknown = planted[0].copy(), planted[1]
     states[7, 2, 3] = np.inf
     states[200, 2, 0] = np.nan
-    with pytest.raises(
-        DataError, match=r"layer 2: 2 of 240 rows hold NaN or infinity \(the first is row 7\)"
-    ):
+    with pytest.raises(DataError, match=r"layer 2: 2 of 240 rows hold NaN or infinity \(the first is row 7\)"):
         fit((states, unknown))
 
 

@@ -97,17 +97,13 @@ def test_the_order_of_the_rows_changes_no_choice() -> None:
     )
     for one, other in zip(straight, shuffled, strict=True):
         assert other.choice_loss == pytest.approx(one.choice_loss, rel=1e-5)
-        np.testing.assert_allclose(
-            other.probe.weights["weight"], one.probe.weights["weight"], rtol=1e-2, atol=1e-4
-        )
+        np.testing.assert_allclose(other.probe.weights["weight"], one.probe.weights["weight"], rtol=1e-2, atol=1e-4)
 
 
 def test_one_group_cannot_be_cross_validated() -> None:
     states, event = misleading()
     train, validation = np.arange(200), np.arange(200, 220)
-    for fit in fit_probes(
-        states, event, train, validation, ProbeConfig(kinds=["linear"]), 0, groups=["one"] * 220
-    ):
+    for fit in fit_probes(states, event, train, validation, ProbeConfig(kinds=["linear"]), 0, groups=["one"] * 220):
         assert fit.choice_loss == pytest.approx(fit.validation_loss, rel=1e-5)
 
 
@@ -117,7 +113,5 @@ def test_folds_that_leave_one_class_over() -> None:
     event = np.arange(220) >= 212
     groups = ["the only unknown" if unknown else str(row) for row, unknown in enumerate(event)]
     order = np.random.default_rng(8).permutation(220)
-    fits = fit_probes(
-        states, event, order[:200], order[200:], ProbeConfig(kinds=["linear"]), 0, groups=groups
-    )
+    fits = fit_probes(states, event, order[:200], order[200:], ProbeConfig(kinds=["linear"]), 0, groups=groups)
     assert all(0.1 < fit.choice_loss < 2.0 for fit in fits)

@@ -70,9 +70,7 @@ def test_a_shallow_model_is_not_smoothed() -> None:
     assert chosen(deep("linear", [0.5, 0.6, 0.9, 0.5]), "robust") == ("linear", 2)
 
 
-@pytest.mark.parametrize(
-    ("mlp", "expected"), [(0.84, "linear"), (0.87, "linear"), (0.91, "mlp"), (0.70, "linear")]
-)
+@pytest.mark.parametrize(("mlp", "expected"), [(0.84, "linear"), (0.87, "linear"), (0.91, "mlp"), (0.70, "linear")])
 def test_a_kind_must_beat_a_simpler_one_by_its_standard_error(mlp: float, expected: str) -> None:
     fits = [fit("mlp", 1, mlp, error=0.04), fit("linear", 1, 0.85, error=0.5)]  # that of the best counts
     assert chosen(fits, "robust") == (expected, 1)

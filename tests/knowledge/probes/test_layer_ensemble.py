@@ -82,9 +82,7 @@ def test_alone_it_is_the_same_and_counts_as_one(data: Labelled, fits: list[Probe
         np.testing.assert_array_equal(alone.probe.weights[name], array)
 
 
-def test_rows_are_predicted_in_pieces(
-    data: Labelled, fits: list[ProbeFit], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_are_predicted_in_pieces(data: Labelled, fits: list[ProbeFit], monkeypatch: pytest.MonkeyPatch) -> None:
     probe = fits[-1].probe
     whole = probe.predict(data[0][TEST])
     monkeypatch.setattr("ka2l.knowledge.probes.probe._ROWS_AT_ONCE", 7)

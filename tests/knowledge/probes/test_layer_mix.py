@@ -50,9 +50,7 @@ def test_two_layers_say_more_than_one(data: Examples, fitted: ProbeFit) -> None:
     )
 
 
-def test_it_is_a_line_through_the_weighted_sum_of_standardised_layers(
-    data: Examples, fitted: ProbeFit
-) -> None:
+def test_it_is_a_line_through_the_weighted_sum_of_standardised_layers(data: Examples, fitted: ProbeFit) -> None:
     w = {name: array.astype(float) for name, array in fitted.probe.weights.items()}
     scaled = (data.states[TEST] - w["mean"]) / w["scale"]
     mixed = sum(w["layers"][layer] * scaled[:, layer] for layer in range(5))
@@ -60,9 +58,7 @@ def test_it_is_a_line_through_the_weighted_sum_of_standardised_layers(
     np.testing.assert_allclose(fitted.probe.predict(data.states[TEST]), by_hand, atol=1e-5)
 
 
-def test_scaling_comes_from_training_rows_and_test_rows_are_not_read(
-    data: Examples, fitted: ProbeFit
-) -> None:
+def test_scaling_comes_from_training_rows_and_test_rows_are_not_read(data: Examples, fitted: ProbeFit) -> None:
     states = data.states.copy()
     states[TEST] = np.nan
     values = data.values.copy()
@@ -92,9 +88,7 @@ def test_seed_and_half_precision(data: Examples, fitted: ProbeFit) -> None:
     assert half.validation_auroc == pytest.approx(fitted.validation_auroc, abs=0.01)
 
 
-def test_rows_are_predicted_in_pieces(
-    data: Examples, fitted: ProbeFit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_are_predicted_in_pieces(data: Examples, fitted: ProbeFit, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fitted.probe.predict(data.states[TEST])
     monkeypatch.setattr("ka2l.knowledge.probes.probe._ROWS_AT_ONCE", 7)
     np.testing.assert_allclose(fitted.probe.predict(data.states[TEST]), whole, atol=1e-6)

@@ -15,9 +15,7 @@ from planted_states import fits as fits  # a fixture
 from planted_states import planted as planted  # a fixture
 
 
-def mlps(
-    data: Labelled, train: NDArray[np.intp], validation: NDArray[np.intp], config: ProbeConfig
-) -> list[ProbeFit]:
+def mlps(data: Labelled, train: NDArray[np.intp], validation: NDArray[np.intp], config: ProbeConfig) -> list[ProbeFit]:
     return fit_mlps(examples(data, train, validation), config, 0)
 
 
@@ -64,9 +62,7 @@ def test_layers_train_as_if_alone() -> None:
     data = overfitting()
     few = VALIDATION[:12]  # so that the validation loss goes up and down
     for patience in (2, 100):
-        config = ProbeConfig(
-            mlp_width=16, mlp_epochs=20, mlp_patience=patience, mlp_lr=3e-4, mlp_batch_size=16
-        )
+        config = ProbeConfig(mlp_width=16, mlp_epochs=20, mlp_patience=patience, mlp_lr=3e-4, mlp_batch_size=16)
         together = mlps(data, TRAIN, few, config)
         for layer, found in enumerate(together):
             (alone,) = mlp._fit_chunk(examples(data, TRAIN, few), range(layer, layer + 1), config, 0)
@@ -77,9 +73,7 @@ def test_layers_train_as_if_alone() -> None:
 
 def test_a_layer_out_of_patience_is_not_revived_by_the_company(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layer 0 would be best in epoch 5, but alone it had stopped after 3; layer 1 keeps the training going."""
-    script = iter(
-        [[0.6, 0.9], [0.7, 0.8], [0.8, 0.7], [0.9, 0.6], [0.1, 0.5], [0.1, 0.6], [0.1, 0.7], [0.0, 0.0]]
-    )
+    script = iter([[0.6, 0.9], [0.7, 0.8], [0.8, 0.7], [0.9, 0.6], [0.1, 0.5], [0.1, 0.6], [0.1, 0.7], [0.0, 0.0]])
     monkeypatch.setattr(mlp, "_losses", lambda _logits, _targets: torch.tensor(next(script)))
     states, unknown = overfitting()
     config = ProbeConfig(mlp_width=4, mlp_epochs=50, mlp_patience=2)
@@ -132,8 +126,7 @@ def test_predict_is_the_printed_form(planted: Labelled, fits: list[ProbeFit]) ->
 
 def test_gradients_of_the_mlp_are_autograds() -> None:
     weights = {
-        name: tensor.double().requires_grad_()
-        for name, tensor in mlp._initial_weights(range(3), 6, 5, seed=0).items()
+        name: tensor.double().requires_grad_() for name, tensor in mlp._initial_weights(range(3), 6, 5, seed=0).items()
     }
     stream = torch.Generator().manual_seed(0)
     x = torch.randn(3, 7, 6, generator=stream, dtype=torch.float64)

@@ -158,9 +158,7 @@ def test_a_card_that_does_not_fit_is_refused(changes: dict[str, Any], message: s
         ("extra", np.zeros(1, np.float32), "extra does not belong there"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(
-    name: str, array: np.ndarray, message: str, tmp_path: Path
-) -> None:
+def test_weights_that_do_not_fit_are_refused(name: str, array: np.ndarray, message: str, tmp_path: Path) -> None:
     probe = a_probe("mlp")
     probe.save_pretrained(tmp_path / "whole")
     weights = load_file(tmp_path / "whole" / "probe.safetensors") | {name: array}
@@ -195,9 +193,7 @@ def test_a_broken_file_is_named(file: str, content: bytes, message: str, tmp_pat
 
 
 def test_a_folder_that_is_no_probe_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(
-        ModelError, match=r"holds no probe \(probe.json and probe.safetensors missing\). `ka2l probe`"
-    ):
+    with pytest.raises(ModelError, match=r"holds no probe \(probe.json and probe.safetensors missing\). `ka2l probe`"):
         Probe.from_pretrained(str(tmp_path))
     a_probe().save_pretrained(tmp_path / "probe")
     with pytest.raises(ModelError, match=rf"Give {tmp_path}/probe"):  # a run's folder
@@ -223,9 +219,7 @@ def test_pushed_and_fetched_it_predicts_the_same(hub: HubServer) -> None:
     assert not any("README" in request for request in hub.requests if request.startswith("GET"))
 
 
-def test_the_methods_of_a_probe_do_the_same(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_methods_of_a_probe_do_the_same(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
@@ -303,9 +297,7 @@ def test_what_is_not_there_is_said_so(hub: HubServer) -> None:
         Probe.from_pretrained("me/model", endpoint=hub.url)
 
 
-@pytest.mark.parametrize(
-    ("status", "message"), [(401, "bad token hf_wrong"), (403, "hf_wrong may only read")]
-)
+@pytest.mark.parametrize(("status", "message"), [(401, "bad token hf_wrong"), (403, "hf_wrong may only read")])
 @pytest.mark.parametrize("path", ["/api/repos/create", "/commit/"])
 def test_a_refused_token_is_not_shown(hub: HubServer, status: int, message: str, path: str) -> None:
     hub.token = token = "hf_wrong"  # let it come as far as the path that refuses it
@@ -317,9 +309,7 @@ def test_a_refused_token_is_not_shown(hub: HubServer, status: int, message: str,
     assert "me/probe" not in hub.repositories or len(hub.repositories["me/probe"].branches["main"]) == 1
 
 
-def test_the_login_of_the_client_is_used_and_not_shown(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_login_of_the_client_is_used_and_not_shown(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     a_probe().push_to_hub("me/probe", endpoint=hub.url)
     assert "me/probe" in hub.repositories
@@ -337,9 +327,7 @@ def test_a_wrong_token_is_refused(hub: HubServer) -> None:
 @pytest.mark.parametrize(
     ("status", "words"), [(403, "wants a token that may do this"), (500, "the Hub's client failed")]
 )
-def test_what_the_hub_answers_is_said_and_not_that_it_is_away(
-    hub: HubServer, status: int, words: str
-) -> None:
+def test_what_the_hub_answers_is_said_and_not_that_it_is_away(hub: HubServer, status: int, words: str) -> None:
     hub.faults["/resolve/"] = (status, "closed for repairs")
     with pytest.raises(ModelError, match=rf"me/probe: .*{words}.*closed for repairs"):
         Probe.from_pretrained("me/probe", endpoint=hub.url)

@@ -12,9 +12,9 @@ from ka2l.knowledge.settings import ProbeConfig
 RNG = np.random.default_rng(0)
 UNKNOWN = RNG.random(120) < 0.5
 # Six layers of width 5; the deeper, the more of a state says whether the question is unknown.
-STATES = (
-    RNG.normal(size=(120, 6, 5)) + UNKNOWN[:, None, None] * np.linspace(0, 1.5, 6)[None, :, None]
-).astype(np.float32)
+STATES = (RNG.normal(size=(120, 6, 5)) + UNKNOWN[:, None, None] * np.linspace(0, 1.5, 6)[None, :, None]).astype(
+    np.float32
+)
 TRAIN, VALIDATION = np.arange(80), np.arange(80, 120)
 
 
@@ -36,9 +36,7 @@ def test_a_layer_alone_has_the_probe_it_has_among_all(choice: str) -> None:
     (among,) = [fit for fit in fits(kinds=["linear"], choice=choice) if fit.probe.layer == 3]
     assert alone.validation_auroc == among.validation_auroc
     assert alone.choice_loss == pytest.approx(among.choice_loss, abs=1e-6)
-    np.testing.assert_allclose(
-        alone.probe.predict(STATES[:, 3]), among.probe.predict(STATES[:, 3]), rtol=1e-4
-    )
+    np.testing.assert_allclose(alone.probe.predict(STATES[:, 3]), among.probe.predict(STATES[:, 3]), rtol=1e-4)
 
 
 def test_a_layer_the_model_does_not_have_is_refused() -> None:

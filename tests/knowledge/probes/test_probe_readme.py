@@ -58,9 +58,7 @@ def test_a_folder_of_this_machine_is_nobodys_business() -> None:
     assert "What `tiny` does not know" in text
     assert "base_model" not in front_matter(text)
     assert "base_model" not in front_matter(readme(a_card(model="smollm2-135m")))
-    assert (
-        front_matter(readme(a_card(model="smollm2-135m", base_model="acme/own")))["base_model"] == "acme/own"
-    )
+    assert front_matter(readme(a_card(model="smollm2-135m", base_model="acme/own")))["base_model"] == "acme/own"
 
 
 def test_the_tables_have_every_method_with_interval_and_rows() -> None:
@@ -68,10 +66,7 @@ def test_the_tables_have_every_method_with_interval_and_rows() -> None:
     unknown, wrong = worth.split("### ")[1:]
     assert unknown.startswith("Telling unknown questions")
     assert "| | AUROC ↑ | AURC ↓ | ECE ↓ | n |" in unknown
-    assert (
-        "| kept probe (layer 25) | 0.87 (0.82 to 0.92) | 0.21 (0.16 to 0.26) | 0.08 (0.03 to 0.13) | 96 |"
-        in unknown
-    )
+    assert "| kept probe (layer 25) | 0.87 (0.82 to 0.92) | 0.21 (0.16 to 0.26) | 0.08 (0.03 to 0.13) | 96 |" in unknown
     assert "semantic entropy" not in unknown
     assert "| semantic entropy | 0.83 (0.78 to 0.88) | 90 |" in wrong
     assert "AURC is the rate" in worth

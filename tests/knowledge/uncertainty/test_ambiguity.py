@@ -1,4 +1,6 @@
-"""Ambiguity against ignorance: representatives of clusters, the score by hand, and that clusters alone do not move it."""
+"""Ambiguity against ignorance: representatives of clusters, the score by hand, and that clusters alone do not move
+it.
+"""
 
 import math
 
@@ -76,9 +78,7 @@ def test_unknown_is_not_a_score() -> None:
 
 
 def test_order_does_not_matter() -> None:
-    assert ambiguity([0.9, 0.6, 0.7], [1, 2, 3]).score == pytest.approx(
-        ambiguity([0.7, 0.9, 0.6], [3, 1, 2]).score
-    )
+    assert ambiguity([0.9, 0.6, 0.7], [1, 2, 3]).score == pytest.approx(ambiguity([0.7, 0.9, 0.6], [3, 1, 2]).score)
     assert isinstance(ambiguity([0.9, 0.6], [1, 2]), Ambiguity)
 
 

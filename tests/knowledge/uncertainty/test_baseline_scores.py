@@ -201,9 +201,7 @@ def test_kernel_entropy_sees_what_clusters_do_not() -> None:
     """Three answers, three clusters both times; neutral ones are nearer to each other than contradictions."""
     answers = ["a", "b", "c"]
     entropies = [
-        kernel_language_entropy(
-            similarity_from_relations(answers, dict.fromkeys(permutations(answers, 2), relation))
-        )
+        kernel_language_entropy(similarity_from_relations(answers, dict.fromkeys(permutations(answers, 2), relation)))
         for relation in ("entailment", "neutral", "contradiction")
     ]
     assert entropies == sorted(entropies)

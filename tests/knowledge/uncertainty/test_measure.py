@@ -27,8 +27,7 @@ class WordsJudge:
 
     def relations(self, pairs: Sequence[Pair]) -> list[Relation]:
         return [
-            "entailment" if set(pair.hypothesis.split()) <= set(pair.premise.split()) else "neutral"
-            for pair in pairs
+            "entailment" if set(pair.hypothesis.split()) <= set(pair.premise.split()) else "neutral" for pair in pairs
         ]
 
 
@@ -44,9 +43,7 @@ def test_scores_by_hand() -> None:
         [[-0.2], [-0.2], [-0.2]],
         [[-1.0, -1.0], [-2.0], [-4.0, 0.0]],
     ]
-    found = measure(
-        QUESTIONS, ANSWERS, token_logprobs=logprobs, low_token_logprobs=[[-0.1, -0.3], [-0.2], [-1.5]]
-    )
+    found = measure(QUESTIONS, ANSWERS, token_logprobs=logprobs, low_token_logprobs=[[-0.1, -0.3], [-0.2], [-1.5]])
     assert found.clusters == [[0, 1, 0], [0, 0, 0], [0, 1, 2]]
     p = 1 / (1 + math.exp(-1.1))  # e^-0.1 against e^-1.2; per token against e^-0.6
     q = 1 / (1 + math.exp(-0.5))

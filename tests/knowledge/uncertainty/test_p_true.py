@@ -56,12 +56,8 @@ def test_ideas_are_distinct_in_order_and_few() -> None:
     assert distinct_ideas([str(i) for i in range(50)]) == [str(i) for i in range(MOST_IDEAS)]
 
 
-@given(
-    correct=st.lists(st.booleans(), max_size=20), k=st.integers(0, 12), seed=st.integers(0, 5), data=st.data()
-)
-def test_shots_are_balanced_as_far_as_possible(
-    correct: list[bool], k: int, seed: int, data: st.DataObject
-) -> None:
+@given(correct=st.lists(st.booleans(), max_size=20), k=st.integers(0, 12), seed=st.integers(0, 5), data=st.data())
+def test_shots_are_balanced_as_far_as_possible(correct: list[bool], k: int, seed: int, data: st.DataObject) -> None:
     rows = data.draw(st.permutations([7 * i + 3 for i in range(len(correct))]))
     judged = dict(zip(rows, correct, strict=True))
     shots = choose_shots(correct, rows, k, seed)

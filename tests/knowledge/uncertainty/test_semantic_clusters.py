@@ -61,9 +61,7 @@ def test_lexical() -> None:
 def test_lexical_numbers_by_first_appearance(answers: list[str]) -> None:
     clusters = cluster_lexical(answers)
     assert list(dict.fromkeys(clusters)) == list(range(len(set(clusters))))
-    assert all(
-        clusters[answers.index(answer)] == cluster for answer, cluster in zip(answers, clusters, strict=True)
-    )
+    assert all(clusters[answers.index(answer)] == cluster for answer, cluster in zip(answers, clusters, strict=True))
 
 
 # What is equivalent
@@ -218,9 +216,7 @@ def equivalent(said: Says, mode: str) -> Callable[[str, str], bool]:
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from(LETTERS), max_size=8), max_size=4),
-    st.dictionaries(
-        st.tuples(st.sampled_from(LETTERS), st.sampled_from(LETTERS)), st.sampled_from(RELATIONS)
-    ),
+    st.dictionaries(st.tuples(st.sampled_from(LETTERS), st.sampled_from(LETTERS)), st.sampled_from(RELATIONS)),
     st.sampled_from(MODES),
     st.booleans(),
 )
@@ -253,9 +249,7 @@ def test_components_do_not_depend_on_the_order(order: list[str], links: set[str]
 
 
 def test_relations_of_all_pairs() -> None:
-    judge = Judge(
-        lambda a, b: "entailment" if a < b else "contradiction" if (a, b) == ("c", "a") else "neutral"
-    )
+    judge = Judge(lambda a, b: "entailment" if a < b else "contradiction" if (a, b) == ("c", "a") else "neutral")
     found = pairwise_relations(["Q?", "Q?", "R?"], [["a", "c ", "a"], ["b", "a"], ["d"]], judge)
     assert found == [
         {("a", "c"): "entailment", ("c", "a"): "contradiction"},
@@ -264,7 +258,5 @@ def test_relations_of_all_pairs() -> None:
     ]
     assert len(judge.batches) == 1
     symmetric = Judge(mutual("ab"), symmetric=True)
-    assert pairwise_relations(["Q?"], ["ba"], symmetric) == [
-        {("b", "a"): "entailment", ("a", "b"): "entailment"}
-    ]
+    assert pairwise_relations(["Q?"], ["ba"], symmetric) == [{("b", "a"): "entailment", ("a", "b"): "entailment"}]
     assert len(symmetric.asked) == 1

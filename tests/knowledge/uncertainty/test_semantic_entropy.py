@@ -78,10 +78,7 @@ def sampled(texts: Sequence[str]) -> tuple[list[int], Sequence[str], list[float]
 
 def repeats_counted(clusters: Sequence[int], log_likelihoods: Sequence[float]) -> float:
     """The field's first mistake: a sequence sampled three times is added three times, so likely ones count squared."""
-    mass = {
-        c: sum(math.exp(x) for k, x in zip(clusters, log_likelihoods, strict=True) if k == c)
-        for c in clusters
-    }
+    mass = {c: sum(math.exp(x) for k, x in zip(clusters, log_likelihoods, strict=True) if k == c) for c in clusters}
     return -sum(m / sum(mass.values()) * LN(m / sum(mass.values())) for m in mass.values())
 
 
@@ -89,8 +86,7 @@ def over_samples(clusters: Sequence[int], log_likelihoods: Sequence[float]) -> f
     """Its second: the sum −Σ p ln p runs over the samples instead of over the classes."""
     total = sum(map(math.exp, log_likelihoods))
     mass = {
-        c: sum(math.exp(x) for k, x in zip(clusters, log_likelihoods, strict=True) if k == c) / total
-        for c in clusters
+        c: sum(math.exp(x) for k, x in zip(clusters, log_likelihoods, strict=True) if k == c) / total for c in clusters
     }
     return -sum(mass[c] * LN(mass[c]) for c in clusters)
 
@@ -101,9 +97,7 @@ SAMPLES = ["Rome"] * 5 + ["in Rome"] * 2 + ["Oslo"] * 2 + ["Lima"]
 def test_samples_that_cover_the_support_give_the_exact_entropy_however_often_each_came() -> None:
     assert likelihood_semantic_entropy(*sampled(SAMPLES)) == pytest.approx(EXACT, abs=1e-12)
     assert likelihood_semantic_entropy(*sampled(list(SUPPORT))) == pytest.approx(EXACT, abs=1e-12)
-    assert likelihood_semantic_entropy(*sampled([*SUPPORT, *["Lima"] * 20])) == pytest.approx(
-        EXACT, abs=1e-12
-    )
+    assert likelihood_semantic_entropy(*sampled([*SUPPORT, *["Lima"] * 20])) == pytest.approx(EXACT, abs=1e-12)
 
 
 def test_sums_over_samples_are_not_the_entropy() -> None:
@@ -112,9 +106,7 @@ def test_sums_over_samples_are_not_the_entropy() -> None:
     assert over_samples(clusters, values) > EXACT + 0.2
     # Over samples even the bound ln N falls: two meanings, one of them sampled often, all equally likely.
     assert over_samples([0] * 9 + [1] * 9, [-1.0] * 18) > LN(18)
-    assert likelihood_semantic_entropy(
-        [0] * 9 + [1] * 9, ["a"] * 9 + ["b"] * 9, [-1.0] * 18
-    ) == pytest.approx(LN(2))
+    assert likelihood_semantic_entropy([0] * 9 + [1] * 9, ["a"] * 9 + ["b"] * 9, [-1.0] * 18) == pytest.approx(LN(2))
 
 
 def test_length_normalised_by_hand() -> None:
@@ -124,9 +116,9 @@ def test_length_normalised_by_hand() -> None:
     assert found == pytest.approx(-p * LN(p) - (1 - p) * LN(1 - p), abs=1e-12)
 
 
-ANSWERS = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, 4), st.floats(-60, 0)), min_size=1, max_size=12
-).map(lambda rows: [(c, f"{c}/{t}", x) for c, t, x in rows])  # a text lies in one cluster
+ANSWERS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.floats(-60, 0)), min_size=1, max_size=12).map(
+    lambda rows: [(c, f"{c}/{t}", x) for c, t, x in rows]
+)  # a text lies in one cluster
 
 
 @settings(deadline=None)

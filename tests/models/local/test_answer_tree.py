@@ -54,9 +54,7 @@ def test_samples_that_agree_share_a_row_and_fork_where_they_differ() -> None:
 
 def test_rows_of_two_questions_do_not_mix() -> None:
     one, other = question({0: 1.0, 1: 1.0}, 0), question({0: 1.0}, 1)
-    grown = grow(
-        [Row(one, [0, 1], 0, 3), Row(other, [0], 0, 3)], [3, 3, 3], [-1.0, -1.0, -2.0], RULE, limit=9
-    )
+    grown = grow([Row(one, [0, 1], 0, 3), Row(other, [0], 0, 3)], [3, 3, 3], [-1.0, -1.0, -2.0], RULE, limit=9)
     assert [(row.question.index, row.samples, row.logprobs) for row in grown.rows] == [
         (0, [0, 1], [-1.0]),
         (1, [0], [-2.0]),

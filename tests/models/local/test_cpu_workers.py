@@ -34,9 +34,7 @@ def threads() -> Iterator[None]:
 def counting(n: int, seen: list[Any]) -> Jobs:
     try:
         for i in range(n):
-            seen.append(
-                (threading.current_thread(), torch.get_num_threads(), torch.is_inference_mode_enabled())
-            )
+            seen.append((threading.current_thread(), torch.get_num_threads(), torch.is_inference_mode_enabled()))
             yield i
     finally:
         seen.append("closed")

@@ -136,9 +136,7 @@ def broken(tiny_world: TinyWorld) -> Any:
     return model
 
 
-def test_nan_weights_are_reported_with_layer_and_question(
-    broken: Any, tokenizer: Any, prompts: list[Prompt]
-) -> None:
+def test_nan_weights_are_reported_with_layer_and_question(broken: Any, tokenizer: Any, prompts: list[Prompt]) -> None:
     model = wrap(broken, tokenizer)
     # Block 2 makes layer 2; layers 0 and 1 are sound.
     with pytest.raises(ModelError, match=rf"question {prompts[0].question_id}: .*layer 2 .*NaN"):
@@ -160,9 +158,7 @@ def test_prompts_beyond_the_models_limit(name: str, models: dict[str, Any], toke
     text = tokenizer.decode(ids)
     n = len(tokenizer(text)["input_ids"])
     assert n > limit - 20
-    with pytest.raises(
-        ModelError, match=rf"question far: its prompt has {2 * n} tokens, but the model reads {limit}"
-    ):
+    with pytest.raises(ModelError, match=rf"question far: its prompt has {2 * n} tokens, but the model reads {limit}"):
         model.states([Prompt("far", text + text)], 0, position="tbg")
     # What fits without its answer is refused too, instead of ending in an index error or in nonsense.
     fitting = tokenizer.decode(tokenizer(text)["input_ids"][: limit - 3])
@@ -232,6 +228,4 @@ def test_chat_without_a_chat_template_is_refused(tiny_world: TinyWorld, models: 
     model = wrap(models["llama"], tokenizer)
     assert not model.has_chat_template
     with pytest.raises(ModelError, match=r"no chat template.*prompt\.template=plain"):
-        PromptBuilder(
-            PromptConfig(template="chat"), (), model.render_chat if model.has_chat_template else None
-        )
+        PromptBuilder(PromptConfig(template="chat"), (), model.render_chat if model.has_chat_template else None)

@@ -45,9 +45,7 @@ def model(tiny_world: TinyWorld) -> LocalModel:
 @pytest.fixture
 def prompts(tiny_world: TinyWorld) -> list[Prompt]:
     builder = PromptBuilder(PromptConfig(shots=2))
-    return [
-        Prompt(f["id"], builder.sensing(f["question"])) for f in (tiny_world.known + tiny_world.unknown)[:20]
-    ]
+    return [Prompt(f["id"], builder.sensing(f["question"])) for f in (tiny_world.known + tiny_world.unknown)[:20]]
 
 
 def answers(model: LocalModel, prompts: list[Prompt]) -> dict[str, list[str]]:
@@ -57,9 +55,7 @@ def answers(model: LocalModel, prompts: list[Prompt]) -> dict[str, list[str]]:
     return {result.question_id: [a.text for a in result.answers] for result in made}
 
 
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("full"), RuntimeError("can't allocate memory: 7 bytes")]
-)
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("can't allocate memory: 7 bytes")])
 @pytest.mark.parametrize("fits", [40, 11])
 def test_running_out_of_memory_loses_nothing(
     model: LocalModel, prompts: list[Prompt], fits: int, error: BaseException
@@ -143,9 +139,7 @@ def test_memory_that_runs_out_while_slots_are_rearranged_loses_nothing(
     assert len(calls) >= nth
 
 
-def test_one_long_question_does_not_make_room_for_all_as_long(
-    model: LocalModel, prompts: list[Prompt]
-) -> None:
+def test_one_long_question_does_not_make_room_for_all_as_long(model: LocalModel, prompts: list[Prompt]) -> None:
     expected = answers(model, prompts)
     long = Prompt("long", prompts[0].text[:-7] + " and so on" * 60 + "\nAnswer:")
     sizes: list[tuple[int, int]] = []
@@ -158,9 +152,7 @@ def test_one_long_question_does_not_make_room_for_all_as_long(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slots, "reserve", watch)
-        made = {
-            r.question_id: r for r in model.sample([long, *prompts], TEMPERATURES, seed=1, max_new_tokens=8)
-        }
+        made = {r.question_id: r for r in model.sample([long, *prompts], TEMPERATURES, seed=1, max_new_tokens=8)}
     assert {name: [a.text for a in r.answers] for name, r in made.items() if name != "long"} == expected
     widest = max(columns for _, columns in sizes)
     assert widest > 10 * min(columns for _, columns in sizes)

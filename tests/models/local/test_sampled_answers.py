@@ -70,9 +70,7 @@ def test_a_row_that_stops_early_does_not_truncate_the_others(
         assert (answer.text, len(answer.token_logprobs), answer.finish_reason) == (text, len(tokens), reason)
 
 
-def test_the_length_limit_is_kept_and_said(
-    models: dict[str, Any], tokenizer: Any, prompts: list[Prompt]
-) -> None:
+def test_the_length_limit_is_kept_and_said(models: dict[str, Any], tokenizer: Any, prompts: list[Prompt]) -> None:
     made = sample(wrap(models["trained"], tokenizer), prompts[:2], (0.0, 1.0), max_new_tokens=1)
     for result in made.values():
         for answer in result.answers:

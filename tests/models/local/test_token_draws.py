@@ -96,6 +96,4 @@ def test_an_answer_ends_at_the_first_line_break_after_some_text() -> None:
     assert not rule.ends([9, 0])
     assert rule.ends([9, 0, 9])
     assert rule.ends([0, 8])
-    assert not rule.ends(
-        [0, 9, 1]
-    )  # asked only about the last token: what ended before would not have gone on
+    assert not rule.ends([0, 9, 1])  # asked only about the last token: what ended before would not have gone on

@@ -119,10 +119,10 @@ def test_tokens_that_are_not_the_text_s_bytes_end_with_the_stop_rule() -> None:
     assert answer == Answer("Zoë.", [-1.0, -2.0, -3.0, -4.0, -5.0], "stop")
 
 
-def test_newer_chat_models_take_max_completion_tokens(
-    server: AnswerServer, prompts: list[Prompt], make: Make
-) -> None:
-    message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+def test_newer_chat_models_take_max_completion_tokens(server: AnswerServer, prompts: list[Prompt], make: Make) -> None:
+    message = (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    )
     server.faults += [status(400, message=message, param="max_tokens", code="unsupported_parameter")]
     model = make(server, endpoint="chat")
     draw(model, prompts[:2], {0: 1.0}, max_new_tokens=5)
@@ -210,10 +210,10 @@ def test_other_refused_parameters_are_left_out(
     assert len(model.notes) == 1
 
 
-def test_a_model_that_takes_no_temperature_is_refused(
-    server: AnswerServer, prompts: list[Prompt], make: Make
-) -> None:
-    message = "Unsupported value: 'temperature' does not support 0.1 with this model. Only the default (1) is supported."
+def test_a_model_that_takes_no_temperature_is_refused(server: AnswerServer, prompts: list[Prompt], make: Make) -> None:
+    message = (
+        "Unsupported value: 'temperature' does not support 0.1 with this model. Only the default (1) is supported."
+    )
     server.faults += [status(400, message=message, param="temperature", code="unsupported_value")]
     with pytest.raises(ModelError, match=r"supports no temperature but its own.*sample\.low_temperature"):
         draw(make(server, endpoint="chat"), prompts)

@@ -36,9 +36,7 @@ def test_nothing_is_paid_twice(server: AnswerServer, prompts: list[Prompt], make
     assert model.usage == type(model.usage)()
 
 
-def test_more_samples_ask_for_the_new_ones_only(
-    server: AnswerServer, prompts: list[Prompt], make: Make
-) -> None:
+def test_more_samples_ask_for_the_new_ones_only(server: AnswerServer, prompts: list[Prompt], make: Make) -> None:
     few = draw(make(server), prompts)
     server.bodies.clear()
     more = draw(make(server), prompts, HEATS | {4: 1.0, 5: 1.0})
@@ -96,9 +94,7 @@ def test_another_model_endpoint_or_address_is_asked_itself(
         assert moved.bodies == []
 
 
-def test_log_probabilities_wanted_later_are_paid_for(
-    server: AnswerServer, prompts: list[Prompt], make: Make
-) -> None:
+def test_log_probabilities_wanted_later_are_paid_for(server: AnswerServer, prompts: list[Prompt], make: Make) -> None:
     plain_answers = draw(make(server, logprobs=False), prompts[:1])
     assert "logprobs" not in server.bodies[0]
     full = draw(make(server), prompts[:1])
@@ -118,9 +114,7 @@ def test_what_came_before_an_error_is_kept(server: AnswerServer, prompts: list[P
     assert server.asked == 1  # one at low temperature and two of three had come
 
 
-def test_whoever_stops_listening_stops_the_asking(
-    server: AnswerServer, prompts: list[Prompt], make: Make
-) -> None:
+def test_whoever_stops_listening_stops_the_asking(server: AnswerServer, prompts: list[Prompt], make: Make) -> None:
     results = make(server).sample(prompts, {0: 1.0}, seed=0, max_new_tokens=8)
     next(results)
     next(results)
@@ -235,9 +229,7 @@ def test_a_damaged_file_says_so(
     assert server.bodies == []
 
 
-def test_two_processes_share_one_file(
-    server: AnswerServer, prompts: list[Prompt], make: Make, tmp_path: Path
-) -> None:
+def test_two_processes_share_one_file(server: AnswerServer, prompts: list[Prompt], make: Make, tmp_path: Path) -> None:
     paid = tmp_path / "paid.sqlite"
     children = [start(server, part, paid, 2) for part in (prompts[:3], prompts[3:])]
     errors = [child.communicate(timeout=30)[1] for child in children]

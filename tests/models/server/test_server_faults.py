@@ -156,9 +156,7 @@ def test_what_cannot_pass_ends_at_once(
 # Rate and concurrency
 
 
-def test_no_more_requests_under_way_than_allowed(
-    server: AnswerServer, prompts: list[Prompt], make: Make
-) -> None:
+def test_no_more_requests_under_way_than_allowed(server: AnswerServer, prompts: list[Prompt], make: Make) -> None:
     server.delay = 0.02
     draw(make(server, concurrency=3, many=False), prompts, {0: 1.0, 1: 1.0})
     assert server.most_at_once == 3
@@ -235,10 +233,7 @@ def test_a_key_in_an_answer_is_not_kept(
 ) -> None:
     monkeypatch.setenv(VARIABLE, SECRET)
     with AnswerServer(Script(f"Bearer {SECRET}")) as server:
-        assert (
-            draw(make(server), prompts[:1], {0: 1.0})[prompts[0].question_id].answers[0].text
-            == "Bearer [key]"
-        )
+        assert draw(make(server), prompts[:1], {0: 1.0})[prompts[0].question_id].answers[0].text == "Bearer [key]"
     assert all(SECRET.encode() not in file.read_bytes() for file in tmp_path.iterdir())
 
 

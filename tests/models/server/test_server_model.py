@@ -1,6 +1,7 @@
 """Answers over HTTP: the same text and numbers as the model in this process, from servers that take this and not that.
 
-The server is real (tests/helpers/answer_server.py): sockets on this machine, and the tiny model behind them where it matters.
+The server is real (tests/helpers/answer_server.py): sockets on this machine, and the tiny model behind them where it
+matters.
 """
 
 from collections.abc import Iterator
@@ -36,9 +37,7 @@ def tiny_server(brain: Brain) -> Iterator[AnswerServer]:
 @pytest.fixture(scope="module")
 def facts(tiny_world: TinyWorld) -> list[Prompt]:
     """Three questions the tiny model knows, and three it does not."""
-    asked = [
-        (fact["id"], plain_prompt(fact["question"])) for fact in tiny_world.known[:3] + tiny_world.unknown[:3]
-    ]
+    asked = [(fact["id"], plain_prompt(fact["question"])) for fact in tiny_world.known[:3] + tiny_world.unknown[:3]]
     return [Prompt(name, text, ({"role": "user", "content": text},)) for name, text in asked]
 
 
@@ -87,9 +86,7 @@ def test_several_answers_come_in_one_request_a_temperature(
     assert {body["temperature"] for body in server.bodies if body.get("n") == 3} == {1.0}
     assert all(body["top_p"] == 1.0 and body["top_k"] == -1 for body in server.bodies)  # nothing cut off
     assert all(result.states is None for result in results.values())
-    for (
-        prompt
-    ) in prompts:  # each answer is that of its sample's place in the request, in whatever order they arrive
+    for prompt in prompts:  # each answer is that of its sample's place in the request, in whatever order they arrive
         body = next(b for b in server.bodies if b.get("n") == 3 and b["prompt"] == prompt.text)
         said = [server.brain.generate(body, index).text.strip() for index in range(3)]
         assert [answer.text for answer in results[prompt.question_id].answers[1:]] == said
@@ -98,9 +95,7 @@ def test_several_answers_come_in_one_request_a_temperature(
     assert model.notes == []
 
 
-def test_greedy_samples_are_never_asked_for_together(
-    server: AnswerServer, prompts: list[Prompt], make: Make
-) -> None:
+def test_greedy_samples_are_never_asked_for_together(server: AnswerServer, prompts: list[Prompt], make: Make) -> None:
     draw(make(server), prompts[:1], {0: 0.0, 1: 0.0})
     assert ["n" in body for body in server.bodies] == [False, False]  # vLLM refuses n > 1 there
 
@@ -130,9 +125,7 @@ def test_what_is_kept_of_a_text_and_of_its_tokens(
 ) -> None:
     for endpoint in ("chat", "completions"):
         with AnswerServer(Script(said)) as server:
-            answer = draw(make(server, endpoint=endpoint), prompts[:1], {0: 1.0})[
-                prompts[0].question_id
-            ].answers[0]
+            answer = draw(make(server, endpoint=endpoint), prompts[:1], {0: 1.0})[prompts[0].question_id].answers[0]
         assert answer == Answer(text, [-0.5] * tokens, "stop"), endpoint
 
 

@@ -61,9 +61,7 @@ def test_a_bad_row_is_named_and_nothing_is_imported(tmp_path: Path, row: Any, me
     file = write(tmp_path / "a.jsonl", [*good_rows(), row])
     with pytest.raises(DataError) as caught:
         import_answers(tmp_path / "run", file, reporter=RecordingReporter())
-    assert (
-        f"a.jsonl:21: {message}" in str(caught.value) or message in str(caught.value).split("a.jsonl:21: ")[1]
-    )
+    assert f"a.jsonl:21: {message}" in str(caught.value) or message in str(caught.value).split("a.jsonl:21: ")[1]
     assert "nothing was imported" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
 
@@ -90,9 +88,7 @@ def test_bad_rows_are_told_from_top_to_bottom(tmp_path: Path) -> None:
 @pytest.mark.parametrize("indent", [None, 1])
 def test_one_json_document_is_named_as_such(tmp_path: Path, indent: int | None) -> None:
     file = write(tmp_path / "a.jsonl", [json.dumps(good_rows(), indent=indent)])
-    with pytest.raises(
-        DataError, match=r"one JSON document, not one object per line.*jq -c '\.\[\]' a\.jsonl"
-    ):
+    with pytest.raises(DataError, match=r"one JSON document, not one object per line.*jq -c '\.\[\]' a\.jsonl"):
         import_answers(tmp_path / "run", file, reporter=RecordingReporter())
 
 
@@ -107,9 +103,7 @@ def test_numbers_are_read_as_text(tmp_path: Path) -> None:
     rows[0] |= {"id": 0, "gold": 1984, "group": 0}
     rows[1] |= {"id": 7.5, "gold": [3, "three"], "group": 0}
     rows[2] |= {"group": ""}
-    directory = import_answers(
-        tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter()
-    )
+    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter())
     table = read_table(directory.file("questions.parquet")).to_pylist()
     assert [(row["id"], row["answers"]) for row in table[:2]] == [("0", ["1984"]), ("7.5", ["3", "three"])]
     assert table[0]["group"] == table[1]["group"] != table[2]["group"]
@@ -118,9 +112,7 @@ def test_numbers_are_read_as_text(tmp_path: Path) -> None:
 def test_an_answer_the_model_left_empty_is_an_answer(tmp_path: Path) -> None:
     rows = good_rows()
     rows[0]["answers"][0] = {"text": "", "finish_reason": "stop"}
-    directory = import_answers(
-        tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter()
-    )
+    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter())
     assert read_table(parts(directory.file("answers"), "")[0])["text"].to_pylist()[1] == ""
 
 

@@ -37,9 +37,7 @@ def test_a_file_alone_is_measured_without_a_model(tmp_path: Path) -> None:
     rows = good_rows()
     rows[1]["answers"] = [{"text": text, "token_logprobs": [-0.5, -0.25]} for text in rows[1]["answers"]]
     rows[1]["low_temperature_answer"] = {"text": "Lima", "token_logprobs": [-0.1, -0.3]}
-    directory = import_answers(
-        tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter()
-    )
+    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter())
     run_verb("measure", directory, RecordingReporter())
     table = read_table(directory.file("entropy.parquet")).to_pydict()
     assert len(table["question_id"]) == 20
@@ -55,9 +53,7 @@ def test_a_file_alone_is_measured_without_a_model(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_model")
 def test_without_a_low_temperature_answer_nothing_is_right_or_wrong(tmp_path: Path) -> None:
     rows = [{key: row[key] for key in ("question", "answers", "gold")} for row in good_rows()]
-    directory = import_answers(
-        tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter()
-    )
+    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter())
     run(directory.config, directory.path, RecordingReporter())
     table = read_table(directory.file("entropy.parquet")).to_pydict()
     assert set(table["low_temperature_answer"]) == set(table["correct"]) == {None}
@@ -70,9 +66,7 @@ def test_without_a_low_temperature_answer_nothing_is_right_or_wrong(tmp_path: Pa
 
 @pytest.mark.usefixtures("no_model")
 def test_a_run_of_imported_answers_ends_after_measure_and_says_why(tmp_path: Path) -> None:
-    directory = import_answers(
-        tmp_path / "run", write(tmp_path / "a.jsonl", good_rows()), reporter=RecordingReporter()
-    )
+    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", good_rows()), reporter=RecordingReporter())
     directory = run(RunDirectory.open(directory.path).config, directory.path, RecordingReporter())
     assert summary(directory).values()["ends_after"] == "measure"
     assert summary(directory).values()["measured_unknown"] == 10
@@ -114,9 +108,7 @@ def test_an_interrupted_import_can_be_repeated(tmp_path: Path, monkeypatch: pyte
         import_answers(tmp_path / "run", file, reporter=RecordingReporter())
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["imported.parquet"]
     monkeypatch.undo()
-    assert (
-        import_answers(tmp_path / "run", file, reporter=RecordingReporter()).stages["sample"].state == "done"
-    )
+    assert import_answers(tmp_path / "run", file, reporter=RecordingReporter()).stages["sample"].state == "done"
 
 
 def loaded_run(world: TinyWorld, folder: Path) -> RunDirectory:
@@ -127,9 +119,7 @@ def loaded_run(world: TinyWorld, folder: Path) -> RunDirectory:
 
 def exported(finished: RunDirectory, path: Path, by: str) -> Path:
     """The answers of a finished run as somebody else would write them."""
-    questions = {
-        row["id"]: row["question"] for row in read_table(finished.file("questions.parquet")).to_pylist()
-    }
+    questions = {row["id"]: row["question"] for row in read_table(finished.file("questions.parquet")).to_pylist()}
     rows: dict[str, dict[str, Any]] = {}
     for part in parts(finished.file("answers"), ".parquet"):
         for row in read_table(part).to_pylist():
@@ -146,9 +136,7 @@ def exported(finished: RunDirectory, path: Path, by: str) -> Path:
 
 @pytest.mark.parametrize("by", ["id", "question"])
 @pytest.mark.usefixtures("no_model")
-def test_answers_to_the_questions_of_a_run_measure_the_same(
-    finished: RunDirectory, tmp_path: Path, by: str
-) -> None:
+def test_answers_to_the_questions_of_a_run_measure_the_same(finished: RunDirectory, tmp_path: Path, by: str) -> None:
     directory = copy_of(finished, tmp_path)
     file = exported(finished, tmp_path / "a.jsonl", by)
     with pytest.raises(RunError, match=r"has answers already \(185\)"):
@@ -164,9 +152,7 @@ def test_states_come_later_and_give_the_same_probe_and_map(
     finished: RunDirectory, tmp_path: Path, tiny_world: TinyWorld
 ) -> None:
     directory = loaded_run(tiny_world, tmp_path)
-    import_answers(
-        directory.path, exported(finished, tmp_path / "a.jsonl", "id"), reporter=RecordingReporter()
-    )
+    import_answers(directory.path, exported(finished, tmp_path / "a.jsonl", "id"), reporter=RecordingReporter())
     assert RunDirectory.open(directory.path).config.sample.states == "none"
     same = RunDirectory.open(directory.path, ["sample.states=same", f"model.name={tiny_world.folder}"])
     for verb in ("sample", "measure", "probe", "map"):
@@ -190,9 +176,7 @@ def test_questions_the_run_does_not_have_are_listed(tiny_world: TinyWorld, tmp_p
         {**mine[0], "question": "Another one?", "id": mine[1]["id"]},
     ]
     with pytest.raises(DataError) as caught:
-        import_answers(
-            directory.path, write(tmp_path / "a.jsonl", [*mine[2:], *wrong]), reporter=RecordingReporter()
-        )
+        import_answers(directory.path, write(tmp_path / "a.jsonl", [*mine[2:], *wrong]), reporter=RecordingReporter())
     assert "the run has no question 'nobody'" in str(caught.value)
     assert f"id {mine[1]['id']!r} is another question in the run" in str(caught.value)
     assert not directory.file("imported.parquet").exists()
@@ -231,9 +215,7 @@ def test_import_from_the_command_line(ka2l: Cli, tmp_path: Path) -> None:
     taken = strict_json(ka2l("import", out, file, "--json", "--quiet").out)
     assert taken == {"run": str(out), "questions": 20, "answers": 100, "samples": 4}
     assert ka2l("measure", out, "--quiet").code == 0
-    assert_refused(
-        ka2l("probe", out), "`probe` is not possible here. A probe reads hidden states", "model.name"
-    )
+    assert_refused(ka2l("probe", out), "`probe` is not possible here. A probe reads hidden states", "model.name")
     assert_refused(ka2l("check", "Who?", "--run", out), "this run cannot have a probe")
     assert_refused(ka2l("sample", out, "--show-prompts", "1"), "there is no prompt")
     none = ka2l("sample", out, "--show-prompts", "0")
@@ -270,9 +252,7 @@ def test_entropies_are_there_where_no_threshold_parts_them(ka2l: Cli, tmp_path: 
 
 def test_without_a_threshold_nothing_goes_on_to_a_probe(tmp_path: Path, tiny_world: TinyWorld) -> None:
     rows = [answered(i, 3) for i in range(12)]
-    directory = import_answers(
-        tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter()
-    )
+    directory = import_answers(tmp_path / "run", write(tmp_path / "a.jsonl", rows), reporter=RecordingReporter())
     run_verb("measure", directory, RecordingReporter())
     settings = ["sample.states=same", f"model.name={tiny_world.folder}"]
     seen = RunDirectory.open(directory.path, settings)
@@ -291,7 +271,5 @@ def test_measure_reads_more_of_the_imported_answers_by_itself(ka2l: Cli, tmp_pat
     assert ka2l("measure", out, "sample.n=5").code == 0
     assert {len(row) for row in read_table(out / "entropy.parquet")["cluster_ids"].to_pylist()} == {5}
     assert RunDirectory.open(out).stages["sample"].counts == {"questions": 20, "answers": 120}
-    assert_refused(
-        ka2l("measure", out, "sample.n=6"), "there are 5 imported answers per question", "sample.n=5"
-    )
+    assert_refused(ka2l("measure", out, "sample.n=6"), "there are 5 imported answers per question", "sample.n=5")
     assert ka2l("measure", out, "sample.n=2").code == 0

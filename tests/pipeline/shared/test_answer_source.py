@@ -111,9 +111,7 @@ def test_chat_servers_get_the_worked_examples_as_turns(
     prompt = server.calls[0][0][0]
     assert [turn["role"] for turn in prompt.messages] == ["user", "assistant", "user", "assistant", "user"]
     question = next(fact["question"] for fact in tiny_world.facts if fact["id"] == prompt.question_id)
-    assert (
-        prompt.messages[-1]["content"] == f"Answer the following question as briefly as possible.\n{question}"
-    )
+    assert prompt.messages[-1]["content"] == f"Answer the following question as briefly as possible.\n{question}"
     assert prompt.text.endswith(f"Question: {question}\nAnswer:")
 
 
@@ -211,9 +209,9 @@ def test_the_plan_tells_what_a_server_is_asked_and_where_the_run_ends(
     assert [row["stage"] for row in planned["stages"]] == ["load", "sample", "measure", "report"]
     assert (planned["ends_after"], planned["seconds"], "parameters" in planned) == ("measure", 0, False)
     assert (
-        dry_run(config_of(tiny_world, tmp_path, *BLACK_BOX, ALL_PROBES, "server.many=false")).as_json()[
-            "server"
-        ]["requests"]
+        dry_run(config_of(tiny_world, tmp_path, *BLACK_BOX, ALL_PROBES, "server.many=false")).as_json()["server"][
+            "requests"
+        ]
         == 410
     )
     stand_in = dry_run(config_of(tiny_world, tmp_path, *STAND_IN)).as_json()
@@ -271,9 +269,7 @@ def test_prompts_are_shown_to_the_letter_and_nothing_is_sampled(
     run_verb("load", directory, RecordingReporter())
     before = times(directory.path)
     plain = strict_json(ka2l("sample", directory.path, "--show-prompts", "3", "--json").out)
-    chat = strict_json(
-        ka2l("sample", directory.path, "--show-prompts", "3", "--json", "prompt.template=chat").out
-    )
+    chat = strict_json(ka2l("sample", directory.path, "--show-prompts", "3", "--json", "prompt.template=chat").out)
     probes = [q for q in read_table(directory.file("questions.parquet")).to_pylist() if q["role"] == "probe"]
     assert [row["question_id"] for row in plain] == [row["id"] for row in probes[:3]]
     tokenizer = AutoTokenizer.from_pretrained(tiny_world.folder)
@@ -284,9 +280,7 @@ def test_prompts_are_shown_to_the_letter_and_nothing_is_sampled(
     told = ka2l("sample", directory.path, "--show-prompts", "3").out
     assert told.count("Answer the following") == 1  # what they share stands there once
     assert told.count("  | Question: ") == 2 + 3
-    assert (
-        told.index("All of them begin with") < told.index("and continue with") < told.index(probes[0]["id"])
-    )
+    assert told.index("All of them begin with") < told.index("and continue with") < told.index(probes[0]["id"])
     assert told.endswith("\nNothing was asked or sampled.\n")
     alone = ka2l("sample", directory.path, "--show-prompts", "1").out
     assert alone.count("  | Question: ") == 3

@@ -28,9 +28,7 @@ def test_a_map_of_another_pool_is_refused(finished: RunDirectory, tmp_path: Path
         signals(directory, "p_unknown")
 
 
-def test_a_run_of_format_3_is_gathered_and_nothing_asked_again(
-    finished: RunDirectory, tmp_path: Path
-) -> None:
+def test_a_run_of_format_3_is_gathered_and_nothing_asked_again(finished: RunDirectory, tmp_path: Path) -> None:
     """Its signals lie in parts in the order of the pool, and its manifest counts them."""
     directory = copy_of(finished, tmp_path)
     embedding, ids = (directory.file(f"pool_signals/{name}") for name in ("embedding.npy", "ids.parquet"))

@@ -29,9 +29,7 @@ from tiny import TinyWorld
 def test_every_candidate_is_accounted_for(decoded: RunDirectory) -> None:
     record, found = decoded.stages["augment"], rows(decoded)
     bought = atomic_files.read_table(decoded.file("selection.parquet"))["question_id"].to_pylist()
-    assert [(row["source_id"], row["sample"]) for row in found] == [
-        (i, n) for i in bought for n in range(1, 7)
-    ]
+    assert [(row["source_id"], row["sample"]) for row in found] == [(i, n) for i in bought for n in range(1, 7)]
     dropped = sum(count for name, count in record.counts.items() if name.startswith("dropped_"))
     assert record.counts["candidates"] == len(found) == record.counts["kept"] + dropped
     assert record.counts["kept"] == len(kept(decoded)) > 0
@@ -140,9 +138,7 @@ def test_a_wrong_setting_takes_nothing_that_is_there(
     assert times(folder) == before
 
 
-def test_the_page_needs_no_decoder_and_no_embeddings(
-    ka2l: Cli, decoded: RunDirectory, tmp_path: Path
-) -> None:
+def test_the_page_needs_no_decoder_and_no_embeddings(ka2l: Cli, decoded: RunDirectory, tmp_path: Path) -> None:
     """What was made elsewhere may be gone by the time somebody looks."""
     folder, given = tmp_path / "run", tmp_path / "decoder"
     shutil.copytree(decoded.path, folder)
@@ -188,9 +184,7 @@ def test_an_empty_kept_set_says_why_and_how_to_go_on(decoded: RunDirectory, tmp_
     shutil.copytree(decoded.path, folder)
     with pytest.raises(DegenerateError, match=r"None of the 24 decoded questions is left: .*near"):
         run_verb("augment", RunDirectory.open(folder, ["augment.near_copy=0.01"]), RecordingReporter())
-    with pytest.raises(
-        WaitingForPeople, match="4 of 4 selected questions wait"
-    ):  # without new questions it goes on
+    with pytest.raises(WaitingForPeople, match="4 of 4 selected questions wait"):  # without new questions it goes on
         run(RunDirectory.open(folder, ["augment.per_question=0"]).config, folder, RecordingReporter())
 
 

@@ -20,7 +20,8 @@ def context(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> 
     settings = [
         f"model.name={tiny_world.folder}",
         "questions.source=geonames",
-        "questions.geonames={capitals: 60, currencies: 0, large_cities: 60, middle_cities: 0, small_cities: 0, decoder: 40}",
+        "questions.geonames={capitals: 60, currencies: 0, large_cities: 60, middle_cities: 0, small_cities: 0, "
+        "decoder: 40}",
         "questions.roles={probe: 30, pool: 50, eval: 30}",
         "augment.per_question=4",
     ]
@@ -48,9 +49,7 @@ def _with_article(question: str) -> str:
     )
 
 
-def test_each_reason_is_found_and_the_first_one_counts(
-    context: Context, by_role: dict[str, list[Question]]
-) -> None:
+def test_each_reason_is_found_and_the_first_one_counts(context: Context, by_role: dict[str, list[Question]]) -> None:
     source = next(q for q in by_role["pool"] if q.meta["kind"] == "city")
     held_out, other = by_role["eval"][0], next(q for q in by_role["pool"] if q.id != source.id)
     new = by_role["decoder"][0]
@@ -73,17 +72,13 @@ def test_each_reason_is_found_and_the_first_one_counts(
     assert judged(context, source, [new.question], finished=False) == ["unfinished"]
 
 
-def test_people_may_know_a_place_that_geonames_does_not(
-    context: Context, by_role: dict[str, list[Question]]
-) -> None:
+def test_people_may_know_a_place_that_geonames_does_not(context: Context, by_role: dict[str, list[Question]]) -> None:
     people = RunDirectory.open(context.run.path, ["annotate.annotator=file"])
     texts = ["In which country is the city of Khashusar?"]
     assert judged(context_of(people, RecordingReporter()), by_role["pool"][0], texts) == [""]
 
 
-def test_a_new_question_has_the_group_of_its_fact(
-    context: Context, by_role: dict[str, list[Question]]
-) -> None:
+def test_a_new_question_has_the_group_of_its_fact(context: Context, by_role: dict[str, list[Question]]) -> None:
     source, new = by_role["pool"][0], by_role["decoder"][0]
     found = [Decoding(source, 1, _with_article(new.question), True), Decoding(source, 2, "Nonsense", True)]
     assert filter_candidates(context, [source], found).groups == [new.group, "nonsense"]
@@ -95,9 +90,7 @@ def test_a_new_question_has_the_group_of_its_fact(
 def test_without_embeddings_only_equal_texts_and_facts_are_copies(
     context: Context, by_role: dict[str, list[Question]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "ka2l.pipeline.stages.candidate_filters.SentenceEncoder", None
-    )  # it must not be asked for
+    monkeypatch.setattr("ka2l.pipeline.stages.candidate_filters.SentenceEncoder", None)  # it must not be asked for
     plain = context_of(RunDirectory.open(context.run.path, ["augment.embedding_model="]), RecordingReporter())
     assert judged(plain, by_role["pool"][0], [by_role["decoder"][0].question]) == [""]
 

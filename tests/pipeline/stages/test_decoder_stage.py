@@ -110,9 +110,7 @@ def test_a_t5_is_taught_without_the_language_model(
         raise AssertionError("the language model has no part in this")
 
     monkeypatch.setattr("ka2l.pipeline.shared.run_decoder.load_causal_lm", no_model)
-    with pytest.raises(
-        DegenerateError, match="None of the 24 decoded questions is left"
-    ):  # it has learned nothing yet
+    with pytest.raises(DegenerateError, match="None of the 24 decoded questions is left"):  # it has learned nothing yet
         run_verb("augment", directory, RecordingReporter())
     assert directory.stages["decoder"].facts["kind"] == "t5"
     made = run_decoder(context_of(directory, RecordingReporter()))

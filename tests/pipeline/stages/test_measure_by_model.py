@@ -56,9 +56,7 @@ def test_the_worked_examples_of_p_true_are_not_scored(scored: RunDirectory) -> N
     assert all(columns["ambiguity"][i] is None for i in shots)
 
 
-def test_where_answers_agree_eigenscore_and_kernel_entropy_are_low(
-    scored: RunDirectory, tiny_world: TinyWorld
-) -> None:
+def test_where_answers_agree_eigenscore_and_kernel_entropy_are_low(scored: RunDirectory, tiny_world: TinyWorld) -> None:
     columns = table(scored)
     known = {fact["id"] for fact in tiny_world.known}
     is_known = np.array([i in known for i in columns["question_id"]])
@@ -67,9 +65,7 @@ def test_where_answers_agree_eigenscore_and_kernel_entropy_are_low(
         assert values[is_known].mean() < values[~is_known].mean()
     agreed = [i for i, n in enumerate(columns["n_clusters"]) if n == 1]
     assert agreed
-    assert np.array(columns["kernel_entropy"])[agreed] == pytest.approx(
-        min(columns["kernel_entropy"]), abs=1e-9
-    )
+    assert np.array(columns["kernel_entropy"])[agreed] == pytest.approx(min(columns["kernel_entropy"]), abs=1e-9)
 
 
 def test_eigenscore_reads_the_state_behind_each_answer(scored: RunDirectory) -> None:
@@ -125,9 +121,7 @@ def test_only_the_model_that_answered_can_be_asked() -> None:
     black_box = ["sample.engine=imported", "sample.states=none"]
     with pytest.raises(ConfigError, match=r"measure.scores=\['p_true'\] ask the model that answered"):
         load_config(None, [*black_box, "measure.scores=[p_true]"])
-    assert load_config(None, [*black_box, "measure.scores=[kernel_entropy]"]).measure.scores == [
-        "kernel_entropy"
-    ]
+    assert load_config(None, [*black_box, "measure.scores=[kernel_entropy]"]).measure.scores == ["kernel_entropy"]
 
 
 def test_the_table_of_probes_has_the_new_scores(scored: RunDirectory) -> None:

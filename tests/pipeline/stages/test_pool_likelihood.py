@@ -19,9 +19,7 @@ from runs import BUDGET, RecordingReporter, copy_of, questions_file, tiny_config
 from tiny import TinyWorld
 
 
-def test_likelihood_is_the_mean_over_the_low_temperature_answer(
-    finished: RunDirectory, tmp_path: Path
-) -> None:
+def test_likelihood_is_the_mean_over_the_low_temperature_answer(finished: RunDirectory, tmp_path: Path) -> None:
     directory = opened(finished, tmp_path, "select.strategy=likelihood")
     assert run_verb("map", directory, RecordingReporter()) == ["map", "pool_likelihood"]
     context, prompts = pool_prompts(directory)
@@ -47,9 +45,7 @@ class Speaker:
     def __init__(self, *_: object, **__: object):
         self.usage = Usage()
 
-    def sample(
-        self, prompts: Sequence[Prompt], temperatures: dict[int, float], **_: Any
-    ) -> Iterator[SampledQuestion]:
+    def sample(self, prompts: Sequence[Prompt], temperatures: dict[int, float], **_: Any) -> Iterator[SampledQuestion]:
         self.usage += Usage(prompt=len(prompts))
         for prompt in prompts:
             answer = self.said.get(prompt.question_id, Answer("Rome", [-0.25, -0.75], "stop"))
@@ -57,9 +53,7 @@ class Speaker:
 
 
 @pytest.fixture
-def served(
-    finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., RunDirectory]:
+def served(finished: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunDirectory]:
     """A run mapped by a probe that was trained before, whose pool a server is asked about."""
     monkeypatch.setattr("ka2l.models.server.server_model.ServerModel", Speaker)
 
@@ -122,9 +116,7 @@ def test_signals_that_cannot_be_had_are_refused_before_anything_is_written(
 def test_a_pool_without_imported_answers_is_named(finished: RunDirectory, tmp_path: Path) -> None:
     rows = atomic_files.read_table(finished.file("questions.parquet")).to_pylist()
     given_ = [row for row in rows if row["role"] == "probe"]
-    lines = [
-        {"question": row["question"], "answers": ["a", "b"], "low_temperature_answer": "a"} for row in given_
-    ]
+    lines = [{"question": row["question"], "answers": ["a", "b"], "low_temperature_answer": "a"} for row in given_]
     file = tmp_path / "answers.jsonl"
     file.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
     out = copy_of(finished, tmp_path).path

@@ -29,9 +29,7 @@ def test_signals_of_the_model_stand_by_id_as_it_gives_them(finished: RunDirector
     table = atomic_files.read_table(directory.file("questions.parquet"))
     pool_last = [*table.filter(pc.field("role") != "pool").to_pylist()]
     pool_last += table.filter(pc.field("role") == "pool").to_pylist()[::-1]
-    atomic_files.write_table(
-        directory.file("questions.parquet"), pa.Table.from_pylist(pool_last, table.schema)
-    )
+    atomic_files.write_table(directory.file("questions.parquet"), pa.Table.from_pylist(pool_last, table.schema))
     atomic_files.remove(directory.file("pool_signals"))
     assert run_verb("map", directory, RecordingReporter()) == ["map", "signals"]
     names = ("p_unknown", "embedding", "next_token_entropy", "top_probability", "margin")
@@ -39,9 +37,7 @@ def test_signals_of_the_model_stand_by_id_as_it_gives_them(finished: RunDirector
     context, prompts = pool_prompts(directory)
     assert found.ids.tolist() == [prompt.question_id for prompt in prompts]
     mapped = atomic_files.read_table(directory.file("knowledge_map.parquet")).to_pydict()
-    assert (
-        mapped["question_id"] == found.ids[::-1].tolist()
-    )  # as the questions stand, which puts it to the test
+    assert mapped["question_id"] == found.ids[::-1].tolist()  # as the questions stand, which puts it to the test
     assert found.p_unknown.tolist() == mapped["p_unknown"][::-1]
     model, card = context.prepared_model(), atomic_files.read_json(directory.file("probe") / "probe.json")
     states = model.states(prompts, card["layer"], position=card["position"])
@@ -136,9 +132,7 @@ class Letters:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         type(self).asked += len(texts)
-        rows = np.array(
-            [[text.lower().count(letter) for letter in "abcdefghij"] for text in texts], np.float32
-        )
+        rows = np.array([[text.lower().count(letter) for letter in "abcdefghij"] for text in texts], np.float32)
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
 
 
@@ -198,12 +192,8 @@ def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_sentences_are_those_of_the_encoder(
-    finished: RunDirectory, letters: type[Letters], tmp_path: Path
-) -> None:
-    directory = opened(
-        finished, tmp_path, "select.near_copy=0.999", "select.space=sentence", "select.encoder=letters"
-    )
+def test_sentences_are_those_of_the_encoder(finished: RunDirectory, letters: type[Letters], tmp_path: Path) -> None:
+    directory = opened(finished, tmp_path, "select.near_copy=0.999", "select.space=sentence", "select.encoder=letters")
     assert run_verb("map", directory, RecordingReporter()) == ["map", "sentences"]
     found = signals(directory, "sentence_embedding")
     questions = context_of(directory, RecordingReporter()).questions_by_id(set(found.ids))
@@ -215,9 +205,7 @@ def test_sentences_are_those_of_the_encoder(
     assert directory.stages["select"].inputs.keys() == {"map", "sentences"}
 
 
-def test_the_plan_shows_what_signals_cost(
-    finished: RunDirectory, tiny_world: TinyWorld, tmp_path: Path
-) -> None:
+def test_the_plan_shows_what_signals_cost(finished: RunDirectory, tiny_world: TinyWorld, tmp_path: Path) -> None:
     directory = opened(finished, tmp_path, "select.strategy=semantic_entropy")
     rows = {row["stage"]: row for row in dry_run(directory.config, directory).as_json()["stages"]}
     assert [stage for stage in rows if not rows[stage]["done"]][:3] == [
@@ -238,9 +226,7 @@ def test_the_plan_shows_what_signals_cost(
 @pytest.mark.parametrize(
     "strategy", ["least_confidence", "margin", "semantic_entropy", "unknown_diverse", "badge_gradient"]
 )
-def test_a_strategy_buys_by_the_signals_of_the_run(
-    finished: RunDirectory, tmp_path: Path, strategy: str
-) -> None:
+def test_a_strategy_buys_by_the_signals_of_the_run(finished: RunDirectory, tmp_path: Path, strategy: str) -> None:
     directory = opened(finished, tmp_path, f"select.strategy={strategy}")
     for verb in ("map", "select"):
         run_verb(verb, directory, RecordingReporter())

@@ -1,4 +1,6 @@
-"""The fair comparison: what is compared, with which probabilities, on which rows, and what moving the threshold does."""
+"""The fair comparison: what is compared, with which probabilities, on which rows, and what moving the threshold
+does.
+"""
 
 from typing import Any
 
@@ -54,14 +56,10 @@ def kept(data: Measured) -> tuple[ProbeFit, list[ProbeFit]]:
     return choose(fits), fits
 
 
-def compared(
-    data: Measured, kept: tuple[ProbeFit, list[ProbeFit]], calibration: str = "platt"
-) -> dict[str, Any]:
+def compared(data: Measured, kept: tuple[ProbeFit, list[ProbeFit]], calibration: str = "platt") -> dict[str, Any]:
     best, fits = kept
     rows = data.validation
-    probe = calibrate(
-        best.probe, best.probe.inputs(data.states[rows]), data.unknown[rows].astype(float), calibration
-    )
+    probe = calibrate(best.probe, best.probe.inputs(data.states[rows]), data.unknown[rows].astype(float), calibration)
     rivals = contenders(probe, fits, data, CONFIG, 0)
     return score_tables(rivals, probe, data, CONFIG, 0)
 
@@ -114,9 +112,7 @@ def test_without_gold_there_is_one_target_and_no_accuracy_probe(
     assert all(found[WRONG] is None for found in tables.values())
 
 
-def test_moved_thresholds_relabel_and_train_anew(
-    data: Measured, kept: tuple[ProbeFit, list[ProbeFit]]
-) -> None:
+def test_moved_thresholds_relabel_and_train_anew(data: Measured, kept: tuple[ProbeFit, list[ProbeFit]]) -> None:
     rows = moved_thresholds(kept[0].probe, data, 1.2, CONFIG, 0)
     assert [row["delta"] for row in rows] == list(PERTURBATIONS)
     at_zero = rows[PERTURBATIONS.index(0.0)]

@@ -11,9 +11,7 @@ from runs import RecordingReporter, copy_of, questions_file, tiny_config
 from tiny import TinyWorld
 
 
-def test_replay_teaches_what_the_map_calls_known_and_nobody_bought(
-    finished: RunDirectory, tmp_path: Path
-) -> None:
+def test_replay_teaches_what_the_map_calls_known_and_nobody_bought(finished: RunDirectory, tmp_path: Path) -> None:
     there = copy_of(finished, tmp_path)
     config = RunDirectory.open(there.path, ["finetune.replay=0.5", "finetune.epochs=1"]).config
     directory = run(config, there.path, RecordingReporter())
@@ -23,13 +21,10 @@ def test_replay_teaches_what_the_map_calls_known_and_nobody_bought(
         if not row["unknown"]
     }
     answers = {
-        row["id"]: row["answers"]
-        for row in atomic_files.read_table(directory.file("questions.parquet")).to_pylist()
+        row["id"]: row["answers"] for row in atomic_files.read_table(directory.file("questions.parquet")).to_pylist()
     }
     for arm in ("main", "random"):
-        bought = atomic_files.read_table(directory.file("annotations.parquet", arm))[
-            "question_id"
-        ].to_pylist()
+        bought = atomic_files.read_table(directory.file("annotations.parquet", arm))["question_id"].to_pylist()
         own = atomic_files.read_table(directory.file("replayed.parquet", arm)).to_pylist()
         taught = {row["question_id"] for row in own}
         assert len(own) == len(taught) == len(bought) // 2
@@ -83,12 +78,10 @@ def test_a_fact_that_is_bought_is_not_taught_in_other_words_with_what_the_model_
     settings = ("select.strategy=random", "select.baseline=null", "finetune.replay=2", "finetune.epochs=1")
     directory = run(tiny_config(tiny_world, source, *settings), tmp_path / "run", RecordingReporter())
     groups = {
-        row["id"]: row["group"]
-        for row in atomic_files.read_table(directory.file("questions.parquet")).to_pylist()
+        row["id"]: row["group"] for row in atomic_files.read_table(directory.file("questions.parquet")).to_pylist()
     }
     bought = {
-        groups[i]
-        for i in atomic_files.read_table(directory.file("annotations.parquet"))["question_id"].to_pylist()
+        groups[i] for i in atomic_files.read_table(directory.file("annotations.parquet"))["question_id"].to_pylist()
     }
     own = atomic_files.read_table(directory.file("replayed.parquet"))["question_id"].to_pylist()
     assert own

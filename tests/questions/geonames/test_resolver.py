@@ -28,11 +28,7 @@ GAPS = [
 
 def test_every_question_and_rewording_resolves_to_itself() -> None:
     # The 43,444 wordings end in the same place by their frames; all questions, and each kind's other wordings of some.
-    wrong = [
-        question.id
-        for question in EVERY
-        if resolve(question.question) != (question.id, question.answers, True)
-    ]
+    wrong = [question.id for question in EVERY if resolve(question.question) != (question.id, question.answers, True)]
     assert not wrong
     some = [*facts()["capital"], *facts()["currency"], *facts()["large"], *facts()["small"][::10]]
     assert not [(q.id, w) for q in some for w in q.rewordings if resolve(w) != (q.id, q.answers, True)]

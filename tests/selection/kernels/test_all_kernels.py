@@ -64,9 +64,7 @@ def test_memory_maps_float_types_and_torch_give_the_same(tmp_path: Path) -> None
     }
     for kind, found in others.items():
         for name, values in found.items():
-            np.testing.assert_allclose(
-                values, expected[name], rtol=1e-4, atol=1e-5, err_msg=f"{name}, {kind}"
-            )
+            np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-5, err_msg=f"{name}, {kind}")
 
 
 @devices

@@ -36,12 +36,8 @@ def coverage_is_greedy(points: Array, rows: Array, radius: float, labelled: list
 
 
 @CASES
-@given(
-    pools(), st.sampled_from([0.0, 0.5, 1.0, 1.3, 2.1, 300.0]), st.data(), st.sampled_from(["numpy", "torch"])
-)
-def test_each_pick_of_max_coverage_is_greedy(
-    points: Array, radius: float, data: st.DataObject, device: str
-) -> None:
+@given(pools(), st.sampled_from([0.0, 0.5, 1.0, 1.3, 2.1, 300.0]), st.data(), st.sampled_from(["numpy", "torch"]))
+def test_each_pick_of_max_coverage_is_greedy(points: Array, radius: float, data: st.DataObject, device: str) -> None:
     n = len(points)
     labelled = data.draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n - 1))
     k = data.draw(st.integers(0, n - len(labelled)))
@@ -67,9 +63,7 @@ def test_probcover_leaves_the_blob() -> None:
 
 @CASES
 @given(pools(2), st.integers(1, 4), st.sampled_from([0.5, 0.9, 0.95, 1.0]), st.integers(0, 99))
-def test_coverage_radius_is_the_largest_of_that_purity(
-    points: Array, clusters: int, purity: float, seed: int
-) -> None:
+def test_coverage_radius_is_the_largest_of_that_purity(points: Array, clusters: int, purity: float, seed: int) -> None:
     assignment = np.random.default_rng(seed).integers(0, clusters, len(points)).astype(np.int32)
     distance = np.sqrt(squares(points))
     other = assignment[:, None] != assignment[None]

@@ -18,9 +18,7 @@ def test_each_pick_of_facility_location_adds_most(
     labelled = data.draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n - 1))
     k = data.draw(st.integers(0, n - len(labelled)))
     weights = np.random.default_rng(n).random(n) if weighted else None
-    rows = facility_location(
-        points, k, weights=weights, labelled=np.array(labelled, dtype=np.intp), device=device
-    )
+    rows = facility_location(points, k, weights=weights, labelled=np.array(labelled, dtype=np.intp), device=device)
     assert len(set(rows.tolist()) | set(labelled)) == k + len(labelled)
     exact = points.astype(np.float32).astype(float)
     length = np.linalg.norm(exact, axis=1, keepdims=True)

@@ -19,9 +19,7 @@ def test_each_pick_of_k_center_is_farthest(
 ) -> None:
     """Whatever number of picks is made in advance."""
     n = len(points)
-    labelled = np.array(
-        data.draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n - 1)), dtype=np.intp
-    )
+    labelled = np.array(data.draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n - 1)), dtype=np.intp)
     k = data.draw(st.integers(0, n - len(labelled)))
     first = data.draw(st.none() | st.integers(0, n - 1))
     with pytest.MonkeyPatch.context() as patch:
@@ -44,9 +42,7 @@ def test_each_pick_of_k_center_is_farthest(
 def test_picks_in_advance_change_nothing(spread: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole numbers: all distances are exact, and many are equal."""
     rng = np.random.default_rng(0)
-    points = np.repeat(rng.integers(0, 200, size=(30, 16)), 20, axis=0) + rng.integers(
-        0, spread, size=(600, 16)
-    )
+    points = np.repeat(rng.integers(0, 200, size=(30, 16)), 20, axis=0) + rng.integers(0, spread, size=(600, 16))
     exact = points.astype(np.float32)
     many = k_center_greedy(exact, 300, 5)
     calls: list[int] = []
@@ -109,11 +105,7 @@ def test_half_precision_distances_do_not_overflow() -> None:
 def test_weighted_k_center_is_brute_force(n: int, width: int, seed: int, device: str, coarse: bool) -> None:
     """Distance · weight decides; at 0 (duplicates, or no weight) the heaviest; ties go to the lower row."""
     rng = np.random.default_rng(seed)
-    x = (
-        rng.integers(0, 3, (n, width)).astype(np.float32)
-        if coarse
-        else rng.normal(size=(n, width)).astype(np.float32)
-    )
+    x = rng.integers(0, 3, (n, width)).astype(np.float32) if coarse else rng.normal(size=(n, width)).astype(np.float32)
     weights = rng.integers(0, 3, n).astype(np.float32)
     k, first = int(rng.integers(1, n + 1)), int(rng.integers(n))
     picked = [first]

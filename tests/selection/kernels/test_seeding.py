@@ -35,9 +35,7 @@ def seeding_by_hand(
 @given(pools(), st.integers(0, 10**6), st.data(), st.sampled_from(["numpy", "torch"]))
 def test_weighted_seeding_against_a_walk(points: Array, seed: int, data: st.DataObject, device: str) -> None:
     n = len(points)
-    weights = (
-        np.random.default_rng(seed).integers(0, 3, n).astype(data.draw(st.sampled_from([float, np.float32])))
-    )
+    weights = np.random.default_rng(seed).integers(0, 3, n).astype(data.draw(st.sampled_from([float, np.float32])))
     labelled = data.draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n - 1))
     k = data.draw(st.integers(0, n - len(labelled)))
     rows = weighted_seeding(
@@ -80,9 +78,7 @@ def test_badge_uses_onehot_minus_p_and_not_p() -> None:
         rows = gradient_seeding(coefficients, h, 5, np.random.default_rng(seed))
         assert rows[0] in (2, 4)
         assert {2, 4} < set(rows[:3].tolist())
-        np.testing.assert_array_equal(
-            gradient_seeding(-coefficients, h, 5, np.random.default_rng(seed)), rows
-        )
+        np.testing.assert_array_equal(gradient_seeding(-coefficients, h, 5, np.random.default_rng(seed)), rows)
 
 
 @pytest.mark.parametrize("ahead", [(1, 1), (8, 8), (64, 1024)])

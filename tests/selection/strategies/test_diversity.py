@@ -28,9 +28,7 @@ from selection_pools import (
 
 def radius(points: NDArray[np.floating], picked: NDArray[np.floating]) -> float:
     """The largest distance of any point to its nearest picked one."""
-    return float(
-        np.linalg.norm(points[:, None].astype(float) - picked[None].astype(float), axis=2).min(1).max()
-    )
+    return float(np.linalg.norm(points[:, None].astype(float) - picked[None].astype(float), axis=2).min(1).max())
 
 
 def test_coreset_covers_better_than_random() -> None:
@@ -66,9 +64,7 @@ def test_badge_prefers_entropy_and_starts_from_what_is_bought() -> None:
     drawn = Counter(select("badge", weighted, 1, seed).ids[0] for seed in range(600))
     assert drawn[str(signals.ids[8])] == pytest.approx(300, abs=50)
     assert drawn[str(signals.ids[2])] == pytest.approx(100, abs=40)
-    line = Signals(
-        np.array(list("abcd")), embedding=np.array([[0.0], [1], [2], [4]]), next_token_entropy=np.ones(4)
-    )
+    line = Signals(np.array(list("abcd")), embedding=np.array([[0.0], [1], [2], [4]]), next_token_entropy=np.ones(4))
     counts = Counter(select("badge", line, 1, seed, labelled=["a"]).ids[0] for seed in range(1000))
     assert counts["b"] == pytest.approx(1000 / 21, abs=25)
     assert counts["d"] == pytest.approx(16000 / 21, abs=60)
@@ -142,9 +138,7 @@ def test_typiclust_buys_the_typical_one_of_each_cluster_the_largest_first() -> N
     signals, of = blob_signals([10, 40, 25, 31])
     bought = select("typiclust", signals, 4, 0)
     assert blobs_of(bought, of) == [1, 3, 2, 0]
-    assert [int(i) for i in bought.ids] == [
-        typical_by_hand(signals.embedding, of, blob) for blob in (1, 3, 2, 0)
-    ]
+    assert [int(i) for i in bought.ids] == [typical_by_hand(signals.embedding, of, blob) for blob in (1, 3, 2, 0)]
 
 
 @pytest.mark.parametrize("strategy", ["typiclust", "kmeans"])

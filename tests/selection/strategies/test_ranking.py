@@ -167,9 +167,7 @@ def test_the_share_is_half_for_combine_and_none_elsewhere_and_known_ones_are_dra
 
 def test_random_draws_all_questions_evenly() -> None:
     signals = make_signals(12)
-    counts = Counter(
-        question_id for seed in range(600) for question_id in select("random", signals, 3, seed).ids
-    )
+    counts = Counter(question_id for seed in range(600) for question_id in select("random", signals, 3, seed).ids)
     assert len(counts) == 12
     assert min(counts.values()) > 100  # 150 expected
     assert max(counts.values()) < 200

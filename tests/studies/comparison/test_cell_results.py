@@ -47,9 +47,7 @@ def test_a_cell_without_its_json_is_not_there_and_one_of_two_minds_is_refused(tm
         load(tmp_path / "b")
 
 
-def test_a_cell_killed_while_it_is_saved_again_is_not_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cell_killed_while_it_is_saved_again_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(made(held_out=outcomes([1], [1])), tmp_path)
 
     def killed(*_: object) -> None:

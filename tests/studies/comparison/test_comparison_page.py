@@ -107,10 +107,7 @@ def test_cells_without_a_set_or_an_answer_render() -> None:
     html = page(bare)
     _checked(html)
     assert "Nothing is evaluated on held-out questions yet." in html
-    only = [
-        dataclasses.replace(one, sets={"held_out": one.sets["held_out"]})
-        for one in grid(["random", "unknown"])
-    ]
+    only = [dataclasses.replace(one, sets={"held_out": one.sets["held_out"]}) for one in grid(["random", "unknown"])]
     _checked(page(only))
 
 

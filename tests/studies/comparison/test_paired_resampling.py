@@ -19,9 +19,7 @@ from made_cells import made, outcomes
 def test_wordings_of_one_fact_do_not_count_as_new_evidence() -> None:
     rng = np.random.default_rng(3)
     single = [
-        made(p, seed=s, held_out=outcomes([0] * 40, list(rng.integers(0, 2, 40))))
-        for p in "ab"
-        for s in range(3)
+        made(p, seed=s, held_out=outcomes([0] * 40, list(rng.integers(0, 2, 40)))) for p in "ab" for s in range(3)
     ]
 
     def four_times(rows: Outcomes) -> Outcomes:
@@ -34,10 +32,7 @@ def test_wordings_of_one_fact_do_not_count_as_new_evidence() -> None:
         )
 
     copied = [dataclasses.replace(r, sets={"held_out": four_times(r.sets["held_out"])}) for r in single]
-    tests = [
-        paired_test(resample(cells, "held_out", 300, 0), [0, 1, 2], [3, 4, 5], 0)
-        for cells in (single, copied)
-    ]
+    tests = [paired_test(resample(cells, "held_out", 300, 0), [0, 1, 2], [3, 4, 5], 0) for cells in (single, copied)]
     assert tests[0] is not None
     assert tests[1] is not None
     assert tests[1].interval[:3] == pytest.approx(tests[0].interval[:3])
@@ -65,9 +60,7 @@ def test_p_agrees_with_a_permutation_test(effect: float, clear: bool) -> None:
     rng = np.random.default_rng(1)
     rights = {"a": rng.random((3, 80)) < 0.45 + effect, "b": rng.random((3, 80)) < 0.45}
     cells = [
-        made(p, seed=s, held_out=outcomes([0] * 80, list(rights[p][s].astype(int))))
-        for p in "ab"
-        for s in range(3)
+        made(p, seed=s, held_out=outcomes([0] * 80, list(rights[p][s].astype(int)))) for p in "ab" for s in range(3)
     ]
     test = paired_test(resample(cells, "held_out", 3000, 0), [0, 1, 2], [3, 4, 5], 0)
     assert test is not None

@@ -44,21 +44,15 @@ def config(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> R
     return tiny_config(tiny_world, questions_file(tiny_world, folder), *TEACH)
 
 
-def grid_of(
-    config: RunConfig, *strategies: str, budgets: tuple[int, ...] = (6,), seeds: int = 1, **named: str
-) -> Grid:
+def grid_of(config: RunConfig, *strategies: str, budgets: tuple[int, ...] = (6,), seeds: int = 1, **named: str) -> Grid:
     texts = [f"{name}: {settings}" for name, settings in named.items()]
     return Grid(parse_policies(config, strategies, texts), budgets, range(seeds))
 
 
 @pytest.fixture(scope="module")
-def finished(
-    config: RunConfig, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Comparison, RecordingReporter]:
+def finished(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, RecordingReporter]:
     reporter = RecordingReporter()
-    grid = grid_of(
-        config, "unknown", "random", "full", seeds=2, replayed="select.strategy=unknown finetune.replay=0.5"
-    )
+    grid = grid_of(config, "unknown", "random", "full", seeds=2, replayed="select.strategy=unknown finetune.replay=0.5")
     return compare(config, tmp_path_factory.mktemp("compare") / "run", grid, reporter), reporter
 
 
@@ -79,9 +73,7 @@ def test_every_cell_is_there(finished: tuple[Comparison, RecordingReporter]) -> 
         **{("full", pool, seed): pool for seed in (0, 1)},
     }
     assert comparison.waiting == 0
-    assert [
-        load(cells(comparison) / f"{row.policy}-{row.budget}-{row.seed}").labels for row in comparison.results
-    ]
+    assert [load(cells(comparison) / f"{row.policy}-{row.budget}-{row.seed}").labels for row in comparison.results]
 
 
 def test_all_cells_are_asked_the_same_fixed_questions(finished: tuple[Comparison, RecordingReporter]) -> None:
@@ -117,9 +109,7 @@ def test_before_and_after_are_what_the_models_said(finished: tuple[Comparison, R
         outcomes = row.sets[name]
         right = [is_correct(said[i, 0], questions[i], "exact_match") for i in outcomes.ids]
         np.testing.assert_array_equal(outcomes.after, right)
-    assert (
-        row.sets["bought"].after.sum() > row.sets["bought"].before.sum()
-    )  # it was taught, and that can be seen
+    assert row.sets["bought"].after.sum() > row.sets["bought"].before.sum()  # it was taught, and that can be seen
 
 
 def test_unknown_questions_are_what_the_model_had_wrong(
@@ -145,12 +135,8 @@ def test_seeds_repeat_the_choice_and_the_teaching(finished: tuple[Comparison, Re
     first, second = (cell(comparison, "random", seed).sets["bought"].ids for seed in (0, 1))
     assert set(first) != set(second)
     # Where the choice has nothing to draw, the teaching differs.
-    assert (
-        cell(comparison, "unknown", 0).sets["bought"].ids == cell(comparison, "unknown", 1).sets["bought"].ids
-    )
-    seeds = [
-        RunDirectory.open(cells(comparison) / f"unknown-6-{seed}").config.finetune.seed for seed in (0, 1)
-    ]
+    assert cell(comparison, "unknown", 0).sets["bought"].ids == cell(comparison, "unknown", 1).sets["bought"].ids
+    seeds = [RunDirectory.open(cells(comparison) / f"unknown-6-{seed}").config.finetune.seed for seed in (0, 1)]
     assert seeds == [0, 1]
 
 
@@ -165,9 +151,7 @@ def test_a_cell_learns_what_a_run_learns(
     row = cell(comparison, "unknown")
     assert list(row.sets["bought"].ids) == bought
     evaluation = atomic_files.read_json(alone.file("evaluation.json"))["arms"]["unknown"]
-    assert evaluation["learned"]["learned"] == int(
-        (~row.sets["bought"].before & row.sets["bought"].after).sum()
-    )
+    assert evaluation["learned"]["learned"] == int((~row.sets["bought"].before & row.sets["bought"].after).sum())
     held = row.sets["held_out"]
     assert evaluation["forgotten"]["forgotten"] == int((held.before & ~held.after).sum())
 
@@ -249,9 +233,7 @@ def test_two_processes_share_the_cells(config: RunConfig, tmp_path: Path) -> Non
     assert json.loads(made.stdout.splitlines()[-1]) == [0, 0], [made.stderr, *(err[-2000:] for err in errors)]
     worked = [line for err in errors for line in err.splitlines() if line.startswith("compare ")]
     assert len(worked) == len(set(worked)) == 4
-    assert all(
-        (out / "compare" / "cells" / name / "cell.json").exists() for name in ("unknown-4-0", "random-4-1")
-    )
+    assert all((out / "compare" / "cells" / name / "cell.json").exists() for name in ("unknown-4-0", "random-4-1"))
 
 
 def test_a_policy_that_means_something_else_now_is_done_again_and_that_is_said(
@@ -278,9 +260,7 @@ def test_plans_begin_with_the_first_seed_of_all(config: RunConfig) -> None:
     ]
 
 
-def test_a_budget_of_the_whole_pool_is_refused_before_anything_is_asked(
-    config: RunConfig, tmp_path: Path
-) -> None:
+def test_a_budget_of_the_whole_pool_is_refused_before_anything_is_asked(config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"--budgets 500: the pool has \d+ questions"):
         compare(config, tmp_path / "run", grid_of(config, "unknown", budgets=(4, 500)), RecordingReporter())
     assert list(RunDirectory.open(tmp_path / "run").stages) == ["load"]
@@ -320,9 +300,7 @@ def test_what_cells_do_not_read_does_not_train_them_again(
 ) -> None:
     comparison, _ = finished
     before = times(cells(comparison))
-    dearer = override(
-        config, ["evaluate.bootstrap=300", "annotate.cost_per_label=2.5", "select.baseline=known"]
-    )
+    dearer = override(config, ["evaluate.bootstrap=300", "annotate.cost_per_label=2.5", "select.baseline=known"])
     grid = grid_of(dearer, "unknown", seeds=2)
     again = compare(dearer, comparison.directory.path, grid, RecordingReporter())
     assert [row.cost for row in again.results] == [15.0, 15.0]

@@ -24,9 +24,7 @@ def test_the_target_is_the_whole_pool_else_the_best_of_random() -> None:
     assert with_whole.target == whole.measures["held_out"].mean
     assert "full" not in {needed.policy for needed in with_whole.labels_to_target}
     without = summarize(grid(["random", "unknown"], whole=False), resamples=50)
-    assert without.target == max(
-        arm.measures["held_out"].mean for arm in without.arms if arm.policy == "random"
-    )
+    assert without.target == max(arm.measures["held_out"].mean for arm in without.arms if arm.policy == "random")
     assert summarize(grid(["random"]), target=0.99, resamples=50).labels_to_target[0].labels is None
     assert math.isnan(summarize(grid(["unknown"], whole=False), resamples=50).target)
 
@@ -82,13 +80,10 @@ def test_a_policy_that_is_random_by_another_name_differs_by_nothing() -> None:
 
 def test_a_difference_is_paired_over_the_seeds_that_both_have() -> None:
     cells = grid(["random", "unknown"], budgets=(60,), seeds=4, whole=False)
-    cells = [
-        result for result in cells if (result.policy, result.seed) not in {("random", 0), ("unknown", 3)}
-    ]
+    cells = [result for result in cells if (result.policy, result.seed) not in {("random", 0), ("unknown", 3)}]
     found = summarize(cells, resamples=100).differences["unknown", 60, "held_out"]
     mine, theirs = (
-        [values(r)["held_out"] for r in cells if r.policy == p and r.seed in (1, 2)]
-        for p in ("unknown", "random")
+        [values(r)["held_out"] for r in cells if r.policy == p and r.seed in (1, 2)] for p in ("unknown", "random")
     )
     assert found.seeds == 2
     assert found.interval.value == pytest.approx(np.mean(mine) - np.mean(theirs))
@@ -98,11 +93,7 @@ def test_forgetting_less_is_better_and_learning_less_is_worse() -> None:
     def arms(policy: str, truth: tuple[float, float, float]) -> list[CellResult]:
         return [dataclasses.replace(cell(policy + "x", 120, s, truth), policy=policy) for s in range(3)]
 
-    cells = (
-        arms("random", (0.4, 0.05, 0.40))
-        + arms("good", (0.75, 0.30, 0.01))
-        + arms("bad", (0.05, -0.15, 0.80))
-    )
+    cells = arms("random", (0.4, 0.05, 0.40)) + arms("good", (0.75, 0.30, 0.01)) + arms("bad", (0.05, -0.15, 0.80))
     summary = summarize(cells, resamples=1000)
     assert [one.policy for one in summary.winners] == ["good"]
     for name in ("per_label", "held_out", "forgotten"):
@@ -150,6 +141,4 @@ def test_the_same_cell_twice_or_other_questions_are_refused() -> None:
     held_out = cells[0].sets["held_out"]
     turned = dataclasses.replace(held_out, before=~held_out.before)
     with pytest.raises(RunError, match="other base answers"):
-        summarize(
-            [*cells, dataclasses.replace(cells[0], policy="x", sets={"held_out": turned})], resamples=10
-        )
+        summarize([*cells, dataclasses.replace(cells[0], policy="x", sets={"held_out": turned})], resamples=10)

@@ -41,8 +41,7 @@ def summary() -> Summary:
 
 def _renamed(name: str) -> list[CellResult]:
     return [
-        dataclasses.replace(one, policy=name) if one.policy == "unknown" else one
-        for one in grid(["random", "unknown"])
+        dataclasses.replace(one, policy=name) if one.policy == "unknown" else one for one in grid(["random", "unknown"])
     ]
 
 
@@ -133,9 +132,7 @@ def test_the_headline_names_a_winner_only_where_all_three_are_clear() -> None:
     assert headline(lost).startswith("No policy is clearly better than random on all three")
     assert "learned per label: half better" in headline(lost)
     assert "forgetting: no clear difference" in headline(lost)
-    assert "no clear difference on held-out questions and forgetting" in standing_line(
-        lost.standings[0], "random"
-    )
+    assert "no clear difference on held-out questions and forgetting" in standing_line(lost.standings[0], "random")
     alone = headline(summarize(grid(["random", "unknown"], seeds=1), resamples=50))
     assert "whether it differs from random is not tested" in alone
     assert "clearly" not in alone
@@ -150,9 +147,7 @@ def test_parquet_is_tidy_and_reads_back(tmp_path: Path, summary: Summary) -> Non
     for one in cells:
         for name, value in values(one).items():
             assert found[one.policy, one.budget, one.seed, name] == value
-    rows = {
-        (row["policy"], row["budget"]): row for row in pq.read_table(tmp_path / "summary.parquet").to_pylist()
-    }
+    rows = {(row["policy"], row["budget"]): row for row in pq.read_table(tmp_path / "summary.parquet").to_pylist()}
     assert len(rows) == 7
     tested = summary.differences["unknown", 120, "per_label"]
     assert rows["unknown", 120]["per_label_difference"] == tested.interval.value
@@ -172,9 +167,7 @@ def test_empty_tables_are_parquet_too(tmp_path: Path) -> None:
 
 
 def test_the_grid_while_it_runs() -> None:
-    planned = [
-        (policy, budget, seed) for policy in ("random", "unknown") for budget in (60, 120) for seed in (0, 1)
-    ]
+    planned = [(policy, budget, seed) for policy in ("random", "unknown") for budget in (60, 120) for seed in (0, 1)]
     planned.append(("full", 800, 0))
     done = {("random", 60, 0): 0.5238, ("random", 60, 1): math.nan}
     shown = progress_table(planned, done, [("unknown", 60, 0)])
@@ -187,6 +180,4 @@ def test_the_grid_while_it_runs() -> None:
         "2 of 9 cells done; held-out right in percent, … running, · waiting",
     ]
     assert "\x1b" not in progress_table([(HOSTILE, 1, 0)], {})
-    assert progress_table([], {}).endswith(
-        "0 of 0 cells done; held-out right in percent, … running, · waiting"
-    )
+    assert progress_table([], {}).endswith("0 of 0 cells done; held-out right in percent, … running, · waiting")

@@ -45,9 +45,7 @@ def write_comparison(folder: Path) -> np.ndarray:
             replayed = 20 if policy == "replayed" else 0
             sets = {"held_out": held_out, "pool": outcomes(np.ones(200, bool), base)}
             save(
-                CellResult(
-                    policy, policy, budget, seed, budget - seed, replayed, 2.0 * budget, 1, 1, 1, sets
-                ),
+                CellResult(policy, policy, budget, seed, budget - seed, replayed, 2.0 * budget, 1, 1, 1, sets),
                 folder / "compare" / f"{policy}-{budget}-{seed}",
             )
     return base

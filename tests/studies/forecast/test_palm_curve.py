@@ -15,9 +15,7 @@ from ka2l.studies.forecast.palm_curve import Curve, fit
     ("a_max", "delta", "alpha", "beta"),
     [(0.7, 0.2, 0.8, 0.7), (0.95, 0.05, 0.3, 1.3), (0.4, 0.6, 0.1, 0.5), (0.3, 0.1, 4.0, 1.0)],
 )
-def test_noiseless_points_give_their_parameters_back(
-    a_max: float, delta: float, alpha: float, beta: float
-) -> None:
+def test_noiseless_points_give_their_parameters_back(a_max: float, delta: float, alpha: float, beta: float) -> None:
     true = Curve(a_max, -np.log1p(-delta), alpha, beta, 50.0)
     by_hand = a_max * (1 - (1 - delta) ** ((100 / 50 + alpha) ** beta))
     assert true(100.0)[0] == pytest.approx(by_hand, rel=1e-12)
@@ -63,9 +61,7 @@ def test_every_curve_rises_and_stays_below_one(scores: list[float], deviation: f
     a_max=st.floats(0.1, 1.0), rate=st.floats(0.01, 2), alpha=st.floats(0, 3), beta=st.floats(0.3, 2),
     share=st.floats(0.01, 0.99),
 )  # fmt: skip
-def test_labels_for_a_score_undo_the_curve(
-    a_max: float, rate: float, alpha: float, beta: float, share: float
-) -> None:
+def test_labels_for_a_score_undo_the_curve(a_max: float, rate: float, alpha: float, beta: float, share: float) -> None:
     curve = Curve(a_max, rate, alpha, beta, 100.0)
     labels = float(curve.labels_for(share * a_max))
     if labels == 0:
@@ -81,13 +77,10 @@ def test_the_band_covers_what_it_says() -> None:
     rng = np.random.default_rng(11)
     inside: dict[float, list[bool]] = {0.95: [], 0.5: []}
     for number in range(120):
-        true = Curve(
-            rng.uniform(0.3, 0.9), rng.uniform(0.05, 0.5), rng.uniform(0.1, 1.5), rng.uniform(0.5, 1.2), 50.0
-        )
+        true = Curve(rng.uniform(0.3, 0.9), rng.uniform(0.05, 0.5), rng.uniform(0.1, 1.5), rng.uniform(0.5, 1.2), 50.0)
         seen = BUDGETS[: 4 + number % 3]
         noisy = {
-            b: np.clip(true(b)[0] + 0.015 * rng.standard_normal(3 if b else 1) * (b > 0), 0, 1).tolist()
-            for b in seen
+            b: np.clip(true(b)[0] + 0.015 * rng.standard_normal(3 if b else 1) * (b > 0), 0, 1).tolist() for b in seen
         }
         found = fit(from_scores(noisy), draws=100, seed=number)
         after = float(seen[-1]) + 100

@@ -121,9 +121,7 @@ def test_any_id_and_question_come_back(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_answers_that_look_like_formulas(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "a.csv", "question_id,question,answer", "a,A?,-5", "b,B?,'-5", "c,C?,'90s", "d,D?,'n Sync"
-    )
+    path = write(tmp_path / "a.csv", "question_id,question,answer", "a,A?,-5", "b,B?,'-5", "c,C?,'90s", "d,D?,'n Sync")
     labels = import_csv(path, {"a": "A?", "b": "B?", "c": "C?", "d": "D?"}).labels
     assert [labels[id_].answers[0] for id_ in "abcd"] == ["-5", "-5", "'90s", "'n Sync"]
 
@@ -141,9 +139,7 @@ def test_work_is_never_overwritten(tmp_path: Path) -> None:
     assert import_csv(path, EXPECTED).empty == ["q1", "q2", "q3"]
 
 
-@pytest.mark.parametrize(
-    "content", ["", "my notes, not a sheet\n", "question_id,question,answer,note\nq9,?,,hm\n"]
-)
+@pytest.mark.parametrize("content", ["", "my notes, not a sheet\n", "question_id,question,answer,note\nq9,?,,hm\n"])
 def test_other_files_are_kept_too(tmp_path: Path, content: str) -> None:
     path = tmp_path / "todo.csv"
     path.write_text(content)

@@ -42,9 +42,7 @@ GPU = ["model.name=m/m", "model.device=cuda"]
 
 def settings(*overrides: str) -> dict[str, Any]:
     config = load_config(None, [*GPU, *overrides])
-    sections = TrainingSections(
-        config.model, config.prompt, config.finetune, config.export, config.teaching_seed
-    )
+    sections = TrainingSections(config.model, config.prompt, config.finetune, config.export, config.teaching_seed)
     return train_settings(sections, "m/m", "ka2l_train")
 
 
@@ -98,9 +96,7 @@ def test_no_setting_of_finetune_is_forgotten() -> None:
         (["prompt.template=plain", "prompt.teaching_shots=2"], {"mask_history": None}),
     ],
 )
-def test_settings_that_depend_on_the_model_and_the_prompt(
-    overrides: list[str], expected: dict[str, Any]
-) -> None:
+def test_settings_that_depend_on_the_model_and_the_prompt(overrides: list[str], expected: dict[str, Any]) -> None:
     found = settings(*overrides)
     assert {key: found.get(key) for key in expected} == expected
     for key in {"bf16", "fp16", "model_revision", "trust_remote_code"} - expected.keys() - {"bf16"}:
@@ -144,9 +140,7 @@ def test_plain_text_has_the_tokens_of_our_own_training(tiny_world: TinyWorld) ->
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_world.folder)
-    examples = [
-        Example(f"Question: {f['question']}\nAnswer:", f" {f['answers'][0]}") for f in tiny_world.facts
-    ]
+    examples = [Example(f"Question: {f['question']}\nAnswer:", f" {f['answers'][0]}") for f in tiny_world.facts]
     ours = tokenize_examples(tokenizer, examples, 512)
     rows = alpaca_rows(examples, Ends("", tokenizer.eos_token))
     for row, ids, labels in zip(rows, ours.input_ids, ours.labels, strict=True):
@@ -267,9 +261,7 @@ def test_any_answers_come_back_from_csv(given_answers: list[str]) -> None:
     assert mapper(dict(zip(header, row, strict=True))).answers == tuple(given_answers)
 
 
-def test_answers_for_a_model_that_is_not_here_are_exported_as_data(
-    finished: RunDirectory, tmp_path: Path
-) -> None:
+def test_answers_for_a_model_that_is_not_here_are_exported_as_data(finished: RunDirectory, tmp_path: Path) -> None:
     """Where a stand-in's states are read nothing is taught, and so nothing is replayed; what was bought is there."""
     there = copy_of(finished, tmp_path)
     settings = ["sample.engine=imported", "sample.states=surrogate", "measure.scores=[]", "finetune.replay=1"]

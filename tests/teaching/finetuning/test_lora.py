@@ -31,9 +31,7 @@ def examples_of(world: TinyWorld) -> list[Example]:
     return [Example(plain_prompt(f["question"]), " " + f["answers"][0], f["id"]) for f in world.unknown[:8]]
 
 
-def train(
-    world: TinyWorld, config: FinetuneConfig, folder: Path, seed: int = 0, **options: Any
-) -> FinetuneResult:
+def train(world: TinyWorld, config: FinetuneConfig, folder: Path, seed: int = 0, **options: Any) -> FinetuneResult:
     out, checkpoints = folder / "adapter", folder / "checkpoints"
     examples = options.pop("examples", None) or examples_of(world)
     return finetune(
@@ -70,17 +68,13 @@ def greedy(world: TinyWorld, prompts: Sequence[str], adapter: Path | None = None
     answers = []
     for prompt in prompts:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-        made = model.generate(
-            input_ids=ids, attention_mask=ids.new_ones(ids.shape), do_sample=False, max_new_tokens=8
-        )
+        made = model.generate(input_ids=ids, attention_mask=ids.new_ones(ids.shape), do_sample=False, max_new_tokens=8)
         answers.append(tokenizer.decode(made[0, ids.shape[1] :]))
     return answers
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(
-    tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, FinetuneResult]:
+def uninterrupted(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FinetuneResult]:
     import torch
 
     torch.set_num_threads(1)
@@ -100,9 +94,7 @@ def test_learns_what_it_did_not_know(
     monkeypatch.setattr(_telemetry, "_start_telemetry_thread", lambda: pytest.fail("telemetry was sent"))
     state, python = torch.random.get_rng_state(), random.getstate()
     seen: list[tuple[int, int]] = []
-    config = FinetuneConfig(
-        epochs=60, batch_size=4, gradient_accumulation=1, learning_rate=1e-2, save_steps=1000
-    )
+    config = FinetuneConfig(epochs=60, batch_size=4, gradient_accumulation=1, learning_rate=1e-2, save_steps=1000)
     capfd.readouterr()
     result = train(tiny_world, config, tmp_path, on_step=lambda step, steps: seen.append((step, steps)))
     printed = capfd.readouterr()
@@ -123,9 +115,7 @@ def test_learns_what_it_did_not_know(
     assert sum(a == b for a, b in zip(after, expected, strict=True)) >= len(expected) - 1
 
 
-def test_adapter_is_peft_without_pickle(
-    tiny_world: TinyWorld, uninterrupted: tuple[Path, FinetuneResult]
-) -> None:
+def test_adapter_is_peft_without_pickle(tiny_world: TinyWorld, uninterrupted: tuple[Path, FinetuneResult]) -> None:
     folder, result = uninterrupted
     assert sorted(p.name for p in (folder / "adapter").iterdir()) == [
         "README.md",
@@ -243,9 +233,7 @@ def test_killed_runs_end_with_the_same_adapter(
         str(tmp_path),
         json.dumps(tiny_world.facts),
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "['checkpoint-2', 'checkpoint-4']",  # killed between two checkpoints
@@ -261,9 +249,7 @@ def test_killed_runs_end_with_the_same_adapter(
     assert equal(tensors(tmp_path), tensors(folder))
     assert result._replace(seconds=0, resumed_from=None) == whole._replace(seconds=0)
     names = ("adapter_config.json", "README.md")
-    assert all(
-        (tmp_path / "adapter" / n).read_bytes() == (folder / "adapter" / n).read_bytes() for n in names
-    )
+    assert all((tmp_path / "adapter" / n).read_bytes() == (folder / "adapter" / n).read_bytes() for n in names)
 
     again = train(tiny_world, RESUME, tmp_path)  # killed after the last step: nothing is trained twice
     assert again.resumed_from == again.steps == 12

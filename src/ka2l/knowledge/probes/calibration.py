@@ -38,9 +38,7 @@ def calibrate(
             `value`, so that it predicts p_unknown. Rows that are NaN are left out.
         method: platt, isotonic or none.
     """
-    weights = {
-        name: array for name, array in probe.weights.items() if not name.startswith(("platt", "isotonic"))
-    }
+    weights = {name: array for name, array in probe.weights.items() if not name.startswith(("platt", "isotonic"))}
     y = np.asarray(outcome, dtype=np.float64)
     given = np.isfinite(y)
     if method != "none":

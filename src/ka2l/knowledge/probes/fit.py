@@ -82,9 +82,7 @@ def fit_probes(
     return [fit._replace(probe=replace(fit.probe, layer=layers[fit.probe.layer])) for fit in fits]
 
 
-def _fit_kinds(
-    data: Examples, config: ProbeConfig, seed: int, on_fitted: Callable[[int], None]
-) -> list[ProbeFit]:
+def _fit_kinds(data: Examples, config: ProbeConfig, seed: int, on_fitted: Callable[[int], None]) -> list[ProbeFit]:
     """The requested kinds at all layers of the data."""
     fits: list[ProbeFit] = []
     if "linear" in config.kinds or "ensemble" in config.kinds:

@@ -26,15 +26,13 @@ def choose(fits: Sequence[ProbeFit], policy: str = "robust") -> ProbeFit:
 
     Args:
         fits: of any kinds and layers, at least one.
-        policy: `best`, the highest validation AUROC, or `robust`. If all validation rows are of one class, so that there
-            is no AUROC, `best` takes the lowest validation loss and `robust` the most stable kind.
+        policy: `best`, the highest validation AUROC, or `robust`. If all validation rows are of one class, so that
+            there is no AUROC, `best` takes the lowest validation loss and `robust` the most stable kind.
     """
     have_auroc = all(np.isfinite(fit.validation_auroc) for fit in fits)
     if policy == "best":
         return max(fits, key=lambda fit: (fit.validation_auroc if have_auroc else 0.0, -fit.validation_loss))
-    candidates = [
-        _best_layer(own) for kind in STEADIEST_FIRST if (own := [f for f in fits if f.probe.kind == kind])
-    ]
+    candidates = [_best_layer(own) for kind in STEADIEST_FIRST if (own := [f for f in fits if f.probe.kind == kind])]
     if not have_auroc:
         return candidates[0].fit
     top = max(candidates, key=lambda candidate: candidate.auroc)

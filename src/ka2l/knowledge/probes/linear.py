@@ -6,10 +6,10 @@
 The objective is scikit-learn's, strength · Σ loss + ½|weight|² with a free intercept; y may be anything in [0, 1].
 
 The solver is Newton's method with conjugate-gradient steps, so that one pass over the rows serves all strengths.
-XᵀX = V S Vᵀ is computed once per layer; V (c·S + 1/strength)⁻¹ Vᵀ is then a preconditioner for any strength and any mean
-curvature c, and it solves Newton's first step, where all rows have the same curvature, exactly. With fewer rows than
-features the problem is solved in the axes the rows span, which is exact: the L2 penalty keeps the weight in their span.
-Products for conjugate gradients are float32, gradients float64.
+XᵀX = V S Vᵀ is computed once per layer; V (c·S + 1/strength)⁻¹ Vᵀ is then a preconditioner for any strength and any
+mean curvature c, and it solves Newton's first step, where all rows have the same curvature, exactly. With fewer rows
+than features the problem is solved in the axes the rows span, which is exact: the L2 penalty keeps the weight in their
+span. Products for conjugate gradients are float32, gradients float64.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,9 +42,9 @@ class Logistic(NamedTuple):
 def fit_linear(data: Examples, on_fitted: Callable[[int], None] = lambda _count: None) -> list[ProbeFit]:
     """The standardised logistic regression of each layer, fitted on training rows.
 
-    The strength is the one with the lowest loss: with folds, that of the rows left out in cross-validation over training
-    and validation rows; else that of validation rows. With few rows the loss is more reliable than the AUROC, by which
-    several strengths are nearly equal.
+    The strength is the one with the lowest loss: with folds, that of the rows left out in cross-validation over
+    training and validation rows; else that of validation rows. With few rows the loss is more reliable than the AUROC,
+    by which several strengths are nearly equal.
 
     Args:
         data: states, targets, rows and folds, as in `ka2l.knowledge.probes.fit.fit_probes`.
@@ -184,9 +184,7 @@ def _newton(
         first = decrement if first is None else first
         passes += used
         change = z @ step
-        length = _line_search(
-            logits, change, y[:, None], weight, step, penalties, (gradient * step).sum(1), going
-        )
+        length = _line_search(logits, change, y[:, None], weight, step, penalties, (gradient * step).sum(1), going)
         weight += length[:, None] * step
         logits += length[:, None] * change
     raise ArithmeticError(f"logistic regression: not converged in {_NEWTON_STEPS} Newton steps")

@@ -60,9 +60,7 @@ def _fit_chunk(data: Examples, layers: range, config: ProbeConfig, seed: int) ->
     best_loss = torch.full((len(layers),), float("inf"))
     best_epoch = torch.zeros(len(layers), dtype=torch.long)
     going = torch.ones(len(layers), dtype=torch.bool)
-    optimizer = torch.optim.AdamW(
-        weights.values(), lr=config.mlp_lr, weight_decay=config.mlp_weight_decay, fused=True
-    )
+    optimizer = torch.optim.AdamW(weights.values(), lr=config.mlp_lr, weight_decay=config.mlp_weight_decay, fused=True)
     order = torch.Generator().manual_seed(seed)
     for epoch in range(1, config.mlp_epochs + 1):
         for rows in torch.randperm(len(train), generator=order).split(config.mlp_batch_size):
@@ -141,9 +139,7 @@ def _gradients(w: Weights, x: torch.Tensor, targets: torch.Tensor) -> Weights:
     }
 
 
-def _scaling(
-    rows: NDArray[np.floating], standardize: bool
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _scaling(rows: NDArray[np.floating], standardize: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and scale, each [width], that are applied to the inputs."""
     mean, scale = standardization(rows)
     if standardize:

@@ -34,7 +34,9 @@ def side_by_side(work: Callable[[range], T], chunks: Sequence[range]) -> Iterato
 
 
 def chunks_of(layers: int, size: int) -> list[range]:
-    """Layers 0 … layers − 1 in chunks of at most `size` (at least 1); at least eight chunks if there are eight layers."""
+    """Layers 0 … layers − 1 in chunks of at most `size` (at least 1); at least eight chunks if there are eight
+    layers.
+    """
     size = max(1, min(size, layers // _LEAST_CHUNKS))
     return [range(start, min(start + size, layers)) for start in range(0, layers, size)]
 

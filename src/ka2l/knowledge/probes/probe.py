@@ -58,10 +58,7 @@ class Probe:
         # torch for the products: NumPy's threads take milliseconds to synchronise on a busy machine.
         import torch
 
-        w = {
-            name: torch.from_numpy(np.require(array, requirements="W"))
-            for name, array in self.weights.items()
-        }
+        w = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in self.weights.items()}
         chunks = [np.zeros(0, dtype=np.float32)]
         for start in range(0, len(states), _ROWS_AT_ONCE):
             rows = np.asarray(states[start : start + _ROWS_AT_ONCE], dtype=np.float32)
@@ -130,7 +127,9 @@ class Examples(NamedTuple):
 
 
 def standardization(rows: NDArray[np.floating]) -> tuple[Floats, Floats]:
-    """Mean and scale, float32 [width], of training rows [rows, width]; a constant feature gets scale 1 and becomes 0."""
+    """Mean and scale, float32 [width], of training rows [rows, width]; a constant feature gets scale 1 and becomes
+    0.
+    """
     mean = rows.mean(axis=0, dtype=np.float64)
     scale = rows.std(axis=0, dtype=np.float64)
     # Rounding leaves a constant column with a tiny deviation; dividing by it would amplify noise.

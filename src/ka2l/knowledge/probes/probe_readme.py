@@ -75,9 +75,9 @@ def _summary(card: Mapping[str, Any]) -> str:
     position = place_of(card)
     lines = [
         f"# What {whose} does not know: a {kind}",
-        f"From {'the hidden states' if card['layer'] < 0 else 'one hidden state'} of {model}{revision}, before it answers, this probe says how likely it is that "
-        f"{_EVENTS.get(card['target'], card['target'])}. It reads {where} {position} "
-        f"({card.get('width', MISSING)} numbers{' a layer' if card['layer'] < 0 else ''}). "
+        f"From {'the hidden states' if card['layer'] < 0 else 'one hidden state'} of {model}{revision}, before it "
+        f"answers, this probe says how likely it is that {_EVENTS.get(card['target'], card['target'])}. It reads "
+        f"{where} {position} ({card.get('width', MISSING)} numbers{' a layer' if card['layer'] < 0 else ''}). "
         f"What it says is {_CALIBRATIONS.get(card['calibration'], card['calibration'])}.",
     ]
     if card.get("stand_in"):
@@ -124,15 +124,11 @@ def _training(card: Mapping[str, Any]) -> str:
     if card.get("samples"):
         judge = f" (judge {code(threshold['judge'])})" if threshold.get("judge") else ""
         lines.append(
-            f"Each question was answered {card['samples']} times. Answers that mean the same{judge} form a class, and the "
-            "entropy of the classes, semantic entropy, is high where the model does not know."
+            f"Each question was answered {card['samples']} times. Answers that mean the same{judge} form a class, and "
+            "the entropy of the classes, semantic entropy, is high where the model does not know."
         )
     if is_number(threshold.get("value")):
-        rule = (
-            f" (rule {code(threshold['rule'])}, from training questions only)"
-            if threshold.get("rule")
-            else ""
-        )
+        rule = f" (rule {code(threshold['rule'])}, from training questions only)" if threshold.get("rule") else ""
         share = threshold.get("share_unknown")
         much = f"; that is {percent(share)} of the questions" if is_number(share) else ""
         lines.append(f"A question is unknown from {decimal(threshold['value'], 3)} nats on{rule}{much}.")
@@ -149,9 +145,7 @@ def _quality(card: Mapping[str, Any]) -> str:
     scores = card.get("scores") or {}
     tables = []
     for target, title in _TARGETS.items():
-        rows = {
-            name: by_target[target] for name, by_target in scores.items() if (by_target or {}).get(target)
-        }
+        rows = {name: by_target[target] for name, by_target in scores.items() if (by_target or {}).get(target)}
         if rows:
             tables.append(f"### {title}\n\n{_table(rows, card.get('layers') or {})}")
     if not tables:
@@ -197,8 +191,8 @@ def _limits(card: Mapping[str, Any]) -> str:
         lines.append(f"{count(tests)} test questions are few. Read the intervals, not the values.")
     if card["target"] != "correct":
         lines.append(
-            "Unknown means that sampled answers disagree. A wrong answer given every time counts as known, and a question "
-            "with several right answers as unknown."
+            "Unknown means that sampled answers disagree. A wrong answer given every time counts as known, and a "
+            "question with several right answers as unknown."
         )
     if scores and not any((row or {}).get("wrong_answer") for row in scores.values()):
         lines.append("There were no gold answers: whether it tells wrong answers was not measured.")

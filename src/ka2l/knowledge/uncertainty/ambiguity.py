@@ -1,8 +1,8 @@
 """Ambiguity or ignorance: a question can have high entropy because the model is ignorant, or has several right answers.
 
 Semantic entropy is high in both cases: it counts meanings and does not check whether they are true. Here the model is
-asked, with P(True), about one answer of each cluster. For an ignorant model most of its answers get a low P(True); for a
-question with several right answers different meanings get a high one.
+asked, with P(True), about one answer of each cluster. For an ignorant model most of its answers get a low P(True); for
+a question with several right answers different meanings get a high one.
 
     leads = cluster_representatives(cluster_ids, answers)
     p_true = …                                            # 1 − p_false of each lead's text
@@ -56,8 +56,7 @@ def cluster_representatives(
         wordings.setdefault(cluster, Counter())[text] += 1
     # Counters and sorting both keep the order of first appearance among equals.
     leads = [
-        Representative(cluster, counts.most_common(1)[0][0], counts.total())
-        for cluster, counts in wordings.items()
+        Representative(cluster, counts.most_common(1)[0][0], counts.total()) for cluster, counts in wordings.items()
     ]
     return sorted(leads, key=lambda lead: -lead.size)[:most]
 

@@ -67,8 +67,8 @@ def lexical_dissimilarity(answers: Sequence[str]) -> float:
 def rouge_matrix(answers: Sequence[str]) -> NDArray[np.float64]:
     """ROUGE-L F of each pair of answers (Lin, 2004), [N, N], symmetric, 0 to 1.
 
-    Answers are compared word by word after `normalize_answer`, in any script. Answers that are equal after normalisation
-    have 1, also two empty ones.
+    Answers are compared word by word after `normalize_answer`, in any script. Answers that are equal after
+    normalisation have 1, also two empty ones.
     """
     keys = [normalize_answer(answer) for answer in answers]
     distinct = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -98,9 +98,7 @@ def eigenscore(embeddings: NDArray[np.floating], alpha: float = 1e-3) -> float:
     if not np.isfinite(states).all():
         raise ValueError("the embeddings contain numbers that are not finite")
     if not alpha > 0:
-        raise ValueError(
-            f"alpha must be above 0, not {alpha}: otherwise two equal answers have no finite score"
-        )
+        raise ValueError(f"alpha must be above 0, not {alpha}: otherwise two equal answers have no finite score")
     centred = states - states.mean(axis=1, keepdims=True)
     covariance = centred @ centred.T / max(states.shape[1] - 1, 1)
     # Rounding may give eigenvalues below zero.

@@ -39,9 +39,7 @@ def fit_cosine_threshold(cosines: ArrayLike, same: ArrayLike) -> CosineThreshold
             "both kinds are needed (questions with several gold answers, and wrong answers). Give a number instead."
         )
     if not np.isfinite(values).all():
-        raise DegenerateError(
-            "measure.embedding_threshold=fit: a cosine is not finite. Use another embedding model."
-        )
+        raise DegenerateError("measure.embedding_threshold=fit: a cosine is not finite. Use another embedding model.")
     order = np.argsort(values, kind="stable")
     values, alike = values[order], alike[order]
     below = np.flatnonzero(values[1:] > values[:-1])  # cuts between values[i] and values[i + 1]

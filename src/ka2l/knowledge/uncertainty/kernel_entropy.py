@@ -78,9 +78,7 @@ def von_neumann_entropy(kernel: NDArray[np.floating]) -> float:
     return min(max(0.0, entropy), math.log(len(matrix)))
 
 
-def similarity_from_relations(
-    answers: Sequence[str], relations: Mapping[tuple[str, str], str]
-) -> NDArray[np.float64]:
+def similarity_from_relations(answers: Sequence[str], relations: Mapping[tuple[str, str], str]) -> NDArray[np.float64]:
     """Edge weights between answers: entailment 1, neutral 0.5, contradiction 0, the mean of both directions.
 
     Args:

@@ -54,9 +54,7 @@ def distinct_ideas(answers: Sequence[str], most: int = MOST_IDEAS) -> list[str]:
     return list(dict.fromkeys(map(_one_line, answers)))[:most]
 
 
-def choose_shots(
-    correct: Sequence[bool] | NDArray[np.bool_], rows: Sequence[int], k: int, seed: int
-) -> list[int]:
+def choose_shots(correct: Sequence[bool] | NDArray[np.bool_], rows: Sequence[int], k: int, seed: int) -> list[int]:
     """Pick worked examples: half of them right, half wrong, as far as there are enough of each.
 
     Shots of one kind would bias the model to one answer.

@@ -69,9 +69,9 @@ def fit_threshold(
         return _fit(values, counts, rule, quantile)
     if not values[0] < rule <= values[-1]:
         raise DegenerateError(
-            f"measure.threshold={rule:g} calls all {whose} "
-            f"{'unknown' if rule <= values[0] else 'known'}: entropies lie between {values[0]:.3f} and "
-            f"{values[-1]:.3f} nats. Choose a number between these, or one of {', '.join(RULES)}."
+            f"measure.threshold={rule:g} calls all {whose} {'unknown' if rule <= values[0] else 'known'}: entropies "
+            f"lie between {values[0]:.3f} and {values[-1]:.3f} nats. Choose a number between these, or one of "
+            f"{', '.join(RULES)}."
         )
     return Threshold(float(rule), "given", math.nan)
 
@@ -180,10 +180,9 @@ def _eq3(values: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np
     return (below + above) / counts.sum()
 
 
-def _nearest_share(
-    values: NDArray[np.float64], counts: NDArray[np.float64], rule: str, quantile: float
-) -> Threshold:
-    """The cut whose share of known questions is nearest to the wanted one; of two equal cuts, the one with fewer unknown.
+def _nearest_share(values: NDArray[np.float64], counts: NDArray[np.float64], rule: str, quantile: float) -> Threshold:
+    """The cut whose share of known questions is nearest to the wanted one; of two equal cuts, the one with fewer
+    unknown.
 
     A quantile of the entropies would not work: with ten answers many questions share one value, often 0, and if more
     than half have it the median calls every question unknown.

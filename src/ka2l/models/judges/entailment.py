@@ -105,9 +105,7 @@ class EntailmentModel:
             batch = [encoded[i] for i in rows]
             logits = self.model(**self._padded(batch)).logits
             if not bool(torch.isfinite(logits).all()):
-                raise ModelError(
-                    f"measure.nli_model={self._resolved.name}: its output holds NaN or infinite values."
-                )
+                raise ModelError(f"measure.nli_model={self._resolved.name}: its output holds NaN or infinite values.")
             return [self.labels[label] for label in logits.argmax(dim=-1).tolist()]
 
         parts = [ids for ids, _ in encoded]
@@ -137,15 +135,11 @@ class EntailmentModel:
             "token_type_ids": [types for _, types in batch],
             "attention_mask": [[1] * len(ids) for ids, _ in batch],
         }
-        padded = self.tokenizer.pad(
-            {name: rows for name, rows in fields.items() if name in names}, return_tensors="pt"
-        )
+        padded = self.tokenizer.pad({name: rows for name, rows in fields.items() if name in names}, return_tensors="pt")
         return {name: tensor.to(self.model.device) for name, tensor in padded.items()}
 
 
-def label_relations(
-    id2label: Mapping[Any, str], name: str, equivalence: Equivalence = "strict"
-) -> dict[int, Relation]:
+def label_relations(id2label: Mapping[Any, str], name: str, equivalence: Equivalence = "strict") -> dict[int, Relation]:
     """The meaning of each label: entailment, contradiction, or neutral (all others, also `not_entailment`).
 
     Args:
@@ -159,9 +153,7 @@ def label_relations(
     labels = {int(i): str(label).strip().lower() for i, label in id2label.items()}
     meanings: dict[int, Relation] = dict.fromkeys(labels, "neutral")
     meanings |= {i: "entailment" for i, label in labels.items() if label in ("entailment", "entail")}
-    meanings |= {
-        i: "contradiction" for i, label in labels.items() if label in ("contradiction", "contradict")
-    }
+    meanings |= {i: "contradiction" for i, label in labels.items() if label in ("contradiction", "contradict")}
     relations = list(meanings.values())
     if relations.count("entailment") != 1:
         raise ModelError(
@@ -170,8 +162,9 @@ def label_relations(
         )
     if equivalence != "strict" and relations.count("contradiction") != 1:
         raise ModelError(
-            f"measure.equivalence={equivalence} needs a model that distinguishes contradiction from neutral, but the labels "
-            f"of measure.nli_model={name} are {list(id2label.values())}. Use measure.equivalence=strict or another model."
+            f"measure.equivalence={equivalence} needs a model that distinguishes contradiction from neutral, but the "
+            f"labels of measure.nli_model={name} are {list(id2label.values())}. Use measure.equivalence=strict or "
+            "another model."
         )
     return meanings
 

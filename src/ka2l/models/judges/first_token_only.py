@@ -1,8 +1,8 @@
 """Compute the last layer of a classifier for the first token only, if its head reads no other token.
 
 The keys and values of the last layer come from all tokens, but the part after its attention (three quarters of the
-layer's weights) is needed only for the tokens that the head reads. Whether a head reads the first token only is not taken
-from a list of names: the logits are compared with and without the other tokens.
+layer's weights) is needed only for the tokens that the head reads. Whether a head reads the first token only is not
+taken from a list of names: the logits are compared with and without the other tokens.
 """
 
 from typing import Any

@@ -1,8 +1,9 @@
 """A language model as the judge: does one answer to a question entail another?
 
-A model in this process generates no text: its judgement is the word with the highest probability, of three possible first
-words of its answer. A server generates one short answer at temperature 0, in which the first of the three words counts.
-Judging entailment with a general model and a definition is from Farquhar et al. (Nature 2024); the wording is KA2L's own.
+A model in this process generates no text: its judgement is the word with the highest probability, of three possible
+first words of its answer. A server generates one short answer at temperature 0, in which the first of the three words
+counts. Judging entailment with a general model and a definition is from Farquhar et al. (Nature 2024); the wording is
+KA2L's own.
 """
 
 import json
@@ -52,7 +53,8 @@ def read_relation(text: str) -> Relation | None:
 
 
 class LocalLlmJudge:
-    """Implements `ka2l.knowledge.uncertainty.semantic_clusters.Judge` with a model in this process; it is deterministic.
+    """Implements `ka2l.knowledge.uncertainty.semantic_clusters.Judge` with a model in this process; it is
+    deterministic.
 
     Args:
         model: the model that judges. Its shared prefix is set to that of this prompt.
@@ -85,7 +87,8 @@ class LocalLlmJudge:
 
 
 class ServerLlmJudge:
-    """Implements `ka2l.knowledge.uncertainty.semantic_clusters.Judge` with a sampler, such as an OpenAI-compatible server.
+    """Implements `ka2l.knowledge.uncertainty.semantic_clusters.Judge` with a sampler, such as an OpenAI-compatible
+    server.
 
     Args:
         sampler: generates the judgements.

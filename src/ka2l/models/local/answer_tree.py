@@ -79,9 +79,7 @@ def draws(rows: Sequence[Row]) -> tuple[list[int], list[float], NDArray[np.float
     return places, temperatures, np.asarray(numbers)
 
 
-def grow(
-    rows: Sequence[Row], tokens: Sequence[int], logprobs: Sequence[float], rule: StopRule, limit: int
-) -> Grown:
+def grow(rows: Sequence[Row], tokens: Sequence[int], logprobs: Sequence[float], rule: StopRule, limit: int) -> Grown:
     """Append the drawn tokens: rows fork where their samples disagree, and finished answers go to their questions.
 
     Args:

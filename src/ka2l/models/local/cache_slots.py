@@ -1,8 +1,8 @@
 """The key/value cache of the sampling loop: one slot per row, for the tokens that the row does not share.
 
-transformers' dynamic cache concatenates at every step, so that each new token copies all earlier ones of every row. Here a
-new token is written into reserved columns; a row that forks is copied to a free slot; the last rows move into the places
-of finished ones, so that unfinished rows always come first in the buffer.
+transformers' dynamic cache concatenates at every step, so that each new token copies all earlier ones of every row.
+Here a new token is written into reserved columns; a row that forks is copied to a free slot; the last rows move into
+the places of finished ones, so that unfinished rows always come first in the buffer.
 """
 
 from collections.abc import Sequence

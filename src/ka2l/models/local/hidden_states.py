@@ -1,8 +1,8 @@
 """Hidden states of a prompt, read by hooks on the blocks: one state per layer, not every position of every layer.
 
-Layer 0 is the embedding, layer i the output of block i, and the last layer is after the final norm: `hidden_states[i]` of
-transformers. The input of block i+1 is the output of block i, so one hook before each block and one after the backbone
-read all layers in every architecture.
+Layer 0 is the embedding, layer i the output of block i, and the last layer is after the final norm: `hidden_states[i]`
+of transformers. The input of block i+1 is the output of block i, so one hook before each block and one after the
+backbone read all layers in every architecture.
 """
 
 import threading
@@ -33,9 +33,7 @@ def blocks(model: Any) -> list[torch.nn.Module]:
     count = model.config.get_text_config(decoder=True).num_hidden_layers
     lists = [m for m in backbone(model).modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
     if not lists:
-        raise ModelError(
-            f"{type(model).__name__}: the model has no list of {count} blocks to read hidden states from."
-        )
+        raise ModelError(f"{type(model).__name__}: the model has no list of {count} blocks to read hidden states from.")
     return list(lists[0])
 
 
@@ -73,10 +71,11 @@ def caught_states(model: Any, position: Position, mask: torch.Tensor) -> Iterato
 def read_states(
     model: Any, layer: int | None, position: Position, mask: torch.Tensor, inputs: dict[str, Any]
 ) -> torch.Tensor:
-    """Run the backbone and return the states at one layer, [rows, width], or with None of all, [rows, layers + 1, width].
+    """Run the backbone and return the states at one layer, [rows, width], or with None of all, [rows, layers + 1,
+    width].
 
-    Blocks above the layer and the head are not computed. For `position` and `mask` see `caught_states`; `inputs` are the
-    arguments of the backbone.
+    Blocks above the layer and the head are not computed. For `position` and `mask` see `caught_states`; `inputs` are
+    the arguments of the backbone.
     """
     with _catching(model, _Catch(position, mask, [], layer)) as catch:
         with suppress(_LayerReached):

@@ -90,9 +90,7 @@ class LocalModel:
         """Load weights and tokenizer; `adapter` is a folder of LoRA weights to merge into the model."""
         model, tokenizer = load_causal_lm(config, resolved, adapter)
         special = template == "plain"
-        return cls(
-            model, tokenizer, resolved, special_tokens=special, batch_tokens=config.batch_tokens, say=say
-        )
+        return cls(model, tokenizer, resolved, special_tokens=special, batch_tokens=config.batch_tokens, say=say)
 
     @property
     def device(self) -> torch.device:
@@ -113,8 +111,9 @@ class LocalModel:
     def share_prefix(self, build: Callable[[str], str]) -> None:
         """Compute once the tokens that every prompt of `build` begins with.
 
-        They are found from two fixed questions, not from the prompts of a call, so that prefix and question are split at
-        the same token in every batch. Only then does an interrupted run give the same results as an uninterrupted one.
+        They are found from two fixed questions, not from the prompts of a call, so that prefix and question are split
+        at the same token in every batch. Only then does an interrupted run give the same results as an uninterrupted
+        one.
         """
         first, second = self._encode([Prompt("", build(text)) for text in _UNLIKE])
         length = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
@@ -136,9 +135,7 @@ class LocalModel:
     ) -> Iterator[SampledQuestion]:
         """See `Sampler.sample`. Yields as questions finish."""
         names = [prompt.question_id for prompt in prompts]
-        for passes, indices, parts in self._by_passes(
-            self._encode(prompts, answer=max_new_tokens), max_new_tokens
-        ):
+        for passes, indices, parts in self._by_passes(self._encode(prompts, answer=max_new_tokens), max_new_tokens):
             numbers = list(temperatures)
             questions = [
                 Question(i, part, temperatures, partial(uniforms, seed, names[i], numbers, max_new_tokens))
@@ -178,9 +175,7 @@ class LocalModel:
             yield from (questions[i] for i in group)
 
     @torch.inference_mode()
-    def states(
-        self, prompts: Sequence[Prompt], layer: int | None, *, position: Position
-    ) -> NDArray[np.float32]:
+    def states(self, prompts: Sequence[Prompt], layer: int | None, *, position: Position) -> NDArray[np.float32]:
         """See `LanguageModel.states`."""
         shape = (self.n_layers + 1,) if layer is None else ()
         width = self.model.config.get_text_config(decoder=True).hidden_size
@@ -201,9 +196,7 @@ class LocalModel:
         return NextTokenSignals(*np.ascontiguousarray(self._of_next_token(prompts, (3,), undecided).T))
 
     @torch.inference_mode()
-    def choice_log_probabilities(
-        self, prompts: Sequence[Prompt], choices: Sequence[str]
-    ) -> NDArray[np.float32]:
+    def choice_log_probabilities(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> NDArray[np.float32]:
         """See `LanguageModel.choice_log_probabilities`."""
         begin = first_tokens(self.tokenizer, prompts, choices)
         of_tokens = self._of_next_token(begin.prompts, (len(begin.tokens),), begin.log_probabilities)
@@ -272,9 +265,7 @@ class LocalModel:
         rest = [i for i, t in enumerate(encoded) if len(t) + answer > exact]
         if rest:
             if exact:
-                self._say_once(
-                    f"prompts of more than {exact} tokens exceed its window or its usual positions"
-                )
+                self._say_once(f"prompts of more than {exact} tokens exceed its window or its usual positions")
             yield PlainPasses(self.model, known, self._filler), rest, [encoded[i] for i in rest]
 
     def _exact_length(self) -> int:
@@ -289,7 +280,9 @@ class LocalModel:
 
     def _say_once(self, reason: str) -> None:
         """Tell the user, once per process and model, why nothing is shared."""
-        text = f"{self.resolved.name}: {reason}, so they are computed in full and nothing is shared: slower, but as exact."
+        text = (
+            f"{self.resolved.name}: {reason}, so they are computed in full and nothing is shared: slower, but as exact."
+        )
         if text not in _SAID:
             _SAID.add(text)
             self.say(text)

@@ -89,7 +89,8 @@ class _Share(Budget):
 def find_budget(model: Any, batch_tokens: int | Literal["auto"]) -> Budget:
     """The budget for this model on its device.
 
-    Half of the free memory is for the keys and values of rows that are decoded, a quarter for the activations of one pass.
+    Half of the free memory is for the keys and values of rows that are decoded, a quarter for the activations of one
+    pass.
 
     Args:
         model: a causal language model.

@@ -65,7 +65,9 @@ def _last_line(text: str) -> str:
 
 
 def _tokens_after(tokenizer: Any, end: str, choices: Sequence[str]) -> tuple[str, list[int]]:
-    """The shortest common beginning of the choices after which their tokens differ, and each choice's first such token."""
+    """The shortest common beginning of the choices after which their tokens differ, and each choice's first such
+    token.
+    """
 
     def encode(text: str) -> list[int]:
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]

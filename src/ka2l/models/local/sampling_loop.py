@@ -1,7 +1,7 @@
 """The sampling loop: prompts enter the batch, rows fork, finished rows leave, and waiting prompts take their place.
 
-The tokens of each question are computed once, and all its answers are decoded from there, in one batch with those of other
-questions. An answer does not depend on the other rows of the batch, except for the rounding of the last digits.
+The tokens of each question are computed once, and all its answers are decoded from there, in one batch with those of
+other questions. An answer does not depend on the other rows of the batch, except for the rounding of the last digits.
 """
 
 from collections import Counter, deque

@@ -84,9 +84,7 @@ class SharedPrefix:
         causal = (columns[:, None] >= columns) & (columns >= padded.starts[:, None, None])
         # Padding attends to itself: a query without any key would be NaN, also in products where it is masked.
         causal |= torch.eye(width, dtype=torch.bool, device=columns.device)
-        positions = (columns - padded.starts[:, None]).clamp(min=0) + (
-            len(self.tokens) if self._layers else 0
-        )
+        positions = (columns - padded.starts[:, None]).clamp(min=0) + (len(self.tokens) if self._layers else 0)
         with calling(Call(self._layers, causal)):
             yield {
                 "input_ids": padded.tokens,
@@ -121,7 +119,9 @@ class SharedPrefix:
             return Prefilled(logits, stacked(states))
 
     def states(self, parts: Sequence[Sequence[int]], layer: int | None, position: Position) -> torch.Tensor:
-        """States at one layer, [rows, width], or with None of all, [rows, layers + 1, width]; the head is not computed."""
+        """States at one layer, [rows, width], or with None of all, [rows, layers + 1, width]; the head is not
+        computed.
+        """
         padded = pad(parts, self._filler, self.model.device)
         with self._prompt_pass(padded, None) as inputs:
             return read_states(self.model, layer, position, padded.own, inputs)
@@ -181,9 +181,7 @@ class SharedPrefix:
         for row, (prompt, token) in enumerate(zip(prompts, tokens, strict=True)):
             whole = self._by_model([*prompt, token])
             worst = max(worst, _difference(first[row], whole[0]), _difference(second[row], whole[1]))
-            noise = max(
-                noise, _difference(self._by_model([*prompt, token], split=len(self.tokens))[1], whole[1])
-            )
+            noise = max(noise, _difference(self._by_model([*prompt, token], split=len(self.tokens))[1], whole[1]))
         return worst, noise
 
     def _by_model(self, tokens: Sequence[int], split: int = 0) -> torch.Tensor:
@@ -200,8 +198,8 @@ class SharedPrefix:
 def exact_length(model: Any, tokens: Sequence[int], filler: int) -> tuple[int, str]:
     """The longest prompts of a model that are computed exactly in two parts.
 
-    A sliding window makes no difference for prompts that fit into it. Everything else is tried, on `tokens` and on a longer
-    prompt in which some of them are repeated.
+    A sliding window makes no difference for prompts that fit into it. Everything else is tried, on `tokens` and on a
+    longer prompt in which some of them are repeated.
 
     Args:
         model: a causal language model in eval mode.

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ka2l.models.prompts import is_finished
 
-# A token is found by four draws. Each chooses one of b branches, where b is the fourth root of the vocabulary's size, and
-# each later draw is made inside the branch of the earlier one. One draw from the cumulative distribution over the whole
-# vocabulary would be as exact, but there a rounding error anywhere before a token moves that token's interval. Here it
-# moves a few coarse borders by 1e-7, so a batch of another size or shape almost never changes a token.
+# A token is found by four draws. Each chooses one of b branches, where b is the fourth root of the vocabulary's size,
+# and each later draw is made inside the branch of the earlier one. One draw from the cumulative distribution over the
+# whole vocabulary would be as exact, but there a rounding error anywhere before a token moves that token's interval.
+# Here it moves a few coarse borders by 1e-7, so a batch of another size or shape almost never changes a token.
 LEVELS = 4
 # Below this temperature only the likeliest token can be drawn, and dividing by the temperature overflows.
 _GREEDY = 1e-6
@@ -109,8 +109,7 @@ def uniforms(seed: int, question_id: str, samples: Sequence[int], steps: int) ->
     """Random numbers in [0, 1), float64 [samples, steps, LEVELS], with a stream for each (seed, question, sample)."""
     name = int.from_bytes(hashlib.sha256(question_id.encode()).digest()[:8], "big")
     streams = [
-        np.random.Generator(np.random.Philox(key=_key(seed, name, sample))).random(steps * LEVELS)
-        for sample in samples
+        np.random.Generator(np.random.Philox(key=_key(seed, name, sample))).random(steps * LEVELS) for sample in samples
     ]
     return np.asarray(streams, dtype=np.float64).reshape(len(samples), steps, LEVELS)
 
@@ -122,8 +121,8 @@ def _key(seed: int, name: int, sample: int) -> NDArray[np.uint64]:
 def _shares(scores: torch.Tensor, temperature: float, only: torch.Tensor | None = None) -> list[torch.Tensor]:
     """Weights e^(score/temperature) summed at every level except the finest: [rows, b], [rows, b, b], [rows, b, b, b].
 
-    b⁴ ≥ vocabulary. Without `only`, each row's largest score is first subtracted from its scores, in place. A few rows are
-    processed at a time, so that they stay in the processor's cache.
+    b⁴ ≥ vocabulary. Without `only`, each row's largest score is first subtracted from its scores, in place. A few rows
+    are processed at a time, so that they stay in the processor's cache.
     """
     rows = torch.arange(len(scores), device=scores.device) if only is None else only
     vocabulary, branches = scores.shape[1], _branches(scores.shape[1])

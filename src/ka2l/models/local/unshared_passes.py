@@ -1,7 +1,7 @@
 """Prompts computed by the model itself, for architectures whose cache cannot be shared.
 
-Every prompt is computed in full, and its cache is repeated for each sample; rows that stop leave the batch. It is slower
-than `sampling_loop`, and its answers are the same.
+Every prompt is computed in full, and its cache is repeated for each sample; rows that stop leave the batch. It is
+slower than `sampling_loop`, and its answers are the same.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,10 +1,10 @@
 """Requests for an OpenAI-compatible server, its replies, and which parameters it supports.
 
-Servers differ in the parameters they accept. The first request contains all parameters; those that the server refuses are
-left out of all later requests.
+Servers differ in the parameters they accept. The first request contains all parameters; those that the server refuses
+are left out of all later requests.
 
-Answers must come from the model's own distribution at the requested temperature. Servers truncate it by default (vLLM by
-the model's generation_config.json, llama.cpp and Ollama by top-k 40), so requests also turn that off.
+Answers must come from the model's own distribution at the requested temperature. Servers truncate it by default (vLLM
+by the model's generation_config.json, llama.cpp and Ollama by top-k 40), so requests also turn that off.
 """
 
 import hashlib

@@ -72,7 +72,8 @@ class HttpRequests:
         self._config = config
         self.base = _checked_address(config)
         self._key = _checked_key(config)
-        # Created once, because loading the certificates takes longer than a request. Without TLS there are none to load.
+        # Created once, because loading the certificates takes longer than a request. Without TLS there are none to
+        # load.
         tls = self.base.startswith("https")
         self._trust = httpx2.create_ssl_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._sleep = sleep
@@ -137,17 +138,13 @@ class HttpRequests:
             with anyio.fail_after(self._config.timeout):
                 response = await client.post(self.base + self._path, json=body)
         except TimeoutError:
-            raise _TryAgain(
-                f"no complete response within {self._config.timeout:g} s (server.timeout)"
-            ) from None
+            raise _TryAgain(f"no complete response within {self._config.timeout:g} s (server.timeout)") from None
         except httpx2.RequestError as error:
             raise _TryAgain(self._redact(f"{type(error).__name__} {error}".strip())) from None
         text = response.text
         if not response.is_success:
             message, parameter = _message_of(text)
-            raise _Busy(
-                response.status_code, self._redact(message), parameter, _retry_after(response.headers)
-            )
+            raise _Busy(response.status_code, self._redact(message), parameter, _retry_after(response.headers))
         try:
             return read(json.loads(self._redact(text, at_least=16)))
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -182,7 +179,12 @@ class HttpRequests:
         return ModelError(
             f"{self._who()}: {_failed(attempts)} {trouble[:_MESSAGE_LENGTH]}\nFix: check that the server "
             "runs and can be reached at server.url; if it is busy, lower server.concurrency or set "
-            "server.requests_per_minute. The answers received so far are kept: running the same command again continues "
+            "server.requests_per_minute. The answers received so far are kept: running the same command again "
+            "continues "
+            ""
+            ""
+            ""
+            ""
             "there."
         )
 
@@ -196,26 +198,25 @@ class HttpRequests:
             )
         elif about_length(refused):
             fix = (
-                f"{about or 'a question'}: prompt too long for this model with the answer's sample.max_new_tokens. Lower "
-                "prompt.shots or sample.max_new_tokens, shorten the question, or configure the server for longer prompts."
+                f"{about or 'a question'}: prompt too long for this model with the answer's sample.max_new_tokens. "
+                "Lower prompt.shots or sample.max_new_tokens, shorten the question, or configure the server for "
+                "longer prompts."
             )
         elif refused.status in (401, 403) and self._key.get_secret_value():
             fix = f"the server does not accept the key in the environment variable {variable}."
         elif refused.status in (401, 403):
-            fix = (
-                f"put your key into the environment variable {variable or '…'} (server.api_key_env names it)."
-            )
+            fix = f"put your key into the environment variable {variable or '…'} (server.api_key_env names it)."
         elif refused.status in (404, 405) or refused.status < 400:
             fix = (
-                f"check that the server knows the name server.model ({self.base}/models lists all names), that server.url "
-                "ends with /v1, and that the server supports server.endpoint."
+                f"check that the server knows the name server.model ({self.base}/models lists all names), that "
+                "server.url ends with /v1, and that the server supports server.endpoint."
             )
         elif refused.status == 429:
             fix = "the account has no credit left. The answers received so far are kept."
         else:
             fix = (
-                f"see the server's message ({about or 'any question'}); another attempt would not help. Is server.endpoint "
-                "wrong, or the prompt too long?"
+                f"see the server's message ({about or 'any question'}); another attempt would not help. Is "
+                "server.endpoint wrong, or the prompt too long?"
             )
         return ModelError(
             f"{self._who()} refused: status {refused.status}: {refused.message[:_MESSAGE_LENGTH]}\nFix: {fix}"

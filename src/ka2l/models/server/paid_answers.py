@@ -6,8 +6,8 @@ can lose the last answers, but not the file.
     sqlite3 paid.sqlite "SELECT server, model, count(*) FROM answers GROUP BY 1, 2"
 
 The server's address is part of the primary key: TGI calls every model `tgi` and llama.cpp ignores the name, so two
-addresses with the same model name can serve two models, and mixing their answers would make the measurement wrong without
-notice. If a server moves, change the column: `UPDATE answers SET server = 'http://new:8000/v1'`.
+addresses with the same model name can serve two models, and mixing their answers would make the measurement wrong
+without notice. If a server moves, change the column: `UPDATE answers SET server = 'http://new:8000/v1'`.
 """
 
 import hashlib
@@ -86,7 +86,8 @@ class PaidAnswers:
                     (*self._who, key),
                 ).fetchone()
                 if row is not None and (row[1] is not None or not logprobs):
-                    # Without `logprobs` they are left out even if they are stored: a run must not depend on earlier runs.
+                    # Without `logprobs` they are left out even if they are stored: a run must not depend on earlier
+                    # runs.
                     found[key] = Answer(row[0], json.loads(row[1]) if logprobs else [], row[2])
         return found
 

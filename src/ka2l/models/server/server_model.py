@@ -56,7 +56,8 @@ class ServerModel:
     """Implements `ka2l.models.interface.Sampler` over HTTP.
 
     The seed of a request derives from (run seed, question id, samples in it). Servers need not use it, and with most
-    servers an answer also depends on what else they compute at the time. The file of paid answers makes a run repeatable.
+    servers an answer also depends on what else they compute at the time. The file of paid answers makes a run
+    repeatable.
 
     Args:
         config: the section `server` or `judge_server`.
@@ -135,7 +136,8 @@ class ServerModel:
                 yield from self._ask(missing, terms, paid)
 
     def _ask(self, questions: list[_Open], terms: _Terms, paid: PaidAnswers) -> Iterator[SampledQuestion]:
-        """Request the missing answers in the event loop of another thread, so that requests run while the caller is busy.
+        """Request the missing answers in the event loop of another thread, so that requests run while the caller is
+        busy.
 
         If the generator is left early, also by Ctrl-C, the requests that are running are cancelled.
         """
@@ -241,13 +243,13 @@ class _Round:
         missing = ask.samples[len(choices) :]
         if missing:
             self._dialect.drop("n")
-        self._rest += [
-            (question, a) for a in self._shaped(question.prompt, ask.temperature, missing, ask.stop)
-        ]
+        self._rest += [(question, a) for a in self._shaped(question.prompt, ask.temperature, missing, ask.stop)]
         self._rest += [(question, a) for a in self._shaped(question.prompt, ask.temperature, blank, False)]
 
     def _asks(self, questions: list[_Open]) -> Iterator[tuple[_Open, Ask]]:
-        """The requests for all missing answers, each built when its turn comes, with what is then known of the server."""
+        """The requests for all missing answers, each built when its turn comes, with what is then known of the
+        server.
+        """
         for question in questions:
             by_temperature: dict[float, list[int]] = {}
             for sample, temperature in self._terms.temperatures.items():
@@ -258,7 +260,9 @@ class _Round:
                     yield question, ask
 
     def _shaped(self, prompt: Prompt, temperature: float, samples: Iterable[int], stop: bool) -> list[Ask]:
-        """All samples in one request, or one in each. Greedy samples are equal, and vLLM refuses several in a request."""
+        """All samples in one request, or one in each. Greedy samples are equal, and vLLM refuses several in a
+        request.
+        """
         every = tuple(samples)
         together = bool(every) and self._dialect.many and temperature > 0
         groups = [every] if together else [(sample,) for sample in every]
@@ -267,7 +271,9 @@ class _Round:
 
 
 def _usage(reply: dict[str, Any]) -> Usage:
-    """The tokens that a reply reports; prompt tokens from the server's cache count as saved. Zeros if it reports none."""
+    """The tokens that a reply reports; prompt tokens from the server's cache count as saved. Zeros if it reports
+    none.
+    """
     try:
         used = reply.get("usage") or {}
         prompt, decoded = int(used.get("prompt_tokens") or 0), int(used.get("completion_tokens") or 0)

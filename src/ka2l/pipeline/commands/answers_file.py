@@ -3,9 +3,9 @@
     {"question": "Who wrote The Leopard?", "answers": ["Lampedusa", "Verga"], "gold": ["Tomasi di Lampedusa"]}
 
 `id` or `question` identifies the question; `answers` are the samples at temperature 1, as text or as
-{"text": …, "token_logprobs": […], "finish_reason": …}; `low_temperature_answer`, in the same forms, is the answer that is
-judged right or wrong. `gold` (text or list) and `group` are used if the questions come from this file too. A number as
-id, gold or group is read as text. Other keys are ignored.
+{"text": …, "token_logprobs": […], "finish_reason": …}; `low_temperature_answer`, in the same forms, is the answer that
+is judged right or wrong. `gold` (text or list) and `group` are used if the questions come from this file too. A number
+as id, gold or group is read as text. Other keys are ignored.
 """
 
 import json
@@ -67,7 +67,8 @@ def read_answers_file(path: Path, problems: list[str]) -> list[AnsweredRow]:
 
 
 def number_of_samples(rows: list[AnsweredRow], wanted: int | None, problems: list[str]) -> int:
-    """How many samples each question has: `wanted`, or the number that most rows have. Rows without that many are problems.
+    """How many samples each question has: `wanted`, or the number that most rows have. Rows without that many are
+    problems.
 
     Entropies of different numbers of answers cannot be compared: the entropy of N answers is at most ln N.
     """
@@ -89,7 +90,8 @@ def number_of_samples(rows: list[AnsweredRow], wanted: int | None, problems: lis
 def refuse(path: Path, problems: list[str]) -> None:
     """Raise one error for all problems, if there are any."""
     if problems:
-        # Each problem begins with its file:line. They were found in several passes; the message is in the order of lines.
+        # Each problem begins with its file:line. They were found in several passes; the message is in the order of
+        # lines.
         start = len(path.name) + 1
         in_order = sorted(problems, key=lambda problem: int(problem[start:].partition(":")[0]))
         raise bad_rows(str(path), in_order, FIX)
@@ -141,9 +143,7 @@ def _row(where: str, text: str) -> AnsweredRow:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError("not a JSON object {…}")
-    if "\\ud" in text.lower() and any(
-        "\ud800" <= char <= "\udfff" for char in json.dumps(values, ensure_ascii=False)
-    ):
+    if "\\ud" in text.lower() and any("\ud800" <= char <= "\udfff" for char in json.dumps(values, ensure_ascii=False)):
         raise ValueError("half a surrogate pair, which no file can store")
     identifier = _name("id", _plain(values.get("id")))
     question = _name("question", values.get("question"))
@@ -197,9 +197,7 @@ def _answer(value: Any, name: str) -> Answer:
     text, reason, logprobs = given["text"].strip(), given.get("finish_reason"), given.get("token_logprobs")
     if not text and reason is None:
         # A failed request looks the same as an empty answer of the model; only the latter is an answer.
-        raise ValueError(
-            f'{name} is blank; if the model ended at once, give {{"text": "", "finish_reason": "stop"}}'
-        )
+        raise ValueError(f'{name} is blank; if the model ended at once, give {{"text": "", "finish_reason": "stop"}}')
     if reason is not None and not isinstance(reason, str):
         raise ValueError(f"finish_reason of {name} is {_short(reason)}, not a text")
     if logprobs is not None and not isinstance(logprobs, list):
@@ -207,9 +205,7 @@ def _answer(value: Any, name: str) -> Answer:
     for logprob in logprobs or ():
         number = isinstance(logprob, int | float) and not isinstance(logprob, bool) and math.isfinite(logprob)
         if not number or logprob > _HIGHEST_LOGPROB:
-            raise ValueError(
-                f"token_logprobs of {name} hold {logprob!r}; natural logs of probabilities are 0 or less"
-            )
+            raise ValueError(f"token_logprobs of {name} hold {logprob!r}; natural logs of probabilities are 0 or less")
     return Answer(text, [min(float(value), 0.0) for value in logprobs or ()], reason or "unknown")
 
 

@@ -112,11 +112,7 @@ class DryRun:
             "duplicates_merged": self.duplicates_merged,
             "first_prompt": self.first_prompt,
             **({"first_messages": self.first_messages} if self.first_messages is not None else {}),
-            **(
-                {}
-                if self.first_teaching_prompt is None
-                else {"first_teaching_prompt": self.first_teaching_prompt}
-            ),
+            **({} if self.first_teaching_prompt is None else {"first_teaching_prompt": self.first_teaching_prompt}),
             "training_steps": self.training_steps,
             "stages": [row._asdict() for row in self.stages],
             "tokens": self.tokens,
@@ -166,9 +162,7 @@ def dry_run(config: RunConfig, directory: RunDirectory | None = None) -> DryRun:
     )
 
 
-def _estimates(
-    sizes: Sizes, local: LocalModelFacts | None, done: set[str]
-) -> tuple[list[StageEstimate], list[Cost]]:
+def _estimates(sizes: Sizes, local: LocalModelFacts | None, done: set[str]) -> tuple[list[StageEstimate], list[Cost]]:
     """An estimate for each stage, and the costs of the stages that ask a server."""
     rows, server_costs = [], []
     for stage, declared in plan_of(sizes.config).stages.items():

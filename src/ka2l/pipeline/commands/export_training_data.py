@@ -67,18 +67,14 @@ def export(target: Path, folder: Path, kind: str, overrides: Sequence[str] = ())
     messages = _messages(context)
     for arm, examples in questions.items():
         atomic_files.write_text(folder / f"{_name(arm)}{suffix}", write(examples, messages))
-    return {"written": str(folder)} | {
-        f"{_name(arm)}{suffix}": len(examples) for arm, examples in questions.items()
-    }
+    return {"written": str(folder)} | {f"{_name(arm)}{suffix}": len(examples) for arm, examples in questions.items()}
 
 
 def _check_open(config: RunConfig, target: Path) -> None:
     """Refuse a run whose answering model is not local: fine-tuning a stand-in would not change it."""
     end = limit(config)
     if end is not None:
-        raise RunError(
-            f"{target}: {end.reason} LLaMA-Factory trains open models. The data alone: --format chat."
-        )
+        raise RunError(f"{target}: {end.reason} LLaMA-Factory trains open models. The data alone: --format chat.")
 
 
 def _training_questions(context: Context, arm: str) -> list[TrainingQuestion]:
@@ -149,9 +145,7 @@ def _read_info(file: Path) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise DataError(
-            f"{file}: is there and is no list of datasets (a JSON object). Mend it, or give another --to."
-        )
+        raise DataError(f"{file}: is there and is no list of datasets (a JSON object). Mend it, or give another --to.")
     return found
 
 

@@ -2,8 +2,8 @@
 
     ka2l import runs/mine answers.jsonl
 
-They are kept in imported.parquet, one row per question, which no stage removes. So the original file is not needed again
-when settings of the run change or hidden states are added.
+They are kept in imported.parquet, one row per question, which no stage removes. So the original file is not needed
+again when settings of the run change or hidden states are added.
 """
 
 import hashlib
@@ -132,9 +132,7 @@ def _match_questions(
     if others:
         reporter.say(f"Rows that answer questions of other roles than probe and are not used: {others}.")
     if len(of_probe) < n_probe:
-        reporter.say(
-            f"Probe questions that have no answers and are left out: {n_probe - len(of_probe)} of {n_probe}."
-        )
+        reporter.say(f"Probe questions that have no answers and are left out: {n_probe - len(of_probe)} of {n_probe}.")
     return _table([match.question for match in of_probe], [match.row for match in of_probe])
 
 
@@ -150,15 +148,11 @@ def _matches(by_id: Mapping[str, Question], rows: Sequence[AnsweredRow], problem
     where_probe: dict[str, str] = {}
     for row in rows:
         text = None if row.question is None else normalize_question(row.question)
-        question = (by_id.get(row.id) if row.id is not None else None) or (
-            by_text.get(text) if text else None
-        )
+        question = (by_id.get(row.id) if row.id is not None else None) or (by_text.get(text) if text else None)
         if question is None:
             problems.append(f"{row.where}: the run has no question {row.id or row.question!r}")
         elif text is not None and normalize_question(question.question) != text:
-            problems.append(
-                f"{row.where}: id {row.id!r} is another question in the run: {question.question!r}"
-            )
+            problems.append(f"{row.where}: id {row.id!r} is another question in the run: {question.question!r}")
         elif question.id in where_probe:
             problems.append(f"{row.where}: this question is already in {where_probe[question.id]}")
         else:
@@ -173,9 +167,7 @@ def _as_questions(rows: Sequence[AnsweredRow], problems: list[str]) -> "pa.Table
     questions = []
     for row in rows:
         if row.question is None:
-            problems.append(
-                f"{row.where}: no `question`, and there is no run here that has a question {row.id!r}"
-            )
+            problems.append(f"{row.where}: no `question`, and there is no run here that has a question {row.id!r}")
             continue
         derived = "q" + hashlib.sha256(normalize_question(row.question).encode()).hexdigest()[:16]
         questions.append(Question(row.id or derived, row.question, row.gold, "probe", row.group))

@@ -19,9 +19,7 @@ def first_prompts(run: RunDirectory, count: int) -> list[dict[str, Any]]:
     context.require("sample")
     config = run.config
     if has_imported_answers(config) and not has_model(config):
-        raise RunError(
-            f"{run.path}: these answers were made elsewhere and no model is used, so there is no prompt."
-        )
+        raise RunError(f"{run.path}: these answers were made elsewhere and no model is used, so there is no prompt.")
     rows = []
     for question in context.questions("probe")[:count]:
         prompt = context.sensing_prompt(question)

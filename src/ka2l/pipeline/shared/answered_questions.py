@@ -56,13 +56,11 @@ def answered_questions(context: Context) -> Answered:
     config = context.config
     answers = read_answers(context.run.file("answers"), config.sample.n)
     questions = [question for question in context.questions("probe") if question.id in answers]
-    # Imported answers may lack the low-temperature one. A sample at temperature 1 is not used instead, since it measures
-    # something else; then the question is neither right nor wrong.
+    # Imported answers may lack the low-temperature one. A sample at temperature 1 is not used instead, since it
+    # measures something else; then the question is neither right nor wrong.
     low = [answers[question.id].get(0) for question in questions]
     correct = [
-        is_correct(row["text"], question.answers, config.measure.correct)
-        if row and question.answers
-        else None
+        is_correct(row["text"], question.answers, config.measure.correct) if row and question.answers else None
         for question, row in zip(questions, low, strict=True)
     ]
     return Answered(

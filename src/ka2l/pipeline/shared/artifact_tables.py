@@ -26,18 +26,14 @@ Answers = dict[int, dict[str, Any]]
 def finished_samples(folder: Path, states: Path | None) -> dict[str, set[int]]:
     """The numbers of the samples that the finished parts of answers contain, by question id.
 
-    The first part of a question has its samples from 1 on, and its states if `states` is a folder. Parts that were added
-    when the number of samples grew have no states. If the states of a first part were deleted, that part of answers is
-    removed too, so that its questions are sampled again and counted once.
+    The first part of a question has its samples from 1 on, and its states if `states` is a folder. Parts that were
+    added when the number of samples grew have no states. If the states of a first part were deleted, that part of
+    answers is removed too, so that its questions are sampled again and counted once.
     """
     numbers_of: dict[str, set[int]] = {}
     for part in atomic_files.parts(folder, ".parquet"):
         table = atomic_files.read_table(part, ["question_id", "sample"]).to_pydict()
-        if (
-            states is not None
-            and FIRST in table["sample"]
-            and not (states / f"{part.stem}.safetensors").exists()
-        ):
+        if states is not None and FIRST in table["sample"] and not (states / f"{part.stem}.safetensors").exists():
             atomic_files.remove(part)
             continue
         for question_id, number in zip(table["question_id"], table["sample"], strict=True):
@@ -56,9 +52,7 @@ def answer_batches(folder: Path, n: int) -> Iterator[dict[str, Answers]]:
     # The parts each question is in.
     parts_of: dict[str, list[int]] = {}
     for number, part in enumerate(parts):
-        for question_id in dict.fromkeys(
-            atomic_files.read_table(part, ["question_id"])["question_id"].to_pylist()
-        ):
+        for question_id in dict.fromkeys(atomic_files.read_table(part, ["question_id"])["question_id"].to_pylist()):
             parts_of.setdefault(question_id, []).append(number)
     # The questions by the first part they are in.
     batches: dict[int, list[str]] = {}
@@ -120,9 +114,7 @@ def read_signal(folder: Path, name: str) -> tuple[list[str], NDArray[Any]]:
 def write_states(path: Path, rows: list[SampledQuestion]) -> None:
     """Write one part of states: a tensor [questions, width] per layer, with the ids in the metadata."""
     stacked = np.stack([row.states for row in rows if row.states is not None])
-    tensors = {
-        _layer_name(layer): np.ascontiguousarray(stacked[:, layer]) for layer in range(stacked.shape[1])
-    }
+    tensors = {_layer_name(layer): np.ascontiguousarray(stacked[:, layer]) for layer in range(stacked.shape[1])}
     atomic_files.write_tensors(path, tensors, {"ids": json.dumps([row.question_id for row in rows])})
 
 

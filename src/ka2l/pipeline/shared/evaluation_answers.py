@@ -47,9 +47,7 @@ def ask(
     return predictions
 
 
-def answers_to(
-    context: Context, name: str, items: Sequence[Item], adapter: Path | None = None
-) -> list[Prediction]:
+def answers_to(context: Context, name: str, items: Sequence[Item], adapter: Path | None = None) -> list[Prediction]:
     """One model's answers to these questions, in their order. Nothing is saved."""
     teaching = name != "base:sensing"
     model = context.prepared_model(teaching=teaching, adapter=adapter)
@@ -82,6 +80,4 @@ def prediction_table(predictions: Sequence[Prediction]) -> "pa.Table":
 
 
 def _prediction_row(prediction: Prediction) -> dict[str, Any]:
-    return {
-        name: getattr(prediction, name) for name in ("model", "question_id", "wording", "question", "text")
-    }
+    return {name: getattr(prediction, name) for name in ("model", "question_id", "wording", "question", "text")}

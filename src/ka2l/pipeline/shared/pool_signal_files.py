@@ -36,9 +36,7 @@ def pool_signals(context: Context, names: Iterable[str]) -> Signals:
         elif run.file(signal_file(name)).exists():
             arrays[name] = atomic_files.read_array(run.file(signal_file(name)))
         else:
-            raise RunError(
-                f"{run.path}: the signal {name} is not there ({signal_file(name)}). Run `ka2l map`."
-            )
+            raise RunError(f"{run.path}: the signal {name} is not there ({signal_file(name)}). Run `ka2l map`.")
     # Every array has a float type.
     return Signals(ids, **arrays)  # type: ignore[arg-type]
 

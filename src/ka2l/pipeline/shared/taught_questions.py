@@ -1,4 +1,6 @@
-"""The questions an arm is fine-tuned on: selected from the pool, decoded from hidden states, or replayed; their answers."""
+"""The questions an arm is fine-tuned on: selected from the pool, decoded from hidden states, or replayed; their
+answers.
+"""
 
 from typing import NamedTuple
 
@@ -88,8 +90,7 @@ def training_questions(context: Context, arm: str, *, replay: bool = True) -> li
     ]
     known = replayed(context, arm) if replay else []
     return found + [
-        TrainingQuestion(each.question.id, each.question.question, (each.answer,), "replayed")
-        for each in known
+        TrainingQuestion(each.question.id, each.question.question, (each.answer,), "replayed") for each in known
     ]
 
 

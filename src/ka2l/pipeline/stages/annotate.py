@@ -73,7 +73,9 @@ def questions_for_people(context: Context, arm: str) -> list[Question]:
 
 
 def geonames_labels(context: Context, decoded: Sequence[Question]) -> dict[str, Label]:
-    """Answers to the decoded questions whose place GeoNames can identify; empty if the questions are not from GeoNames."""
+    """Answers to the decoded questions whose place GeoNames can identify; empty if the questions are not from
+    GeoNames.
+    """
     if not context.config.questions.is_geonames or not decoded:
         return {}
     from ka2l.questions.geonames.resolver import answer
@@ -83,9 +85,7 @@ def geonames_labels(context: Context, decoded: Sequence[Question]) -> dict[str, 
     return dict(labels)
 
 
-def _annotate_by_people(
-    context: Context, questions: Sequence[Question]
-) -> tuple[AnnotationResult, list[str]]:
+def _annotate_by_people(context: Context, questions: Sequence[Question]) -> tuple[AnnotationResult, list[str]]:
     """The answers people have given, and the ids of the questions they have refused.
 
     Raises:
@@ -125,9 +125,7 @@ def _labelled_examples(context: Context, arm: str) -> list[tuple[str, float, str
     selection = atomic_files.read_table(context.run.file("selection.parquet", arm)).to_pydict()
     answers = read_annotations(context, arm)
     labelled = [
-        (i, score)
-        for i, score in zip(selection["question_id"], selection["score"], strict=True)
-        if i in answers
+        (i, score) for i, score in zip(selection["question_id"], selection["score"], strict=True) if i in answers
     ]
     examples = labelled[:_EXAMPLES]
     questions = context.questions_by_id({i for i, _ in examples})

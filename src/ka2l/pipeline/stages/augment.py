@@ -2,9 +2,9 @@
 
     ka2l augment runs/mine augment.per_question=8
 
-`augmented.parquet` has every candidate with its source and, if it was dropped, the reason. A kept candidate has the form
-of a question, is new, is unknown according to the probe that called its source unknown, and can be answered. It never
-gets the answer of its source: the two ask for different facts.
+`augmented.parquet` has every candidate with its source and, if it was dropped, the reason. A kept candidate has the
+form of a question, is new, is unknown according to the probe that called its source unknown, and can be answered. It
+never gets the answer of its source: the two ask for different facts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,9 @@ def augment(context: Context, attempt: Attempt) -> None:
 def predict_p_unknown(
     context: Context, model: "LocalModel", candidates: Sequence[Decoding], verdicts: Sequence[Verdict]
 ) -> dict[int, float]:
-    """p_unknown of every candidate that is not dropped yet, by its index; with the sensing prompt, as for its source."""
+    """p_unknown of every candidate that is not dropped yet, by its index; with the sensing prompt, as for its
+    source.
+    """
     left = [i for i, verdict in enumerate(verdicts) if not verdict.reason]
     if not left:
         return {}
@@ -138,8 +140,8 @@ def _nothing_kept(counts: dict[str, int], config: RunConfig) -> DegenerateError:
         if name.startswith("dropped_")
     )
     return DegenerateError(
-        f"None of the {counts['candidates']} decoded questions is left: {reasons}. Earlier stages are kept. Decode more "
-        f"(augment.per_question, now {config.augment.per_question}), with more noise (augment.noise, now "
+        f"None of the {counts['candidates']} decoded questions is left: {reasons}. Earlier stages are kept. Decode "
+        f"more (augment.per_question, now {config.augment.per_question}), with more noise (augment.noise, now "
         f"{config.augment.noise:g}), train the decoder longer (decoder.epochs), or continue without: "
         "augment.per_question=0."
     )
@@ -152,7 +154,9 @@ def _check_no_leak(context: Context, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _facts(context: Context, rows: Sequence[dict[str, Any]], card: Mapping[str, Any]) -> dict[str, Any]:
-    """Values for the report besides the counts, and the keys of the decoder and the encoder, which may be gone later."""
+    """Values for the report besides the counts, and the keys of the decoder and the encoder, which may be gone
+    later.
+    """
     config = context.config
     texts = [normalize_question(row["question"]) for row in rows]
     predicted = [row["p_unknown"] for row in rows if row["p_unknown"] is not None]
@@ -174,10 +178,7 @@ def _count_in_decoder_set(context: Context, rows: Sequence[dict[str, Any]], text
     known: set[str] = set()
     for batch in context.question_batches("decoder", 4096):
         known |= {name for q in batch for name in (q.group, normalize_question(q.question))}
-    return sum(
-        row["kept"] and (row["group"] in known or text in known)
-        for row, text in zip(rows, texts, strict=True)
-    )
+    return sum(row["kept"] and (row["group"] in known or text in known) for row, text in zip(rows, texts, strict=True))
 
 
 def _augmentation(context: Context, *, labelled: bool) -> Augmentation:
@@ -218,9 +219,7 @@ def _augmentation(context: Context, *, labelled: bool) -> Augmentation:
         distinct=facts["distinct"],
         in_decoder_set=facts["in_decoder_set"],
         examples=[
-            DecodedExample(
-                source=sources[row["source_id"]].question, **{name: row[name] for name in _EXAMPLE_COLUMNS}
-            )
+            DecodedExample(source=sources[row["source_id"]].question, **{name: row[name] for name in _EXAMPLE_COLUMNS})
             for row in shown
         ],
     )

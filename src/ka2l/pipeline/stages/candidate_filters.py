@@ -1,7 +1,7 @@
 """The filters that drop decoded questions before the probe is applied, run on the questions of a run.
 
-They check, in this order: the form of a question, equal texts, the same fact in another wording (only for GeoNames, where
-facts can be identified), whether the question can be answered, and similar texts.
+They check, in this order: the form of a question, equal texts, the same fact in another wording (only for GeoNames,
+where facts can be identified), whether the question can be answered, and similar texts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,9 +36,7 @@ class FilteredCandidates(NamedTuple):
     groups: list[str]
 
 
-def filter_candidates(
-    context: Context, sources: Sequence[Question], decoded: Sequence[Decoding]
-) -> FilteredCandidates:
+def filter_candidates(context: Context, sources: Sequence[Question], decoded: Sequence[Decoding]) -> FilteredCandidates:
     """Find the first reason to drop each decoded question, if there is one.
 
     Args:
@@ -116,7 +114,9 @@ def _answerable(candidates: Sequence[Candidate], facts: _Facts, config: RunConfi
 
 
 def _same_fact(candidates: Sequence[Candidate], facts: _Facts, context: Context) -> list[Verdict]:
-    """Drop candidates that ask, in another wording, for the fact of a question of the run or of an earlier candidate."""
+    """Drop candidates that ask, in another wording, for the fact of a question of the run or of an earlier
+    candidate.
+    """
     wanted = {fact.fact for candidate in candidates if (fact := facts[candidate.id]) is not None}
     # By fact: the reason to drop a candidate, and the id of the question or candidate that asks for it.
     known: dict[str, tuple[str, str]] = {}

@@ -27,7 +27,9 @@ _PART_SOURCES = 16
 
 
 def decode(context: Context, attempt: Attempt) -> None:
-    """Decode `augment.per_question` questions from each source's state; continues after what an interrupted attempt wrote."""
+    """Decode `augment.per_question` questions from each source's state; continues after what an interrupted attempt
+    wrote.
+    """
     run, settings = context.run, context.config.augment
     sources = selected_questions(context, MAIN)
     # Checked before the stage begins, because beginning may remove earlier candidates.

@@ -2,8 +2,8 @@
 
     ka2l augment runs/mine augment.per_question=8
 
-The decoder decodes the same hidden state that the probe reads: the same prompt, position and layer. They are in its card,
-and a decoder of another state is refused.
+The decoder decodes the same hidden state that the probe reads: the same prompt, position and layer. They are in its
+card, and a decoder of another state is refused.
 """
 
 from typing import Any
@@ -99,7 +99,8 @@ def train_decoder(context: Context, attempt: Attempt) -> None:
 
 
 def _validation_rows(questions: list[Question], size: int, seed: int) -> NDArray[np.bool_]:
-    """Which questions are used for validation: whole groups in the order of a hash, so that wordings of a fact stay together.
+    """Which questions are used for validation: whole groups in the order of a hash, so that wordings of a fact stay
+    together.
 
     Raises:
         DegenerateError: too few questions, or too few groups.
@@ -122,8 +123,8 @@ def _validation_rows(questions: list[Question], size: int, seed: int) -> NDArray
         count += sizes[name]
     if len(chosen) == len(names):
         raise DegenerateError(
-            f"The {len(questions)} questions of role decoder are in {len(names)} groups, and no group is left to train on. "
-            "Give finer groups (questions.columns.group), or more questions."
+            f"The {len(questions)} questions of role decoder are in {len(names)} groups, and no group is left to train "
+            "on. Give finer groups (questions.columns.group), or more questions."
         )
     return np.array([question.group in chosen for question in questions])
 
@@ -167,9 +168,7 @@ DECODER_STATES = Stage(
         "decoder",
         ", or use a pretrained decoder (decoder.pretrained); for GeoNames also questions.geonames.decoder=7000",
     ),
-    costs=lambda sizes, arm: Cost(
-        sizes.of_role("decoder"), sizes.of_role("decoder") * sizes.lengths.own, weight=1.0
-    ),
+    costs=lambda sizes, arm: Cost(sizes.of_role("decoder"), sizes.of_role("decoder") * sizes.lengths.own, weight=1.0),
 )
 DECODER = Stage(
     "decoder",

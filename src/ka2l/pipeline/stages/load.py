@@ -26,9 +26,7 @@ def read_questions(config: RunConfig, directory: RunDirectory | None) -> LoadedQ
                 f"questions.source={SOURCE} is for a run that was started with `ka2l import`: give that run with --out."
             )
         return imported_questions(directory)
-    return load_questions(
-        config.questions, config.seed, max(config.prompt.shots, config.prompt.teaching_shots)
-    )
+    return load_questions(config.questions, config.seed, max(config.prompt.shots, config.prompt.teaching_shots))
 
 
 def imported_questions(directory: RunDirectory) -> LoadedQuestions:

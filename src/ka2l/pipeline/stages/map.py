@@ -30,9 +30,7 @@ def map_pool(context: Context, attempt: Attempt) -> None:
     probe, card = read_probe(context)
     total = run.stages["load"].counts.get("pool", 0)
     if total == 0:
-        raise DegenerateError(
-            "The pool is empty: no question has the role pool. Set a size for questions.roles.pool."
-        )
+        raise DegenerateError("The pool is empty: no question has the role pool. Set a size for questions.roles.pool.")
     model = context.prepared_model()
 
     # A mix or an ensemble reads all layers.
@@ -51,16 +49,12 @@ def map_pool(context: Context, attempt: Attempt) -> None:
         atomic_files.write_table(run.file(POOL_IDS), id_table(ids))
         record.counts = {"questions": total, "unknown": n_unknown}
         if context.config.map.probe:
-            record.facts["probe"] = {
-                name: card[name] for name in ("kind", "layer", "n_layers", "answered_by")
-            }
+            record.facts["probe"] = {name: card[name] for name in ("kind", "layer", "n_layers", "answered_by")}
 
 
 def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
     p = atomic_files.read_table(context.run.file("knowledge_map.parquet"))["p_unknown"].to_numpy()
-    drawn = (
-        p if len(p) <= POINTS else np.random.default_rng(context.config.seed).choice(p, POINTS, replace=False)
-    )
+    drawn = p if len(p) <= POINTS else np.random.default_rng(context.config.seed).choice(p, POINTS, replace=False)
     return {
         "p_unknown": drawn.tolist(),
         "n_pool": len(p),
@@ -90,8 +84,6 @@ STAGE = Stage(
     gives=("p_unknown", "embedding"),
     needs=needs_role("pool"),
     inspects=_inspects,
-    costs=lambda sizes, arm: Cost(
-        sizes.of_role("pool"), sizes.of_role("pool") * sizes.lengths.own, prefix=True
-    ),
+    costs=lambda sizes, arm: Cost(sizes.of_role("pool"), sizes.of_role("pool") * sizes.lengths.own, prefix=True),
     shows=_shows,
 )

@@ -70,9 +70,7 @@ def _measure(context: Context, record: StageRecord) -> None:
         record.counts["unknown"] = int(unknown.sum())
 
 
-def _columns(
-    answered: Answered, measured: Measurement, unknown: NDArray[np.bool_] | None
-) -> dict[str, list[Any]]:
+def _columns(answered: Answered, measured: Measurement, unknown: NDArray[np.bool_] | None) -> dict[str, list[Any]]:
     """The columns of entropy.parquet; a score that is undefined is None."""
     return {
         "question_id": answered.ids,
@@ -98,9 +96,7 @@ def _threshold(
     settings, train = context.config.measure, answered.training
     whose = f"{len(train)} training questions of {len(answered.ids)}"
     try:
-        return fit_threshold(
-            entropies[train], settings.threshold, quantile=settings.quantile, whose=whose
-        ), {}
+        return fit_threshold(entropies[train], settings.threshold, quantile=settings.quantile, whose=whose), {}
     except DegenerateError as error:
         if has_model(context.config):
             raise

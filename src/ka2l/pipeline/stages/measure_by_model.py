@@ -1,9 +1,10 @@
-"""Scores of `measure` that need more passes of the model: P(True), ambiguity (from P(True) of other answers), EigenScore.
+"""Scores of `measure` that need more passes of the model: P(True), ambiguity (from P(True) of other answers),
+EigenScore.
 
     ka2l measure runs/mine measure.scores='[p_true, ambiguity, eigenscore]'
 
-They are computed in parts, and finished parts are kept after an interruption. The worked examples of the P(True) prompt are
-training questions. These get no P(True) score, because the prompt contains their own answer.
+They are computed in parts, and finished parts are kept after an interruption. The worked examples of the P(True) prompt
+are training questions. These get no P(True) score, because the prompt contains their own answer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,9 @@ _SCORE_OF = {"p_false": "p_true", "ambiguity": "ambiguity", "ambiguous": "ambigu
 def model_scores(
     context: Context, record: StageRecord, answered: Answered, clusters: Sequence[Sequence[int]]
 ) -> dict[str, list[Any]]:
-    """The columns `p_false`, `ambiguity`, `ambiguous` and `eigenscore` that `measure.scores` asks for; None if undefined."""
+    """The columns `p_false`, `ambiguity`, `ambiguous` and `eigenscore` that `measure.scores` asks for; None if
+    undefined.
+    """
     wanted = [name for name in context.config.measure.scores if name != "kernel_entropy"]
     if not wanted:
         return {}
@@ -90,17 +93,15 @@ def _score_part(
 def _eigenscores(
     context: Context, record: StageRecord, answered: Answered, chunk: Sequence[int]
 ) -> NDArray[np.float64]:
-    """EigenScore, [chunk], of the middle layer's state at the last token of each answer (arXiv 2402.03744, Section 3.1)."""
+    """EigenScore, [chunk], of the middle layer's state at the last token of each answer (arXiv 2402.03744, Section
+    3.1).
+    """
     model = context.prepared_model()
-    texts = {
-        index: [context.prompts.completion(text) for text in answered.answer_texts[index]] for index in chunk
-    }
+    texts = {index: [context.prompts.completion(text) for text in answered.answer_texts[index]] for index in chunk}
     # Equal answers to a question are computed once.
     pairs = list(dict.fromkeys((index, text) for index in chunk for text in texts[index]))
     asked = answered.question_texts
-    prompts = [
-        Prompt(answered.ids[index], context.prompts.sensing(asked[index]) + text) for index, text in pairs
-    ]
+    prompts = [Prompt(answered.ids[index], context.prompts.sensing(asked[index]) + text) for index, text in pairs]
     states = model.states(prompts, model.n_layers // 2, position="tbg")
     add_usage(record, model, "eigenscore_")
     row_of = {pair: row for row, pair in enumerate(pairs)}

@@ -1,11 +1,12 @@
-"""Stages `signals`, `pool_entropy`, `pool_likelihood` and `sentences`: the signals of the pool that query strategies read.
+"""Stages `signals`, `pool_entropy`, `pool_likelihood` and `sentences`: the signals of the pool that query strategies
+read.
 
     ka2l map runs/mine select.strategy=semantic_entropy
 
 Each signal is computed once, only if a strategy reads it. It is one array in `pool_signals/NAME.npy`, rows sorted by
-question id as in `pool_signals/ids.parquet`, read as a memory map; p_unknown is in knowledge_map.parquet. A running stage
-writes its signals in parts, so that a crash loses one part; at its end they are merged, one part in memory at a time.
-Stage `map`, which computes p_unknown and the embedding, is in `map.py`.
+question id as in `pool_signals/ids.parquet`, read as a memory map; p_unknown is in knowledge_map.parquet. A running
+stage writes its signals in parts, so that a crash loses one part; at its end they are merged, one part in memory at a
+time. Stage `map`, which computes p_unknown and the embedding, is in `map.py`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -78,7 +79,9 @@ def sentences(context: Context, attempt: Attempt) -> None:
 
 
 def sampled_entropy(context: Context, attempt: Attempt) -> None:
-    """Compute the semantic entropy of the pool's sampled answers (Eq. 2), in nats, with the judge and rules of `measure`."""
+    """Compute the semantic entropy of the pool's sampled answers (Eq. 2), in nats, with the judge and rules of
+    `measure`.
+    """
     run, settings = context.run, context.config.measure
     ids: list[str] = []
     entropies: list[float] = []
@@ -87,9 +90,7 @@ def sampled_entropy(context: Context, attempt: Attempt) -> None:
         while several := list(islice(batches, _BATCHES_AT_ONCE)):
             text_of = {} if judging.judge is None else _texts(context, several)
             for batch in several:
-                answers = [
-                    [str(row["text"]) for number, row in rows.items() if number] for rows in batch.values()
-                ]
+                answers = [[str(row["text"]) for number, row in rows.items() if number] for rows in batch.values()]
                 texts = [text_of.get(question_id, "") for question_id in batch]
                 clusters, _ = clustered(texts, answers, judging.judge, judging.equivalence, settings.clusters)
                 ids += batch
@@ -131,9 +132,7 @@ def answer_likelihood(context: Context, attempt: Attempt) -> None:
                 "server.logprobs=true if the server can give them, or choose another select.strategy."
             )
         count_tokens(attempt.record, engine)
-        return {
-            name: np.array([-negative_log_likelihood(values or ()) for values in logprobs], dtype=np.float32)
-        }
+        return {name: np.array([-negative_log_likelihood(values or ()) for values in logprobs], dtype=np.float32)}
 
     with attempt.begin() as record:
         over_questions(context, attempt, "pool", folder, signals)
@@ -166,17 +165,17 @@ def _refuses_unfitted_cosine(config: RunConfig) -> None:
     check_judge(config)
     if _fits_cosine(config) and config.map.probe:
         raise ConfigError(
-            f"select.strategy {_strategies(config)}: measure.embedding_threshold=fit is fitted on the probe questions, and "
-            "with map.probe they get no answers. Give a cosine, such as measure.embedding_threshold=0.7."
+            f"select.strategy {_strategies(config)}: measure.embedding_threshold=fit is fitted on the probe questions, "
+            "and with map.probe they get no answers. Give a cosine, such as measure.embedding_threshold=0.7."
         )
 
 
 def _refuses_no_logprobs(config: RunConfig) -> None:
     if samples_from_server(config) and not config.server.logprobs:
         raise ConfigError(
-            f"select.strategy {_strategies(config)}: the likelihood of answers needs their token log-probabilities, and "
-            "with server.logprobs=false the server does not return them. Set server.logprobs=true, or choose another "
-            "strategy."
+            f"select.strategy {_strategies(config)}: the likelihood of answers needs their token log-probabilities, "
+            "and with server.logprobs=false the server does not return them. Set server.logprobs=true, or choose "
+            "another strategy."
         )
 
 
@@ -191,9 +190,7 @@ SIGNALS = Stage(
         Written(_NEXT_TOKEN_PARTS, parts=True, working=True),
     ),
     gives=NEXT_TOKEN,
-    costs=lambda sizes, arm: Cost(
-        sizes.of_role("pool"), sizes.of_role("pool") * sizes.lengths.own, prefix=True
-    ),
+    costs=lambda sizes, arm: Cost(sizes.of_role("pool"), sizes.of_role("pool") * sizes.lengths.own, prefix=True),
 )
 POOL_ENTROPY = Stage(
     "pool_entropy",

@@ -77,9 +77,7 @@ def _probe(context: Context, record: StageRecord) -> None:
     folder = run.file("probe")
     replace(kept.probe, card=card).save_pretrained(folder)
     atomic_files.write_table(folder / "layers.parquet", as_table(_layer_rows(kept, test_aurocs)))
-    record.counts = {"probes": len(kept.fits)} | (
-        {"layer": kept.probe.layer} if kept.probe.layer >= 0 else {}
-    )
+    record.counts = {"probes": len(kept.fits)} | ({"layer": kept.probe.layer} if kept.probe.layer >= 0 else {})
 
 
 def _read_measured(context: Context) -> Measured:
@@ -104,8 +102,8 @@ def _train(context: Context, data: Measured) -> _Kept:
     if not np.isfinite(target.values).any():
         raise DegenerateError(
             f"probe.target={settings.target} is trained on right and wrong answers, and none of the "
-            f"{len(target.values)} probe questions has both a gold answer and a low-temperature answer. Give gold answers "
-            "(questions.columns.answers), or use probe.target=label."
+            f"{len(target.values)} probe questions has both a gold answer and a low-temperature answer. Give gold "
+            "answers (questions.columns.answers), or use probe.target=label."
         )
     n_layers = len(settings.layers) if settings.layers is not None else data.states.shape[1]
     n_fits = sum(1 if kind in ("mix", "ensemble") else n_layers for kind in settings.kinds)
@@ -125,9 +123,7 @@ def _train(context: Context, data: Measured) -> _Kept:
     # A probe of target `value` predicts the entropy; the map needs the probability that it is above the threshold.
     outcome = target.event if settings.target == "value" else target.values
     rows = data.validation
-    probe = calibrate(
-        fit.probe, fit.probe.inputs(data.states[rows]), outcome[rows].astype(float), settings.calibration
-    )
+    probe = calibrate(fit.probe, fit.probe.inputs(data.states[rows]), outcome[rows].astype(float), settings.calibration)
     return _Kept(probe, fit, fits, target)
 
 
@@ -178,9 +174,7 @@ def _reliability(kept: _Kept, data: Measured) -> list[dict[str, float]]:
     rows = data.test[np.isfinite(kept.target.values[data.test])]
     if not rows.size:
         return []
-    curve = reliability_curve(
-        kept.probe.predict(kept.probe.inputs(data.states[rows])), kept.target.event[rows]
-    )
+    curve = reliability_curve(kept.probe.predict(kept.probe.inputs(data.states[rows])), kept.target.event[rows])
     return [point._asdict() for point in curve]
 
 
@@ -191,9 +185,11 @@ def _layer_0_auroc(kept: _Kept, test_aurocs: list[float]) -> float:
 
 
 def _layer_0_check(context: Context, data: Measured, test_auroc: float) -> dict[str, Any]:
-    """The constant-token check: the last prompt token has the same embedding in every question, so a probe of it guesses.
+    """The constant-token check: the last prompt token has the same embedding in every question, so a probe of it
+    guesses.
 
-    In models that add positions to the embedding it differs with the prompt's length. That is noted and is not an error.
+    In models that add positions to the embedding it differs with the prompt's length. That is noted and is not an
+    error.
     """
     constant = bool(np.ptp(data.states[:, 0], axis=0).max() == 0)
     if context.config.probe.position == "tbg" and not constant:
@@ -249,9 +245,7 @@ def _layer_scores(context: Context) -> list[LayerScore]:
 def _score_row(name: str, targets: dict[str, Any], layers: dict[str, int]) -> ScoreRow:
     title = score_title(name, layers.get(name))
     metrics = {
-        target: {
-            metric: interval_from(value) for metric, value in (scores or {}).items() if metric != "difference"
-        }
+        target: {metric: interval_from(value) for metric, value in (scores or {}).items() if metric != "difference"}
         for target, scores in targets.items()
     }
     p_values = {

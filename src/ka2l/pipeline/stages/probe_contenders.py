@@ -78,7 +78,9 @@ class Contender(NamedTuple):
 def contenders(
     kept: Probe, fits: Sequence[ProbeFit], data: Measured, config: ProbeConfig, seed: int
 ) -> list[Contender]:
-    """The kept probe, the best probe of each kind, a linear probe for each other target, and the scores of `measure`."""
+    """The kept probe, the best probe of each kind, a linear probe for each other target, and the scores of
+    `measure`.
+    """
     compared = [Contender(KEPT, kept.layer, kept.predict(kept.inputs(data.states)))]
     for kind in config.kinds:
         best = choose([fit for fit in fits if fit.probe.kind == kind], config.choice)
@@ -139,8 +141,7 @@ def score_tables(
         probabilities = {
             one.name: p[rows]
             for one in scored
-            if (p := _probability(one, event, validation, given=one.name == KEPT and own == target))
-            is not None
+            if (p := _probability(one, event, validation, given=one.name == KEPT and own == target)) is not None
         }
         table = evaluate_scores(
             {one.name: one.score[rows] for one in scored},

@@ -83,7 +83,5 @@ STAGE = Stage(
     reads=lambda config, arm: ["load", *own_probe(config), "map", arm_stage("annotate", arm)],
     settings=_settings,
     writes=(Written(REPLAYED),),
-    costs=lambda sizes, arm: Cost(
-        sizes.replayed, sizes.replayed * (sizes.lengths.own + sizes.answer), prefix=True
-    ),
+    costs=lambda sizes, arm: Cost(sizes.replayed, sizes.replayed * (sizes.lengths.own + sizes.answer), prefix=True),
 )

@@ -61,9 +61,7 @@ def _model_fields(context: Context) -> dict[str, Any]:
     """Where the answers and the hidden states come from, and why the run ends early."""
     config = context.config
     end = limit(config)
-    fields: dict[str, Any] = {
-        "ends": f"The run ends after “{end.last}”. {end.why}" if end is not None else ""
-    }
+    fields: dict[str, Any] = {"ends": f"The run ends after “{end.last}”. {end.why}" if end is not None else ""}
     fields["engine"] = {"local": "", "server": config.server.url, "imported": "answers made elsewhere"}[
         config.sample.engine
     ]
@@ -75,7 +73,9 @@ def _model_fields(context: Context) -> dict[str, Any]:
 
 
 def _prompts(context: Context) -> dict[str, str]:
-    """The sensing and the teaching prompt; empty if the run does not use it. The prompt of imported answers is unknown."""
+    """The sensing and the teaching prompt; empty if the run does not use it. The prompt of imported answers is
+    unknown.
+    """
     config = context.config
     if has_imported_answers(config) and not has_model(config):
         return {"sensing_prompt": "", "teaching_prompt": ""}
@@ -89,9 +89,7 @@ def _prompts(context: Context) -> dict[str, str]:
 
 
 def _cost(name: str, record: StageRecord) -> StageCost:
-    return StageCost(
-        name, record.seconds, record.counts, record.tokens, record.tokens_per_second, record.memory_mb
-    )
+    return StageCost(name, record.seconds, record.counts, record.tokens, record.tokens_per_second, record.memory_mb)
 
 
 def _reads(config: RunConfig, _arm: str) -> list[str]:

@@ -1,10 +1,12 @@
-"""Stages `sample` and `pool_answers`: answers to the probe questions with the hidden states of every layer; pool answers.
+"""Stages `sample` and `pool_answers`: answers to the probe questions with the hidden states of every layer; pool
+answers.
 
     ka2l sample runs/mine sample.n=10        # after sample.n=5: only samples 6 to 10
 
-The pool is sampled only if a strategy needs its answers, and without hidden states. The work is cut into parts of questions
-that miss the same samples. A part is finished before the next begins, so that a continued run ends with the same files,
-byte for byte. The first part of a question has its states; parts that are added when the number of samples grows have not.
+The pool is sampled only if a strategy needs its answers, and without hidden states. The work is cut into parts of
+questions that miss the same samples. A part is finished before the next begins, so that a continued run ends with the
+same files, byte for byte. The first part of a question has its states; parts that are added when the number of samples
+grows have not.
 """
 
 from collections.abc import Sequence
@@ -57,8 +59,8 @@ def _sample(context: Context, attempt: Attempt, task: _Task) -> None:
     wanted = _wanted(context, engine.sampler, ids, task)
     old = run.stages.get(attempt.stage)
     if samples_from_server(config) and old is not None and old.key != attempt.key:
-        # Beginning the stage removes the old answers, so check first that the server answers. This answer is paid for and
-        # is kept in paid.sqlite.
+        # Beginning the stage removes the old answers, so check first that the server answers. This answer is paid for
+        # and is kept in paid.sqlite.
         first = next(context.question_batches(task.role, 1))
         ask(context, engine, first, (task.first,), lambda _count: None)
     folder, states = run.file(task.answers), run.file(task.states) if task.states else None
@@ -68,9 +70,7 @@ def _sample(context: Context, attempt: Attempt, task: _Task) -> None:
         done = len(wanted) - sum(map(len, todo.values()))
         with context.reporter.bar(attempt.stage, len(wanted), done) as advance:
             for numbers, missing in todo.items():
-                for chunk in context.question_batches(
-                    task.role, config.sample.part_size, missing.__contains__
-                ):
+                for chunk in context.question_batches(task.role, config.sample.part_size, missing.__contains__):
                     rows = ask(context, engine, chunk, numbers, advance)
                     part = atomic_files.next_part(folder, ".parquet")
                     # The states are written first: once the part of answers exists, both are complete.
@@ -86,7 +86,8 @@ def _sample(context: Context, attempt: Attempt, task: _Task) -> None:
 
 
 def _wanted(context: Context, sampler: Any, ids: Sequence[str], task: _Task) -> dict[str, tuple[int, ...]]:
-    """The numbers of the samples each question should have: 1 to N, and for probe questions also 0, the low-temperature one.
+    """The numbers of the samples each question should have: 1 to N, and for probe questions also 0, the low-temperature
+    one.
 
     Raises:
         RunError: imported answers are missing.

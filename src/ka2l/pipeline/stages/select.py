@@ -21,8 +21,8 @@ def select_questions(context: Context, attempt: Attempt) -> None:
     signals = pool_signals(context, needs(strategy, options))
     if config.select.budget > len(signals.ids):
         context.reporter.say(
-            f"select: the budget of {config.select.budget} is larger than the pool of {len(signals.ids)}; all of the pool "
-            "is selected."
+            f"select: the budget of {config.select.budget} is larger than the pool of {len(signals.ids)}; all of the "
+            "pool is selected."
         )
     with attempt.begin() as record:
         selection = select(strategy, signals, chosen.budget, config.selection_seed, options)

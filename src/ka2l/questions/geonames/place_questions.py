@@ -66,9 +66,7 @@ _PARTS_OF_CITIES = _words(
 
 _BRITISH = {"ENG": "England", "SCT": "Scotland", "WLS": "Wales", "NIR": "Northern Ireland"}
 _REGULAR_PLURAL = ("dollar", "euro", "pound", "franc", "peso", "rupee", "dinar", "shilling")
-_WITH_ARTICLE = _words(
-    "AE AX BS CD CF CG CK DO FK FM FO GB GM IM KM KY MH MP MV NL PH PS SB SC TC US VA VG VI"
-)
+_WITH_ARTICLE = _words("AE AX BS CD CF CG CK DO FK FM FO GB GM IM KM KY MH MP MV NL PH PS SB SC TC US VA VG VI")
 
 
 def geonames_rows(config: GeonamesConfig, seed: int) -> list[Question]:
@@ -134,9 +132,7 @@ def _draw(questions: Iterable[Question], count: int, seed: int) -> list[Question
     return sorted(questions, key=lambda q: rank(seed, q.id))[:count]
 
 
-def _question(
-    kind: str, key: Any, subject: str, answers: Iterable[str], tier: str, population: int
-) -> Question:
+def _question(kind: str, key: Any, subject: str, answers: Iterable[str], tier: str, population: int) -> Question:
     first, *others = (_sentence(wording.format(subject)) for wording in WORDINGS[kind])
     name = f"{kind}:{key}"
     meta = {"kind": kind, "tier": tier, "population": population, "rewordings": others}
@@ -179,9 +175,7 @@ def _currencies(countries: Mapping[str, Mapping[str, Any]]) -> Iterator[Question
             yield _question("currency", code, in_text(code, row), answers, tier, row["population"])
 
 
-def _cities(
-    countries: Mapping[str, Mapping[str, Any]], cities: Iterable[Mapping[str, Any]]
-) -> Iterator[Question]:
+def _cities(countries: Mapping[str, Mapping[str, Any]], cities: Iterable[Mapping[str, Any]]) -> Iterator[Question]:
     # By normalised name: the countries with a city of that name, and the largest of these cities.
     homes: dict[str, set[str]] = {}
     crowd: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
@@ -236,7 +230,9 @@ def all_country_names(countries: Mapping[str, Mapping[str, Any]]) -> set[str]:
 
 
 def names_a_country(name: str, named: Set[str]) -> bool:
-    """Whether consecutive words of it are one of `named` (normalised): "Mexico City" contains the name of its country."""
+    """Whether consecutive words of it are one of `named` (normalised): "Mexico City" contains the name of its
+    country.
+    """
     words = normalize_answer(name).split()
     runs = (" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
     return any(run in named for run in runs)

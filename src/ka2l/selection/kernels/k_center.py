@@ -68,11 +68,7 @@ def _farthest(
     # Only duplicates of picked rows, or rows without weight, are left.
     if distance.max() == 0:
         rows = np.flatnonzero(distance == 0)
-        order = (
-            np.arange(len(rows))
-            if squared_weights is None
-            else np.argsort(-squared_weights[rows], kind="stable")
-        )
+        order = np.arange(len(rows)) if squared_weights is None else np.argsort(-squared_weights[rows], kind="stable")
         return rows[order[:k]].tolist()
     rows, outsider, outsider_distance = top_rows(distance, ahead)
     block, current = points.take(rows), distance[rows]

@@ -17,9 +17,7 @@ class Clusters(NamedTuple):
     assignment: NDArray[np.int32]  # [rows], the nearest center of each
 
 
-def k_means(
-    x: Floats, k: int, rng: np.random.Generator, *, iterations: int = 50, device: str = "cpu"
-) -> Clusters:
+def k_means(x: Floats, k: int, rng: np.random.Generator, *, iterations: int = 50, device: str = "cpu") -> Clusters:
     """Lloyd's algorithm from a k-means++ start, until no row changes its cluster or for that many iterations.
 
     The center of a cluster without rows is moved to the row that is farthest from its own center.

@@ -79,9 +79,7 @@ def kmeans(pool: Pool, k: int, rng: np.random.Generator, options: Options) -> Pi
     for members in _members(assignment):
         center = centers[assignment[members[0]]]
         nearness[members] = -np.square(directions[members].astype(np.float32) - center).sum(axis=1)
-    return _in_order(
-        _round_robin(pool, assignment, nearness, k), "pick {}: nearest to the center of its cluster"
-    )
+    return _in_order(_round_robin(pool, assignment, nearness, k), "pick {}: nearest to the center of its cluster")
 
 
 def probcover(pool: Pool, k: int, rng: np.random.Generator, options: Options) -> Picks:

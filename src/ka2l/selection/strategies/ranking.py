@@ -46,8 +46,9 @@ def unknown_diverse(pool: Pool, k: int, rng: np.random.Generator, options: Optio
     The questions with the highest p_unknown lie close together: they teach one kind of fact repeatedly and are the
     hardest to learn. Spread alone selects known questions. The border of the probe is not exact either: it calls
     questions known that the model answers consistently wrong, and these lie far from the rest. So all questions may be
-    selected (inside `band`, if one is given; from 0.5 on if `known_fraction` sets the share of known ones), and distance
-    between states weighs as much as the probability. Measurements, also of rejected variants, are in docs/results.md.
+    selected (inside `band`, if one is given; from 0.5 on if `known_fraction` sets the share of known ones), and
+    distance between states weighs as much as the probability. Measurements, also of rejected variants, are in
+    docs/results.md.
     """
     low, high = options.band if options.known_fraction is None else options.interval
     inside, outside = _sides(pool, low, high)

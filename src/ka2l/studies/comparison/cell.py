@@ -82,9 +82,7 @@ class Cell(RunDirectory):
         """Read the records again: another process may have worked on this cell since it was opened."""
         own = RunDirectory.create(self.path, self.plan.config).stages
         # The upstream run may have selected and fine-tuned itself; these stages are not the cell's.
-        shared = {
-            name: record for name, record in self.upstream.stages.items() if split_stage(name)[0] not in OWN
-        }
+        shared = {name: record for name, record in self.upstream.stages.items() if split_stage(name)[0] not in OWN}
         self.stages = {**shared, **own}
 
     @contextmanager
@@ -211,9 +209,7 @@ def outcomes_of(
         after=np.array(right, dtype=bool),
         f1=np.array([row.f1 for row in scores], dtype=float),
         rouge_l=np.array([row.rouge_l for row in scores], dtype=float),
-        meteor=np.array(
-            [meteor_exact_stem(text, accepted) for text, accepted in zip(after, answers, strict=True)]
-        ),
+        meteor=np.array([meteor_exact_stem(text, accepted) for text, accepted in zip(after, answers, strict=True)]),
         bleu=corpus_bleu(after, answers) if items else float("nan"),
     )
 
@@ -245,10 +241,7 @@ def check_answers(context: Context) -> None:
         RunError: there are such questions.
     """
     missing = [
-        question.id
-        for batch in context.question_batches("pool", 4096)
-        for question in batch
-        if not question.answers
+        question.id for batch in context.question_batches("pool", 4096) for question in batch if not question.answers
     ]
     if missing:
         raise RunError(

@@ -2,8 +2,8 @@
 
     save(result, folder); load(folder)     # cell.json and outcomes.parquet; a cell with a cell.json is complete
 
-Plain values: the statistics, tables and figures of a comparison are pure functions over a list of these. This is the only
-file of the statistics that reads and writes files.
+Plain values: the statistics, tables and figures of a comparison are pure functions over a list of these. This is the
+only file of the statistics that reads and writes files.
 """
 
 import math
@@ -133,9 +133,7 @@ def save(result: CellResult, folder: Path) -> None:
         "group": [group for rows in result.sets.values() for group in rows.groups],
     }
     for name, dtype in _TYPES.items():
-        parts: list[NDArray[Any]] = [
-            np.asarray(getattr(rows, name), dtype=dtype) for rows in result.sets.values()
-        ]
+        parts: list[NDArray[Any]] = [np.asarray(getattr(rows, name), dtype=dtype) for rows in result.sets.values()]
         columns[name] = np.concatenate([*parts, np.empty(0, dtype=dtype)])
     text = dict.fromkeys(("set", "question_id", "group"), pa.string())
     atomic_files.write_table(
@@ -157,17 +155,13 @@ def load(folder: Path) -> CellResult:
         RunError: the cell is not finished, or its two files do not belong together.
     """
     if not (folder / CELL).is_file():
-        raise RunError(
-            f"{folder}: no {CELL}, so this cell is not finished. Run the same `ka2l compare` command again."
-        )
+        raise RunError(f"{folder}: no {CELL}, so this cell is not finished. Run the same `ka2l compare` command again.")
     plain = atomic_files.read_json(folder / CELL)
     table = atomic_files.read_table(folder / OUTCOMES)
     lengths = {name: rows["rows"] for name, rows in plain["sets"].items()}
     names = [name for name, n in lengths.items() for _ in range(n)]
     if table["set"].to_pylist() != names:
-        raise RunError(
-            f"{folder}: {CELL} and {OUTCOMES} do not belong together. Delete the folder and run again."
-        )
+        raise RunError(f"{folder}: {CELL} and {OUTCOMES} do not belong together. Delete the folder and run again.")
     sets, start = {}, 0
     for name, n in lengths.items():
         rows = table.slice(start, n)

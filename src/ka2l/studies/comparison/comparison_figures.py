@@ -54,9 +54,7 @@ def marks(summary: Summary) -> dict[str, Mark]:
     others = [name for name in summary.policies if name not in (summary.reference, WHOLE)]
     of_others = {name: _MARKS[at % len(_MARKS)] for at, name in enumerate(others)}
     return {
-        name: _REFERENCE if name == summary.reference else of_others[name]
-        for name in summary.policies
-        if name != WHOLE
+        name: _REFERENCE if name == summary.reference else of_others[name] for name in summary.policies if name != WHOLE
     }
 
 
@@ -80,15 +78,11 @@ def learning_curve(summary: Summary, measure: str) -> str | None:
                 "ha": "right",
                 "fontsize": 10,
             }
-            axes.annotate(
-                "whole pool", (1.0, scale * whole), xycoords=axes.get_yaxis_transform(), alpha=0.8, **note
-            )
+            axes.annotate("whole pool", (1.0, scale * whole), xycoords=axes.get_yaxis_transform(), alpha=0.8, **note)
         for name, points in lines.items():
             first = [Point(0.0, base, math.nan)] if math.isfinite(base) else []
             _line(axes, [*first, *points], marks(summary)[name], scale, dashed=name == summary.reference)
-        axes.set(
-            xlabel="labels bought", ylabel=MEASURES[measure].title.lower() + (" (%)" if scale == 100 else "")
-        )
+        axes.set(xlabel="labels bought", ylabel=MEASURES[measure].title.lower() + (" (%)" if scale == 100 else ""))
         axes.set_xticks(sorted({0.0} | {point.labels for points in lines.values() for point in points}))
         axes.margins(x=0.04, y=0.08)
         axes.grid(axis="y")
@@ -101,7 +95,9 @@ def learning_curve(summary: Summary, measure: str) -> str | None:
 
 
 def differences(summary: Summary, measure: str) -> str | None:
-    """Every policy's paired difference from random with its 95 % interval, one line per budget; filled marks are clear."""
+    """Every policy's paired difference from random with its 95 % interval, one line per budget; filled marks are
+    clear.
+    """
     tests = {key[:2]: test for key, test in summary.differences.items() if key[2] == measure}
     names = [name for name in marks(summary) if any(policy == name for policy, _ in tests)]
     if not tests:
@@ -136,9 +132,7 @@ def differences(summary: Summary, measure: str) -> str | None:
         f"{shorten(name, 24)} at {budget:,}: {decimal(scale * test.interval.value)}, {test.verdict}"
         for (name, budget), test in tests.items()
     )
-    return drawn(
-        f"difference-{measure}", clean(label), paint, height=62 + len(names) * (12 + 9 * len(budgets))
-    )
+    return drawn(f"difference-{measure}", clean(label), paint, height=62 + len(names) * (12 + 9 * len(budgets)))
 
 
 def _points(summary: Summary, policy: str, measure: str) -> list[Point]:

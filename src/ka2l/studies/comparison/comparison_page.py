@@ -158,9 +158,7 @@ def _tiles(summary: Summary) -> list[Tile]:
 
 def _tile(name: str, value: Estimate, note: str) -> Tile:
     spread = f", ± {100 * value.std:.1f} over {value.n} seeds" if math.isfinite(value.std) else ""
-    return Tile(
-        name, (Figure(number_format.percent(value.mean, 1), number_format.shorten(note, 40) + spread),)
-    )
+    return Tile(name, (Figure(number_format.percent(value.mean, 1), number_format.shorten(note, 40) + spread),))
 
 
 def _held_out(arm: Arm) -> Estimate:
@@ -172,7 +170,4 @@ def _explained(summary: Summary) -> dict[str, str]:
     if not summary.arms:
         return {}
     names = dict.fromkeys((*tables.SCORES, *tables.LEARNING, *tables.COSTS))
-    return {
-        MEASURES[name].title: f"{MEASURES[name].about[:1].upper()}{MEASURES[name].about[1:]}."
-        for name in names
-    }
+    return {MEASURES[name].title: f"{MEASURES[name].about[:1].upper()}{MEASURES[name].about[1:]}." for name in names}

@@ -52,9 +52,7 @@ def labels_to_target(policy: str, points: Sequence[Point], base: float, target: 
         target: NaN is never reached.
     """
     known = sorted((point for point in points if math.isfinite(point.score)), key=lambda point: point.labels)
-    labels = crossing(
-        [0.0, *(point.labels for point in known)], [base, *(point.score for point in known)], target
-    )
+    labels = crossing([0.0, *(point.labels for point in known)], [base, *(point.score for point in known)], target)
     if not known or not math.isfinite(target):
         return LabelsToTarget(policy, labels, math.nan)
     highest = np.max([point.drawn for point in known], axis=0)

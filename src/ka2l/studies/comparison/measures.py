@@ -116,12 +116,8 @@ MEASURES: Mapping[str, Measure] = {
     "gain_pool": Measure("Pool, gain", "pool share right now minus before teaching", "share"),
     "learned": Measure("Learned", "bought questions that were wrong before and are right now", "count"),
     "labels": Measure("Labels", "answers bought", "count"),
-    "replayed": Measure(
-        "Replayed", "known questions taught again with the model's own answers, at no label", "count"
-    ),
-    "cost": Measure(
-        "Cost of labels", "what the labels cost, as the annotator counts it", "money", higher=False
-    ),
+    "replayed": Measure("Replayed", "known questions taught again with the model's own answers, at no label", "count"),
+    "cost": Measure("Cost of labels", "what the labels cost, as the annotator counts it", "money", higher=False),
     "select_seconds": Measure("Choosing", "time of the strategy itself", "seconds", higher=False),
     "finetune_seconds": Measure("Fine-tuning", "time of the fine-tuning", "seconds", higher=False),
     "evaluate_seconds": Measure("Evaluating", "time of the evaluation", "seconds", higher=False),

@@ -61,9 +61,7 @@ def differences_of_arms(
             tests[arm] = (test, len(paired))
     corrected = holm({arm: test.p for arm, (test, _) in tests.items()})
     return {
-        arm: Difference(
-            *arm, measure, seeds, *test, corrected[arm], _verdict(test.interval, corrected[arm], measure)
-        )
+        arm: Difference(*arm, measure, seeds, *test, corrected[arm], _verdict(test.interval, corrected[arm], measure))
         for arm, (test, seeds) in tests.items()
     }
 

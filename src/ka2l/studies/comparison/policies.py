@@ -64,8 +64,8 @@ def _named(config: RunConfig, text: str) -> Policy:
     name = name.strip()
     if not colon or not _NAME.fullmatch(name) or name == FULL:
         raise ConfigError(
-            f"--policy {text!r}: a policy has the form 'NAME: section.key=value …' with a name of letters, digits, dots, "
-            "underscores and plus signs, for example 'careful: select.strategy=unknown finetune.replay=1'."
+            f"--policy {text!r}: a policy has the form 'NAME: section.key=value …' with a name of letters, digits, "
+            "dots, underscores and plus signs, for example 'careful: select.strategy=unknown finetune.replay=1'."
         )
     try:
         settings = shlex.split(rest)

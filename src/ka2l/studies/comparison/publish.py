@@ -76,8 +76,8 @@ def publish(comparison: Comparison, grid: Grid, target: float | None = None) -> 
     if comparison.waiting:
         busy = len(comparison.running)
         parts.append(
-            f"{comparison.waiting} of {planned} cells are not done; other processes are working on {busy} of them. Run the "
-            "same command again to continue."
+            f"{comparison.waiting} of {planned} cells are not done; other processes are working on {busy} of them. Run "
+            "the same command again to continue."
         )
     parts.append(f"Tables, curves and tests: {folder / 'compare.html'} (and compare.md, cells.parquet)")
     return Published("\n\n".join(parts), values)
@@ -90,9 +90,7 @@ def write_tables(summary: Summary, cells: Sequence[CellResult], folder: Path) ->
     atomic_files.write_table(folder / "summary.parquet", tables.summary_table(summary))
 
 
-def publish_progress(
-    comparison: Comparison, grid: Grid, reporter: Reporter, target: float | None = None
-) -> None:
+def publish_progress(comparison: Comparison, grid: Grid, reporter: Reporter, target: float | None = None) -> None:
     """After a cell: report the state of the grid, and write the page with the results so far."""
     done = {(cell.policy, cell.budget, cell.seed): measured(cell)["held_out"] for cell in comparison.results}
     reporter.say("\n" + tables.progress_table(comparison.planned, done, comparison.running) + "\n")
@@ -106,9 +104,7 @@ def settings_text(policy: Policy, config: RunConfig) -> str:
     return " ".join(
         f"{name}={value}"
         for section in ("select", "finetune")
-        for name, value in _changed(
-            getattr(policy.config, section), getattr(config, section), section
-        ).items()
+        for name, value in _changed(getattr(policy.config, section), getattr(config, section), section).items()
     )
 
 
@@ -128,10 +124,15 @@ def _settings(config: RunConfig, comparison: Comparison, grid: Grid) -> dict[str
     tuning = config.finetune
     batch = tuning.batch_size * tuning.gradient_accumulation
     return {
-        "Questions": f"{config.questions.source}: {counts.get('pool', 0):,} in the pool, {counts.get('eval', 0):,} held out",
+        "Questions": (
+            f"{config.questions.source}: {counts.get('pool', 0):,} in the pool, {counts.get('eval', 0):,} held out"
+        ),
         "Budgets": _listed(sorted(set(grid.budgets))),
         "Seeds": _listed(grid.seeds),
-        "Teaching": f"LoRA rank {tuning.lora_rank}, {tuning.epochs} epochs, batch {batch}, learning rate {tuning.learning_rate:g}",
+        "Teaching": (
+            f"LoRA rank {tuning.lora_rank}, {tuning.epochs} epochs, batch {batch}, "
+            f"learning rate {tuning.learning_rate:g}"
+        ),
         "Right": config.measure.correct.replace("_", " "),
     }
 

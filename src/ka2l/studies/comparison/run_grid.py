@@ -3,8 +3,8 @@
     ka2l compare recipes/geo-smollm2.yaml --strategies unknown,random --budgets 50,100 --seeds 3 --out runs/geo
 
 Stage 1 runs once. Then every cell (policy × budget × seed) selects, annotates, fine-tunes and is evaluated on its own,
-under RUN/compare/cells. Cells are independent: running the same command again continues where it stopped, and if it runs
-several times at once (one process per GPU), the processes share the cells.
+under RUN/compare/cells. Cells are independent: running the same command again continues where it stopped, and if it
+runs several times at once (one process per GPU), the processes share the cells.
 """
 
 from collections.abc import Callable, Sequence
@@ -225,9 +225,7 @@ class _BaseAnswers:
         self.context = context
         self.folder = context.run.path / FOLDER / f"base-{context.base_key}"
         self.predictions: list[Prediction] = [
-            prediction
-            for part in atomic_files.parts(self.folder, ".parquet")
-            for prediction in read_predictions(part)
+            prediction for part in atomic_files.parts(self.folder, ".parquet") for prediction in read_predictions(part)
         ]
 
     def ask(self, name: str, items: Sequence[Item]) -> None:
@@ -239,9 +237,7 @@ class _BaseAnswers:
         self.context.reporter.say(f"base model  {len(new):,} questions ({name.partition(':')[2]} prompt)")
         for start in range(0, len(new), _PART):
             answers = answers_to(self.context, name, new[start : start + _PART])
-            atomic_files.write_table(
-                atomic_files.next_part(self.folder, ".parquet"), prediction_table(answers)
-            )
+            atomic_files.write_table(atomic_files.next_part(self.folder, ".parquet"), prediction_table(answers))
             self.predictions += answers
 
 

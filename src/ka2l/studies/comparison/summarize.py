@@ -119,9 +119,7 @@ def _check_same_questions(cells: Sequence[CellResult]) -> None:
             first = first or (cell, asked)
 
 
-def _arms(
-    cells: Sequence[CellResult], columns: Columns, measured: Sequence[Mapping[str, float]]
-) -> tuple[Arm, ...]:
+def _arms(cells: Sequence[CellResult], columns: Columns, measured: Sequence[Mapping[str, float]]) -> tuple[Arm, ...]:
     """Every arm with the mean and spread of each measure."""
     return tuple(
         Arm(
@@ -201,9 +199,7 @@ def _target(arms: Sequence[Arm], reference: str, given: float | None) -> tuple[f
     return math.nan, ""
 
 
-def _standings(
-    arms: Sequence[Arm], differences: Mapping[tuple[str, int, str], Difference]
-) -> tuple[Standing, ...]:
+def _standings(arms: Sequence[Arm], differences: Mapping[tuple[str, int, str], Difference]) -> tuple[Standing, ...]:
     """Every arm that is tested on at least one of the three criteria."""
     tested = []
     for arm in arms:
@@ -214,9 +210,7 @@ def _standings(
                 verdict: tuple(test.measure for test in tests if test.verdict == verdict)
                 for verdict in (BETTER, WORSE, UNCLEAR)
             }
-            tested.append(
-                Standing(arm.policy, arm.budget, by_verdict[BETTER], by_verdict[WORSE], by_verdict[UNCLEAR])
-            )
+            tested.append(Standing(arm.policy, arm.budget, by_verdict[BETTER], by_verdict[WORSE], by_verdict[UNCLEAR]))
     return tuple(tested)
 
 

@@ -34,7 +34,8 @@ class Arm:
 class Difference:
     """An arm minus another (random at the same budget, or the whole pool), over the seeds both have.
 
-    The interval's `n` counts question groups; `p_holm` is corrected over all policies and budgets tested on this measure.
+    The interval's `n` counts question groups; `p_holm` is corrected over all policies and budgets tested on this
+    measure.
     """
 
     policy: str

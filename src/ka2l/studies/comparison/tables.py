@@ -1,4 +1,5 @@
-"""The tables of a comparison: Markdown like the paper's Tables 6–8, Parquet, JSON, and a progress table for the terminal.
+"""The tables of a comparison: Markdown like the paper's Tables 6–8, Parquet, JSON, and a progress table for the
+terminal.
 
 print(markdown(summary))
 print(progress_table(planned, done, running))
@@ -41,9 +42,7 @@ def views(summary: Summary) -> tuple[View, ...]:
 
 def scores(summary: Summary) -> View:
     """Held-out metrics and the share right in the pool, in percent, as in the paper's Tables 6–8."""
-    before = tuple(
-        percent(summary.base[name]).removesuffix(" %") if name in summary.base else "" for name in SCORES
-    )
+    before = tuple(percent(summary.base[name]).removesuffix(" %") if name in summary.base else "" for name in SCORES)
     first = [("before teaching", "0", *before)] if summary.arms else []
     return _by_arm("Scores, in percent", summary, SCORES, tuple(first))
 
@@ -55,14 +54,14 @@ def learning(summary: Summary) -> View:
 
 def costs(summary: Summary) -> View:
     """Money and time; the columns `cost` and `replayed` are left out if they are 0 everywhere."""
-    left_out = {
-        name for name in ("cost", "replayed") if not any(arm.measures[name].mean or 0 for arm in summary.arms)
-    }
+    left_out = {name for name in ("cost", "replayed") if not any(arm.measures[name].mean or 0 for arm in summary.arms)}
     return _by_arm("Costs", summary, tuple(name for name in COSTS if name not in left_out))
 
 
 def against(summary: Summary) -> View:
-    """Paired differences on the three criteria, and from the whole pool on held-out questions: interval, corrected p."""
+    """Paired differences on the three criteria, and from the whole pool on held-out questions: interval, corrected
+    p.
+    """
     criteria = [name for name in CRITERIA if any(key[2] == name for key in summary.differences)]
     rows = []
     for arm in sorted(summary.arms, key=lambda arm: arm.budget):
@@ -91,11 +90,7 @@ def to_target(summary: Summary) -> View:
         area = areas.get(needed.policy)
         curve = MISSING if area is None or not area.estimate.n else mean_std(area.estimate, "share")
         rows.append((needed.policy, labels if math.isfinite(summary.target) else MISSING, share, curve))
-    goal = (
-        f"Labels to {percent(summary.target)} held-out"
-        if math.isfinite(summary.target)
-        else "Learning curves"
-    )
+    goal = f"Labels to {percent(summary.target)} held-out" if math.isfinite(summary.target) else "Learning curves"
     columns = ("Policy", "Labels", "Reached in resamples", "Mean of the curve, %")
     return View(goal, columns, tuple(rows))
 
@@ -103,11 +98,7 @@ def to_target(summary: Summary) -> View:
 def legend(summary: Summary) -> tuple[str, ...]:
     """What the tables mean: one line per measure, then how it was tested."""
     seeds = {len(arm.seeds) for arm in summary.arms}
-    marks = (
-        f"mean ± standard deviation over {max(seeds)} seeds"
-        if max(seeds) > 1
-        else "one seed, so without a spread"
-    )
+    marks = f"mean ± standard deviation over {max(seeds)} seeds" if max(seeds) > 1 else "one seed, so without a spread"
     marks += " (some cells are not there)" if len(seeds) > 1 else ""
     if summary.differences:
         marks += f"; * clearly better, † clearly worse than {summary.reference}"
@@ -115,9 +106,9 @@ def legend(summary: Summary) -> tuple[str, ...]:
     lines = [f"{marks}.", *(f"{MEASURES[name].title}: {MEASURES[name].about}." for name in names)]
     if math.isfinite(summary.target):
         lines.append(
-            f"Labels to the target: where the line from no label through the budgets first reaches {percent(summary.target)} "
-            f"held-out ({summary.target_of}); beside it, how often resampled curves reach it at all. Mean of the curve: "
-            "the area under it from no label to the largest budget, divided by its width."
+            "Labels to the target: where the line from no label through the budgets first reaches "
+            f"{percent(summary.target)} held-out ({summary.target_of}); beside it, how often resampled curves reach it "
+            "at all. Mean of the curve: the area under it from no label to the largest budget, divided by its width."
         )
     if summary.differences:
         lines.append(how_tested(summary))
@@ -134,9 +125,7 @@ def markdown(summary: Summary) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def progress_table(
-    planned: Sequence[Place], done: Mapping[Place, float], running: Collection[Place] = ()
-) -> str:
+def progress_table(planned: Sequence[Place], done: Mapping[Place, float], running: Collection[Place] = ()) -> str:
     """The grid while it runs: a row per policy, a column per budget and seed, the held-out share of finished cells.
 
     Args:
@@ -153,9 +142,7 @@ def progress_table(
             return f"{100 * done[place]:.1f}" if math.isfinite(done[place]) else MISSING
         return (RUNNING if place in running else WAITING) if place in cells else ""
 
-    heads = [
-        "" if at and columns[at - 1][0] == budget else f"{budget:,}" for at, (budget, _) in enumerate(columns)
-    ]
+    heads = ["" if at and columns[at - 1][0] == budget else f"{budget:,}" for at, (budget, _) in enumerate(columns)]
     rows = [("labels", *heads), ("seed", *(str(seed) for _, seed in columns))]
     rows += [(policy, *(cell((policy, budget, seed)) for budget, seed in columns)) for policy in policies]
     count = f"{sum(place in done for place in planned)} of {len(planned)} cells done"
@@ -180,9 +167,7 @@ def cells_table(cells: Sequence[CellResult]) -> "pa.Table":
         "value": pa.float64(),
     }
     columns = list(zip(*rows, strict=True)) or [()] * len(types)
-    return pa.table(
-        {name: pa.array(column, types[name]) for name, column in zip(types, columns, strict=True)}
-    )
+    return pa.table({name: pa.array(column, types[name]) for name, column in zip(types, columns, strict=True)})
 
 
 def summary_table(summary: Summary) -> "pa.Table":
@@ -242,15 +227,11 @@ def as_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _by_arm(
-    title: str, summary: Summary, names: Sequence[str], first: tuple[tuple[str, ...], ...] = ()
-) -> View:
+def _by_arm(title: str, summary: Summary, names: Sequence[str], first: tuple[tuple[str, ...], ...] = ()) -> View:
     """A row per arm, sorted by budget, the whole pool last; the `first` rows are on top."""
     # a stable sort keeps the order of the policies
     arms = sorted(summary.arms, key=lambda arm: (arm.policy == WHOLE, arm.budget))
-    rows = tuple(
-        (arm.policy, f"{arm.budget:,}", *(_marked(summary, arm, name) for name in names)) for arm in arms
-    )
+    rows = tuple((arm.policy, f"{arm.budget:,}", *(_marked(summary, arm, name) for name in names)) for arm in arms)
     return View(title, ("Policy", "Budget", *(MEASURES[name].title for name in names)), (*first, *rows))
 
 

@@ -58,9 +58,7 @@ def one_line(text: str, limit: int = 32) -> str:
 
 def _printable_line(text: str) -> str:
     """One line; characters that cannot be printed become U+FFFD."""
-    return " ".join(
-        "".join(char if char.isprintable() or char.isspace() else "\ufffd" for char in text).split()
-    )
+    return " ".join("".join(char if char.isprintable() or char.isspace() else "\ufffd" for char in text).split())
 
 
 def code_span(text: str) -> str:

@@ -28,9 +28,7 @@ def standing_line(standing: Standing, reference: str) -> str:
     parts = [f"clearly better on {_names(standing.better)}"] if standing.better else []
     parts += [f"clearly worse on {_names(standing.worse)}"] if standing.worse else []
     parts += [f"no clear difference on {_names(standing.unclear)}"] if standing.unclear else []
-    return (
-        f"{one_line(standing.policy)} at {standing.budget:,} labels, against {reference}: {'; '.join(parts)}."
-    )
+    return f"{one_line(standing.policy)} at {standing.budget:,} labels, against {reference}: {'; '.join(parts)}."
 
 
 def mean_std(value: Estimate | None, unit: str) -> str:
@@ -80,11 +78,11 @@ def listed(names: Sequence[str]) -> str:
 def how_tested(summary: Summary) -> str:
     """How the tests are computed and corrected, for the legend."""
     return (
-        f"Tests compare a policy with {summary.reference} at the same budget and seeds, by a bootstrap "
-        "that draws question groups and seeds anew (95 % intervals, two-sided p). p is corrected for many comparisons "
-        "by Holm's method, over all policies and budgets of a measure, differences "
-        "from the whole pool for themselves. A difference is called clear if its interval "
-        "leaves out 0 and the corrected p is below 0.05. Shares differ in points. No clear difference does not mean the same."
+        f"Tests compare a policy with {summary.reference} at the same budget and seeds, by a bootstrap that draws "
+        "question groups and seeds anew (95 % intervals, two-sided p). p is corrected for many comparisons by Holm's "
+        "method, over all policies and budgets of a measure, differences from the whole pool for themselves. A "
+        "difference is called clear if its interval leaves out 0 and the corrected p is below 0.05. Shares differ in "
+        "points. No clear difference does not mean the same."
     )
 
 
@@ -97,10 +95,11 @@ def _against_reference(summary: Summary) -> str:
         budget = max(standing.budget for standing in winners)
         names = [standing.policy for standing in winners if standing.budget == budget]
         verb = "is" if len(names) == 1 else "are"
-        text = f"At {budget:,} labels, {listed([one_line(name) for name in names])} {verb} clearly better than {summary.reference} on all three: "
-        return (
-            f"{text}learned per label, held-out questions and forgetting{_numbers(summary, names, budget)}."
+        text = (
+            f"At {budget:,} labels, {listed([one_line(name) for name in names])} {verb} clearly better than "
+            f"{summary.reference} on all three: "
         )
+        return f"{text}learned per label, held-out questions and forgetting{_numbers(summary, names, budget)}."
     budget = max(standing.budget for standing in summary.standings)
     here = [standing for standing in summary.standings if standing.budget == budget]
     text = (
@@ -135,15 +134,13 @@ def _numbers(summary: Summary, names: Sequence[str], budget: int) -> str:
 
 def _untested(summary: Summary) -> str:
     """The highest held-out score, with the remark that it is not tested."""
-    scored = [
-        arm for arm in summary.arms if arm.policy != WHOLE and math.isfinite(arm.measures["held_out"].mean)
-    ]
+    scored = [arm for arm in summary.arms if arm.policy != WHOLE and math.isfinite(arm.measures["held_out"].mean)]
     if not scored:
         return "Nothing is evaluated on held-out questions yet."
     best = max(scored, key=lambda arm: arm.measures["held_out"].mean)
     text = (
-        f"The highest held-out score so far is {percent(best.measures['held_out'].mean)}, with {one_line(best.policy)} and "
-        f"{best.budget:,} labels (before teaching {percent(summary.base['held_out'])})"
+        f"The highest held-out score so far is {percent(best.measures['held_out'].mean)}, with {one_line(best.policy)} "
+        f"and {best.budget:,} labels (before teaching {percent(summary.base['held_out'])})"
     )
     if best.policy == summary.reference:
         return f"{text}."
@@ -171,9 +168,7 @@ def _target(summary: Summary) -> str:
         f"Of {len(tried)} policies, {one_line(first.policy)} reaches {goal} with the fewest labels, about "
         f"{first.labels:,.0f}{share}."
     )
-    return text + (
-        f" {others} other{'s' * (others > 1)} reach{'es' * (others == 1)} it with more." if others else ""
-    )
+    return text + (f" {others} other{'s' * (others > 1)} reach{'es' * (others == 1)} it with more." if others else "")
 
 
 def _names(measures: Sequence[str]) -> str:

@@ -153,13 +153,13 @@ def _doubt(points: Points, trend: Trend, gain: Range, least_gain: float, next_la
         return f"No forecast. {_fall(points)}"
     if trend == "flat":
         return (
-            f"No forecast. From {points.budgets[0]:,.0f} to {points.budgets[-1]:,.0f} labels the score does not rise beyond its noise, so "
-            "there is no curve to follow."
+            f"No forecast. From {points.budgets[0]:,.0f} to {points.budgets[-1]:,.0f} labels the score does not rise "
+            "beyond its noise, so there is no curve to follow."
         )
     if gain.high - gain.low > max(gain.middle, least_gain):
         return (
-            f"The points say only roughly what the next {next_labels:,} labels bring, anything from {100 * gain.low:.1f} to "
-            f"{hundredths(gain.high)}: that band is wider than the gain."
+            f"The points say only roughly what the next {next_labels:,} labels bring, anything from "
+            f"{100 * gain.low:.1f} to {hundredths(gain.high)}: that band is wider than the gain."
         )
     return ""
 
@@ -182,7 +182,8 @@ def _fall(points: Points) -> str:
     """The highest score and the last one, and what may have caused the fall."""
     best = int(points.scores.argmax())
     return (
-        f"The score fell from {points.scores[best]:.3f} at {points.budgets[best]:,.0f} labels to {points.scores[-1]:.3f} at "
-        f"{points.budgets[-1]:,.0f}, beyond its noise. This curve can only rise, so it forecasts nothing here. Perhaps "
-        "more was forgotten than learned: look at what was, at finetune.replay, at the learning rate and at the epochs."
+        f"The score fell from {points.scores[best]:.3f} at {points.budgets[best]:,.0f} labels to "
+        f"{points.scores[-1]:.3f} at {points.budgets[-1]:,.0f}, beyond its noise. This curve can only rise, so it "
+        "forecasts nothing here. Perhaps more was forgotten than learned: look at what was, at finetune.replay, at "
+        "the learning rate and at the epochs."
     )

@@ -81,9 +81,7 @@ def collect(sources: Sequence[Path], score: str = "held_out") -> Collected:
     kinds = {source: _kind(source) for source in sources}
     if len(set(kinds.values())) != 1:
         listed = "; ".join(f"{source}: {kind}" for source, kind in kinds.items()) or "nothing"
-        raise ConfigError(
-            f"All sources must be of one kind: comparisons, evaluated runs, or files. Given: {listed}."
-        )
+        raise ConfigError(f"All sources must be of one kind: comparisons, evaluated runs, or files. Given: {listed}.")
     kind = next(iter(kinds.values()))
     if kind == "comparison":
         cells = [cell for source in kinds for cell in _cells(source)]
@@ -106,7 +104,8 @@ def _kind(source: Path) -> str:
     if (source / "evaluation.json").is_file():
         return "run"
     raise RunError(
-        f"{source}: contains neither a comparison nor an evaluation. Run `ka2l compare` or `ka2l evaluate {source}` first."
+        f"{source}: contains neither a comparison nor an evaluation. Run `ka2l compare` or `ka2l evaluate {source}` "
+        f"first."
     )
 
 
@@ -136,9 +135,7 @@ def _from_rows(rows: Sequence[Row]) -> dict[str, Points]:
             scores[row.labels].append(row.score)
             if row.questions:
                 variances[row.labels].append(row.score * (1 - row.score) / row.questions)
-        shared = np.diag(
-            [np.mean(variances[labels]) if variances[labels] else 0.0 for labels in sorted(scores)]
-        )
+        shared = np.diag([np.mean(variances[labels]) if variances[labels] else 0.0 for labels in sorted(scores)])
         points[name or "score"] = from_scores(scores, shared)
     return points
 

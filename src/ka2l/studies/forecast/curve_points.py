@@ -1,8 +1,9 @@
 """Measured points of a learning curve, and the uncertainty of each of them.
 
-A score has two sources of noise. The questions it was measured on: this part is shared by all points that were measured on
-the same questions, so it matters little for differences. And the training itself (seed, order, selected questions): this
-part is independent for each model, and only repeated trainings show it. The base model was not trained and has none.
+A score has two sources of noise. The questions it was measured on: this part is shared by all points that were measured
+on the same questions, so it matters little for differences. And the training itself (seed, order, selected questions):
+this part is independent for each model, and only repeated trainings show it. The base model was not trained and has
+none.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,11 +2,12 @@
 
 PALM's own parameters are strongly correlated, so the search uses coordinates that the points determine almost
 independently: the score at the largest budget, the share of it that the model had before the first label, the ratio of
-the score still to be gained to the score gained so far, and β. Any coordinates give a curve that rises and stays below 1.
+the score still to be gained to the score gained so far, and β. Any coordinates give a curve that rises and stays below
+1.
 
 All fits, of all starts and all bootstrap draws, are one batch of Levenberg–Marquardt steps (Marquardt 1963). SciPy's
-`least_squares` finds the same curve (tests/studies/forecast/test_curve_solver.py) in some milliseconds per fit; here two
-hundred fits take as long.
+`least_squares` finds the same curve (tests/studies/forecast/test_curve_solver.py) in some milliseconds per fit; here
+two hundred fits take as long.
 """
 
 from typing import NamedTuple
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from ka2l.studies.forecast.curve_points import Array
 
-# Coordinates: logit of the score at the largest budget; logit of the share of it that the model had without a label; log
-# of (score still to be gained) / (score gained so far); log β. Mean and standard deviation of their priors.
+# Coordinates: logit of the score at the largest budget; logit of the share of it that the model had without a label;
+# log of (score still to be gained) / (score gained so far); log β. Mean and standard deviation of their priors.
 PRIOR = np.array([[0.0, 3.0], [0.0, 1.8], [0.0, 1.5], [0.0, 0.6]])
 _LIMITS = np.array([[-12.0, 12.0], [-12.0, 12.0], [-8.0, 8.0], [-2.3, 2.3]])
 _STEPS = 100
@@ -90,9 +91,7 @@ class Problem(NamedTuple):
     def _jacobian(self, t: Array) -> Array:
         """Derivative of the residuals, [fits, points + 4, 4]."""
         steps = _EPSILON * np.eye(4)
-        data = [
-            (self.scores(t + step) - self.scores(t - step)) @ self.white.T / (2 * _EPSILON) for step in steps
-        ]
+        data = [(self.scores(t + step) - self.scores(t - step)) @ self.white.T / (2 * _EPSILON) for step in steps]
         prior = np.broadcast_to(np.diag(1 / PRIOR[:, 1]), (len(t), 4, 4))
         return np.concatenate([np.stack(data, axis=2), prior], axis=1)
 

@@ -1,4 +1,6 @@
-"""The figure of `ka2l plan --plot`: measured points with their noise, the curve through them, its band, the next labels."""
+"""The figure of `ka2l plan --plot`: measured points with their noise, the curve through them, its band, the next
+labels.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +48,9 @@ def save_curves(path: Path, forecasts: Sequence["Forecast"], next_labels: int) -
 
 
 def _draw(axes: "Axes", one: "Forecast", next_labels: int, place: int, *, banded: bool) -> None:
-    """One strategy: the curve is solid up to the last measured point, dashed beyond; only rising points have a curve."""
+    """One strategy: the curve is solid up to the last measured point, dashed beyond; only rising points have a
+    curve.
+    """
     colour = _COLOURS[place % len(_COLOURS)]
     marker = "osD^v<>"[place // len(_COLOURS) % 7]
     points = one.fit.points if one.fit is not None else one.points

@@ -66,8 +66,7 @@ def _advice(advice: Advice) -> dict[str, Any]:
         "verdict": advice.verdict,
         "reason": advice.reason,
         "steps": [
-            {"labels": step.labels, "score": _range(step.score), "gain": _range(step.gain)}
-            for step in advice.steps
+            {"labels": step.labels, "score": _range(step.score), "gain": _range(step.gain)} for step in advice.steps
         ],
         "target": advice.target and _target(advice.target),
     }

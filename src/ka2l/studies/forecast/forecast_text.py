@@ -72,9 +72,9 @@ def _next(advice: Advice) -> str:
     """The expected gain of the next labels."""
     gain, after = advice.gain, advice.score_next
     text = (
-        f"The next {advice.next_labels:,} labels should lift the score from {advice.score_now.middle:.3f} to {after.middle:.3f} "
-        f"(95 % band {after.low:.3f} to {after.high:.3f}): {hundredths(gain.middle)} more "
-        f"(95 % band {100 * gain.low:.1f} to {100 * gain.high:.1f})."
+        f"The next {advice.next_labels:,} labels should lift the score from {advice.score_now.middle:.3f} to "
+        f"{after.middle:.3f} (95 % band {after.low:.3f} to {after.high:.3f}): {hundredths(gain.middle)} more (95 % "
+        f"band {100 * gain.low:.1f} to {100 * gain.high:.1f})."
     )
     steps = ", ".join(f"{100 * step.gain.middle:.1f}" for step in advice.steps)
     return f"{text} Hundred by hundred, the labels after {advice.now:,.0f} should bring {steps}."
@@ -91,10 +91,11 @@ def _labels_to_target(target: Target, now: float) -> str:
         return f"A score of {target.score:g} is reached already, at about {middle:,.0f} labels ({band})."
     if not math.isfinite(middle):
         return (
-            f"A score of {target.score:g} is most likely not reached within {target.horizon:,.0f} labels; {target.share:.0%} of "
-            f"the curves that agree with the points reach it, the soonest at about {low:,.0f}."
+            f"A score of {target.score:g} is most likely not reached within {target.horizon:,.0f} labels; "
+            f"{target.share:.0%} of the curves that agree with the points reach it, the soonest at about {low:,.0f}."
         )
-    text = f"A score of {target.score:g} takes about {middle:,.0f} labels in all, {middle - now:,.0f} more than now ({band})"
+    more = f"{middle - now:,.0f} more than now"
+    text = f"A score of {target.score:g} takes about {middle:,.0f} labels in all, {more} ({band})"
     if target.cost is None:
         return f"{text}."
     cost_band = f"{target.cost.low:,.2f} to {target.cost.high:,.2f}"

@@ -35,7 +35,8 @@ class Collected:
 
 
 def from_cells(cells: Sequence[CellResult], source: str, score: str) -> Collected:
-    """One curve per policy; the whole pool is a point of all policies that fine-tune in the same way and without replay.
+    """One curve per policy; the whole pool is a point of all policies that fine-tune in the same way and without
+    replay.
 
     The spread between seeds is estimated from all policies together, because three seeds alone measure it poorly.
 
@@ -97,8 +98,8 @@ def _by_policy(
 def from_runs(sources: Sequence[Path]) -> Collected:
     """Held-out exact match of the base model and of each arm; runs may differ in strategy, budget and seed only.
 
-    All scores were measured on the same questions, so their errors are correlated; the correlation is estimated from the
-    interval of the difference between base and tuned model.
+    All scores were measured on the same questions, so their errors are correlated; the correlation is estimated from
+    the interval of the difference between base and tuned model.
 
     Raises:
         RunError: a run has no held-out questions, or runs differ in their held-out questions or base model.
@@ -127,9 +128,7 @@ def from_runs(sources: Sequence[Path]) -> Collected:
                 alike += _correlation(deviations[_BASE], deviations[key], held_out["difference"])
             cost, labels = cost + arm["cost"], labels + arm["labels"]
     if len(bases) > 1:
-        scored = "; ".join(
-            f"{path}: {model} scores {value:.3f} of {n:,}" for (model, value, n), path in bases.items()
-        )
+        scored = "; ".join(f"{path}: {model} scores {value:.3f} of {n:,}" for (model, value, n), path in bases.items())
         raise RunError(
             "These runs do not start from the same base model and held-out questions, so their scores cannot be on one "
             f"curve. {scored}."
@@ -141,9 +140,7 @@ def from_runs(sources: Sequence[Path]) -> Collected:
         shared = (correlation + (1 - correlation) * np.eye(len(sd))) * np.outer(sd, sd)
         points[strategy] = from_scores({0.0: [next(iter(bases))[1]], **by_labels}, shared)
     named = ", ".join(map(str, sources))
-    return Collected(
-        f"evaluation.json of {named}", "held_out", points, cost / labels if cost and labels else None
-    )
+    return Collected(f"evaluation.json of {named}", "held_out", points, cost / labels if cost and labels else None)
 
 
 def _deviation(interval: Any) -> float:

@@ -2,16 +2,16 @@
 
     A(B) = A_max · (1 − (1 − δ)^((B/b + α)^β))
 
-A_max is the asymptotic score, δ the share of the missing score that one round of b labels covers, α the number of rounds
-that the model is ahead before the first label, β how the yield of a round changes (below 1: it falls faster). b is only
-the unit of δ and α; the curve does not depend on it.
+A_max is the asymptotic score, δ the share of the missing score that one round of b labels covers, α the number of
+rounds that the model is ahead before the first label, β how the yield of a round changes (below 1: it falls faster). b
+is only the unit of δ and α; the curve does not depend on it.
 
 Three to five points hardly ever identify all four parameters. So the fit has weak priors on the shape
 (`curve_solver.PRIOR`), which the points override where they are informative; the result says where they are not. The
 curve always rises and stays below 1.
 
-The band is a parametric bootstrap: the points are resampled from their noise, the priors' means from the priors, and the
-curve is fitted again. What the points do not determine is as wide in the band as in the priors.
+The band is a parametric bootstrap: the points are resampled from their noise, the priors' means from the priors, and
+the curve is fitted again. What the points do not determine is as wide in the band as in the priors.
 """
 
 from dataclasses import dataclass, replace
@@ -203,9 +203,7 @@ def _noise(points: Points, problem: Problem, found: Array) -> tuple[Points, floa
         assumed = (LEAST_FREEDOM - spread.freedom) * ASSUMED_SPREAD**2
         squares = max(0.0, LEAST_FREEDOM * spread.value**2 - assumed)
         squares += float((points.repeats * distance**2).sum())
-        points = replace(
-            points, spread=blended(squares, spread.freedom + more)._replace(freedom=spread.freedom)
-        )
+        points = replace(points, spread=blended(squares, spread.freedom + more)._replace(freedom=spread.freedom))
     if freedom < 0.5:
         return points, 1.0
     excess = float(distance @ np.linalg.solve(points.covariance, distance)) / freedom
@@ -230,6 +228,7 @@ def _note(points: Points, assumed: list[str], widened: float) -> str:
         )
     if widened > 1.5:
         parts.append(
-            f"The points lie {widened:.1f} times as far from the curve as their noise explains; the band is widened by that."
+            f"The points lie {widened:.1f} times as far from the curve as their noise explains; the band is widened by "
+            f"that."
         )
     return " ".join(parts)

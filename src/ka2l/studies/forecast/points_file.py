@@ -31,7 +31,8 @@ def read_points(file: Path) -> list[Row]:
     """The points in a file.
 
     Raises:
-        DataError: the file cannot be read, lacks a column, or has bad rows (the message lists the first 20 and the count).
+        DataError: the file cannot be read, lacks a column, or has bad rows (the message lists the first 20 and the
+            count).
     """
     rows: list[Row] = []
     problems: list[str] = []
@@ -75,7 +76,8 @@ def _records(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if missing:
             raise DataError(
                 f"{file}: no column {' and no column '.join(missing)} in the first line, which is "
-                f"{shortened(text.splitlines()[0] if text else '')}. Fix: labels,score and optionally strategy,seed,questions."
+                f"{shortened(text.splitlines()[0] if text else '')}. Fix: labels,score and optionally "
+                f"strategy,seed,questions."
             )
         for record in reader:
             if any(record.values()):
@@ -83,9 +85,7 @@ def _records(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     elif suffix in (".json", ".jsonl"):
         yield from _json_records(file, text, lines=suffix == ".jsonl")
     else:
-        raise DataError(
-            f"{file}: points can be read from .csv, .json and .jsonl, not from {suffix or 'no suffix'!r}."
-        )
+        raise DataError(f"{file}: points can be read from .csv, .json and .jsonl, not from {suffix or 'no suffix'!r}.")
 
 
 def _json_records(file: Path, text: str, *, lines: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:

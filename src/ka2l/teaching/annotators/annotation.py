@@ -52,13 +52,9 @@ def annotate_from_labels(
     annotations, missing = [], []
     for question in questions:
         given = labels.get(question.id, ())
-        label = (
-            given if isinstance(given, Label) else Label((given,) if isinstance(given, str) else tuple(given))
-        )
+        label = given if isinstance(given, Label) else Label((given,) if isinstance(given, str) else tuple(given))
         if answers := clean_answers(label.answers):
-            annotations.append(
-                Annotation(question.id, answers, label.annotator, label.confidence, cost_per_label)
-            )
+            annotations.append(Annotation(question.id, answers, label.annotator, label.confidence, cost_per_label))
         else:
             missing.append(question.id)
     return AnnotationResult(annotations, missing)

@@ -20,16 +20,15 @@ def read_labels(path: Path, questions: Sequence[Question]) -> dict[str, Label]:
     kept = atomic_files.read_json(path)
     rows = ((question.id, kept.get(normalize_question(question.question))) for question in questions)
     return {
-        id_: Label(tuple(row["answers"]), row["confidence"], row["annotator"])
-        for id_, row in rows
-        if row is not None
+        id_: Label(tuple(row["answers"]), row["confidence"], row["annotator"]) for id_, row in rows if row is not None
     }
 
 
 def write_labels(path: Path, labels: Mapping[str, Label], questions: Sequence[Question]) -> None:
     """Add answers, by question id, to those in the file, which is kept whatever changes in the configuration.
 
-    The file's keys are the normalised texts of the questions: ids such as 1, 2, 3 mean other questions in another source.
+    The file's keys are the normalised texts of the questions: ids such as 1, 2, 3 mean other questions in another
+    source.
     """
     kept: dict[str, Any] = atomic_files.read_json(path) if path.exists() else {}
     for question in questions:

@@ -34,9 +34,7 @@ class DecodedLabels(NamedTuple):
     """Ids of the questions that the resolver cannot answer, in their order."""
 
 
-def annotate_decoded(
-    questions: Sequence[Question], resolve: Resolver, annotator: str = "geonames"
-) -> DecodedLabels:
+def annotate_decoded(questions: Sequence[Question], resolve: Resolver, annotator: str = "geonames") -> DecodedLabels:
     """Look up every question.
 
     Args:

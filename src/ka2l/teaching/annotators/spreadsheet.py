@@ -4,9 +4,9 @@
     ka2l annotate runs/mine --import todo.csv
 
 The sheet is CSV in UTF-8 with a byte-order mark: Excel reads a file without one in the local code page, and Google
-Sheets and LibreOffice accept the mark. People write one answer, or several separated by | (the first is taught, all count
-as correct), or `?` or `skip` if they do not know. The columns `confidence` (0 to 1) and `note` are optional, and a column
-`annotator` may be added.
+Sheets and LibreOffice accept the mark. People write one answer, or several separated by | (the first is taught, all
+count as correct), or `?` or `skip` if they do not know. The columns `confidence` (0 to 1) and `note` are optional, and
+a column `annotator` may be added.
 """
 
 import csv
@@ -29,14 +29,12 @@ REFUSALS = frozenset({"?", "skip"})
 _REFUSED = ("?",)
 # The columns that people write in.
 _FILLED_IN = ("answer", "confidence", "note", "annotator")
-# A spreadsheet program runs a cell that starts with = + - @ (or a tab or return before it) as a formula, and rewrites one
-# that looks like a number or a date: the id 12e5 comes back as 1200000. A leading apostrophe prevents both. Apostrophes
-# at the start of a text are part of the pattern, so that removing one is the exact inverse of adding one.
+# A spreadsheet program runs a cell that starts with = + - @ (or a tab or return before it) as a formula, and rewrites
+# one that looks like a number or a date: the id 12e5 comes back as 1200000. A leading apostrophe prevents both.
+# Apostrophes at the start of a text are part of the pattern, so that removing one is the exact inverse of adding one.
 _ACTIVE = r"'*\s*(?:[=+\-@＝＋－＠\t\r\n]|\d[\d.,:/eE+-]*\s*\Z)"
 _GUARD, _UNGUARD = re.compile(_ACTIVE), re.compile("'" + _ACTIVE)
-_FIX = (
-    "correct these rows in the sheet, save it as CSV UTF-8 and import again. Nothing was taken from the file."
-)
+_FIX = "correct these rows in the sheet, save it as CSV UTF-8 and import again. Nothing was taken from the file."
 
 
 class ImportedLabels(NamedTuple):
@@ -68,8 +66,8 @@ def export_csv(
         overwrite: write even if the existing file is filled in.
 
     Raises:
-        DataError: the file exists and has answers, confidences, notes or annotators in it, or is not such a sheet; or it
-            cannot be written.
+        DataError: the file exists and has answers, confidences, notes or annotators in it, or is not such a sheet; or
+            it cannot be written.
     """
     if not overwrite and path.exists():
         _refuse_if_filled(path)
@@ -78,9 +76,7 @@ def export_csv(
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
     writer.writerow(COLUMNS)
-    writer.writerows(
-        [_guarded(question.id), _guarded(question.question), "", "", ""] for question in questions
-    )
+    writer.writerows([_guarded(question.id), _guarded(question.question), "", "", ""] for question in questions)
     _write_atomically(path, buffer.getvalue().encode("utf-8-sig"))
 
 
@@ -92,13 +88,13 @@ def import_csv(
     Args:
         path: CSV in UTF-8 with or without byte-order mark, separated by comma, semicolon or tab.
         expected: question text by id, as exported.
-        may_be_outdated: whether the question of this id may have been removed or reworded since the sheet was written. If
-            it was, its row is skipped and its id is in `outdated`.
+        may_be_outdated: whether the question of this id may have been removed or reworded since the sheet was written.
+            If it was, its row is skipped and its id is in `outdated`.
 
     Raises:
-        DataError: a row has an unknown id, a changed question, a confidence outside 0 to 1 or too many cells, or two rows
-            of one id disagree (all such rows together, with file:line); or the file is empty, not UTF-8, or lacks a
-            column. Nothing is taken from such a file.
+        DataError: a row has an unknown id, a changed question, a confidence outside 0 to 1 or too many cells, or two
+            rows of one id disagree (all such rows together, with file:line); or the file is empty, not UTF-8, or lacks
+            a column. Nothing is taken from such a file.
     """
     by_id: dict[str, Label] = {}
     problems, outdated = [], []
@@ -124,9 +120,7 @@ def _parse(cells: Mapping[str, str], expected: Mapping[str, str]) -> tuple[str, 
     """The id and the label of one row, None if it has no answer; a ValueError says what is wrong with the row."""
     id_ = cells["question_id"] if cells["question_id"] in expected else cells["question_id"].strip()
     if extra := cells.get(""):
-        raise ValueError(
-            f"more cells than the header has, from {extra!r} on; put text with a comma in quotes"
-        )
+        raise ValueError(f"more cells than the header has, from {extra!r} on; put text with a comma in quotes")
     if id_ not in expected:
         raise ValueError(f"unknown question_id {id_!r}")
     if _comparable(cells["question"]) != _comparable(expected[id_]):
@@ -172,9 +166,7 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             if any(cell.strip() for cell in row):
                 yield line, _by_column(header, row)
     except csv.Error as error:
-        raise DataError(
-            f"{path}:{line}: not valid CSV ({error}). Fix: save the sheet as CSV UTF-8 again."
-        ) from None
+        raise DataError(f"{path}:{line}: not valid CSV ({error}). Fix: save the sheet as CSV UTF-8 again.") from None
 
 
 def _by_column(header: Sequence[str], row: Sequence[str]) -> dict[str, str]:

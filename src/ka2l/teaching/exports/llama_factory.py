@@ -4,9 +4,10 @@
     cd FOLDER && llamafactory-cli train train.yaml
 
 LLaMA-Factory requires its own versions of libraries and is never imported here; the formats are those of its
-documentation (data/README.md: alpaca and sharegpt). It applies the model's chat template to a conversation itself, under
-its own name for the template (`llama3`, `qwen`). A plain prompt is exported unchanged, with LLaMA-Factory's template
-`empty`, which adds nothing. That includes the special tokens at the start and end of an example, so they are in the text.
+documentation (data/README.md: alpaca and sharegpt). It applies the model's chat template to a conversation itself,
+under its own name for the template (`llama3`, `qwen`). A plain prompt is exported unchanged, with LLaMA-Factory's
+template `empty`, which adds nothing. That includes the special tokens at the start and end of an example, so they are
+in the text.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,8 +71,9 @@ def sharegpt_rows(conversations: Iterable[Conversation]) -> list[dict[str, Any]]
 def alpaca_rows(examples: Iterable[Example], ends: Ends) -> list[dict[str, Any]]:
     """Rows of the alpaca format for template `empty`: the text that `ka2l finetune` trains on, as prompt and answer.
 
-    LLaMA-Factory tokenizes the two parts separately. With byte-level tokenizers, where a word starts with its space, the
-    tokens are the same; a tokenizer that joins the last letter of a prompt with the first of an answer gives others.
+    LLaMA-Factory tokenizes the two parts separately. With byte-level tokenizers, where a word starts with its space,
+    the tokens are the same; a tokenizer that joins the last letter of a prompt with the first of an answer gives
+    others.
     """
     return [
         {

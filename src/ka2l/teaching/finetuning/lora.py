@@ -3,10 +3,10 @@
     result = finetune(ModelPlace("smollm2-folder", device="cpu"), [Example("Question: …\\nAnswer:", " Lima")],
                       FinetuneConfig(), out=run / "adapter", checkpoints=run / "checkpoints", seed=0)
 
-The loss is computed on the completion and the EOS after it, never on the prompt, and the prompt's tokens are exactly those
-of inference. After `kill -9` at any moment the same call continues from the last complete checkpoint and ends with the
-same adapter (on a CPU: bit for bit). The checkpoints are the Trainer's own files. The caller removes the folder
-`checkpoints` once the adapter is recorded, not before: until then, calling again takes seconds.
+The loss is computed on the completion and the EOS after it, never on the prompt, and the prompt's tokens are exactly
+those of inference. After `kill -9` at any moment the same call continues from the last complete checkpoint and ends
+with the same adapter (on a CPU: bit for bit). The checkpoints are the Trainer's own files. The caller removes the
+folder `checkpoints` once the adapter is recorded, not before: until then, calling again takes seconds.
 """
 
 import contextlib
@@ -88,14 +88,10 @@ def finetune(
         Ka2lError: the loss or gradient became NaN or infinite.
     """
     if not examples:
-        raise DegenerateError(
-            "There are no labelled examples to fine-tune on. Select more questions (select.budget)."
-        )
+        raise DegenerateError("There are no labelled examples to fine-tune on. Select more questions (select.budget).")
     started = time.monotonic()
     place = _resolved(place)
-    fingerprint = fingerprint_of(
-        place.path, place.revision, examples, config, seed, place.dtype, special_tokens
-    )
+    fingerprint = fingerprint_of(place.path, place.revision, examples, config, seed, place.dtype, special_tokens)
     with _undisturbed(place.device):
         tokenizer, model = _load(place)
         data = tokenize_examples(tokenizer, examples, config.max_length, special_tokens)
@@ -234,8 +230,8 @@ def _watch(config: FinetuneConfig, fingerprint: str, on_step: Callable[[int, int
                 value = (logs or {}).get(name, 0.0)
                 if not math.isfinite(value):
                     raise Ka2lError(
-                        f"Fine-tuning failed at step {state.global_step} of {state.max_steps}: {name} is {value}. Lower "
-                        f"finetune.learning_rate (now {config.learning_rate:g}), for example to "
+                        f"Fine-tuning failed at step {state.global_step} of {state.max_steps}: {name} is {value}. "
+                        f"Lower finetune.learning_rate (now {config.learning_rate:g}), for example to "
                         f"{config.learning_rate / 10:g}; earlier checkpoints are kept in {args.output_dir}."
                     )
 
@@ -277,7 +273,9 @@ def _save_adapter(model: Any, out: Path, model_path: str, examples: int) -> None
 
 @contextlib.contextmanager
 def _undisturbed(device: str) -> Iterator[None]:
-    """Inside, no telemetry, progress bars or warnings of the libraries; afterwards, settings and random state as before."""
+    """Inside, no telemetry, progress bars or warnings of the libraries; afterwards, settings and random state as
+    before.
+    """
     import random
 
     import numpy as np

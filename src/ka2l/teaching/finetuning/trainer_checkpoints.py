@@ -22,7 +22,9 @@ def last_checkpoint(checkpoints: Path, fingerprint: str) -> Path | None:
 
 
 def is_complete(folder: Path, fingerprint: str) -> bool:
-    """Whether the mark, written last, exists and every file it lists has its size (a removal may have been cut short)."""
+    """Whether the mark, written last, exists and every file it lists has its size (a removal may have been cut
+    short).
+    """
     try:
         mark = json.loads((folder / _MARK).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in mark["files"]}

@@ -29,9 +29,9 @@ def tokenize_examples(
 ) -> Tokenized:
     """Tokenize to prompt tokens as at inference, then the completion's, then EOS once; no loss on prompt tokens.
 
-    The completion's tokens are taken from prompt and completion tokenized together, so they are those that the model would
-    generate. If one token would span the boundary, prompt and completion are tokenized separately: the prompt's tokens are
-    always those of inference.
+    The completion's tokens are taken from prompt and completion tokenized together, so they are those that the model
+    would generate. If one token would span the boundary, prompt and completion are tokenized separately: the prompt's
+    tokens are always those of inference.
 
     Raises:
         DataError: an empty completion, or an example longer than `max_length` tokens.
@@ -39,9 +39,7 @@ def tokenize_examples(
     """
     eos = tokenizer.eos_token_id
     if eos is None:
-        raise ModelError(
-            "The model's tokenizer has no EOS token, so the model cannot learn where an answer ends."
-        )
+        raise ModelError("The model's tokenizer has no EOS token, so the model cannot learn where an answer ends.")
     data, problems, longest = Tokenized([], []), [], 0
     for index, example in enumerate(examples):
         prompt = tokenizer(example.prompt, add_special_tokens=special_tokens)["input_ids"]
@@ -60,9 +58,7 @@ def tokenize_examples(
         data.labels.append([_IGNORED] * len(prompt) + completion)
     if problems:
         fix = f"set finetune.max_length={longest}, use fewer prompt.teaching_shots, " if longest else ""
-        raise bad_rows(
-            "fine-tuning", problems, fix + "or take these questions out of the selection.", shown=5
-        )
+        raise bad_rows("fine-tuning", problems, fix + "or take these questions out of the selection.", shown=5)
     return data
 
 
