@@ -92,12 +92,14 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imports(root: Path) -> Iterator[Import]:
-    """Every import statement of the package at `root`; relative imports are not used in it."""
+    """Every import statement of the package at `root`, relative ones with the module they mean."""
     known = modules(root)
     for importer, file in known.items():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            if isinstance(node, ast.ImportFrom):
+                above = [PACKAGE, *importer.split(".")[: -node.level]] if node.level else []
+                module = ".".join([*above, *([node.module] if node.module else [])])
+                names = [f"{module}.{alias.name}" for alias in node.names]
             elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             else:
@@ -225,6 +227,8 @@ def test_no_import_runs_up_and_none_in_a_circle() -> None:
         ),
         ("config/a.py", "import transformers", "may import transformers"),
         ("selection/a.py", "from ka2l.common.atomic_files import read_json", "selection is pure"),
+        ("knowledge/probes/a.py", "from ...config.b import RunConfig", "knowledge is on 3, config on 6"),
+        ("knowledge/a.py", "def f():\n    from ..config import b", "a.py:2: imports config.b"),
         ("cli/a.py", "from ka2l.cli.b import x", "in a circle: cli.a, cli.b"),
     ],
 )
