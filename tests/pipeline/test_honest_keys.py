@@ -10,6 +10,7 @@ from config_recorder import ConfigRecorder
 from ka2l.config.absolute_paths import with_absolute_paths
 from ka2l.config.run_config import RunConfig
 from ka2l.errors import DegenerateError
+from ka2l.pipeline.arms import split_stage
 from ka2l.pipeline.content_keys import keys, unread_of_measure
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.identities import RunIdentities
@@ -38,10 +39,14 @@ ONLY_SPEED = {
 EXPLAINED = {
     # Whether code that comes with a model may run; the revision says which code that is.
     "*": {"model.trust_remote_code"},
-    # With a probe trained before there is no such stage.
+    # With a probe trained before there are no such stages.
     "sample": {"map.probe"},
-    # Copied into the decoder's card with the settings it was trained with, also those its kind does not read.
-    "decoder": {"decoder.pseudo_tokens", "decoder.t5_revision", "decoder.pretrained_revision"},
+    "measure": {"map.probe"},
+    "probe": {"map.probe"},
+    # Read by the check that the probe fits the model that answers; the check changes no output.
+    "decoder_states": {"sample.engine"},
+    # As before; the others are copied into the decoder's card with the settings it was trained with, also those its kind does not read.
+    "decoder": {"sample.engine", "decoder.pseudo_tokens", "decoder.t5_revision", "decoder.pretrained_revision"},
 }
 # Every stage works in one of these; a run ends at the named stage.
 CASES: dict[str, tuple[str, list[str]]] = {
@@ -56,7 +61,17 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "measure.scores=[p_true, eigenscore, kernel_entropy]",
         ],
     ),
-    "entropy": ("select", ["select.strategy=semantic_entropy", "select.baseline=null"]),
+    "entropy": (
+        "select",
+        [
+            "select.strategy=semantic_entropy",
+            "select.baseline=null",
+            "measure.judge=embedding",
+            "measure.embedding_threshold=0.7",
+        ],
+    ),
+    # With the probe of the first case.
+    "given": ("replay", ["map.probe=whole/probe", "finetune.replay=0.5", "select.baseline=null", "seed=1"]),
     "augment": (
         "augment",
         [
@@ -72,11 +87,21 @@ CASES: dict[str, tuple[str, list[str]]] = {
 }
 
 
+def forget(context: Context) -> None:
+    """Drop what earlier stages have read of the configuration and kept, so that the next stage reads it again."""
+    loaded = context.identities.loaded
+    context.release()
+    context.identities = RunIdentities(context.run)
+    context.identities.loaded = loaded
+    for name in ("prompts", "tokenizer", "base_key"):
+        vars(context).pop(name, None)
+
+
 def run_recorded(recorder: ConfigRecorder, config: RunConfig, out: Path, last: str) -> dict[str, set[str]]:
     """Run the stages up to `last`; returns what their keys do not cover."""
     config = with_absolute_paths(config)
     directory = RunDirectory.create(out, config)
-    stages = plan([recorder.watched(stage) for stage in STAGES], config)
+    stages = plan([recorder.watched(stage, forget) for stage in STAGES], config)
     with directory.locked():
         context = Context(directory, RecordingReporter(), stages)
         load_stage(context)
@@ -89,22 +114,24 @@ def run_recorded(recorder: ConfigRecorder, config: RunConfig, out: Path, last: s
             if stage == last:
                 break
     fields = recorder.identity_fields(RunIdentities(directory))
+    found = recorder.uncovered(stages, fields, ONLY_SPEED | EXPLAINED["*"])
     # Passed on to functions that do not use them with this judge, these scores and this rule.
     unread = {f"measure.{name}" for name in unread_of_measure(config)}
-    found = recorder.uncovered(stages, fields, ONLY_SPEED | EXPLAINED["*"] | unread)
-    left = {stage: names - EXPLAINED.get(stage, set()) for stage, names in found.items()}
+    explained = {**EXPLAINED, "measure": EXPLAINED["measure"] | unread, "pool_entropy": unread}
+    left = {stage: names - explained.get(split_stage(stage)[0], set()) for stage, names in found.items()}
     return {stage: names for stage, names in left.items() if names}
 
 
 def test_what_a_stage_reads_is_in_its_key(tiny_world: TinyWorld, tmp_path: Path) -> None:
     worked: set[str] = set()
     for case, (last, settings) in CASES.items():
-        config = tiny_config(tiny_world, questions_file(tiny_world, tmp_path), *settings)
+        here = [setting.replace("=whole/", f"={tmp_path}/whole/") for setting in settings]
+        config = tiny_config(tiny_world, questions_file(tiny_world, tmp_path), *here)
         with pytest.MonkeyPatch.context() as patch:
             recorder = ConfigRecorder(patch)
             assert run_recorded(recorder, config, tmp_path / case, last) == {}, case
-        worked.update(recorder.work)
-    assert recorder.work["sample"] >= {"sample.n", "sample.temperature", "seed"}
+        worked |= {split_stage(stage)[0] for stage in recorder.work}
+    assert recorder.work["sample"] >= {"sample.n", "sample.temperature", "seed", "model.name"}
     assert worked == {stage.name for stage in STAGES}
 
 
