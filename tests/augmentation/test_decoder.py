@@ -1,6 +1,8 @@
 """A decoder in use: noise in units of the spread, random numbers of a question alone, and what is refused.
 
-.venv/bin/python -m pytest tests/augmentation/test_decoder.py
+Usage:
+
+    .venv/bin/python -m pytest tests/augmentation/test_decoder.py
 """
 
 import json

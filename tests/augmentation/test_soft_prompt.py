@@ -1,6 +1,8 @@
 """The language model as its own decoder: learns to say questions from real states, and leaves its own weights alone.
 
-.venv/bin/python -m pytest tests/augmentation/test_soft_prompt.py
+Usage:
+
+    .venv/bin/python -m pytest tests/augmentation/test_soft_prompt.py
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,6 +1,8 @@
 """The paper's decoder on a tiny random T5: learns to say questions from states, whole or by its single rows.
 
-.venv/bin/python -m pytest tests/augmentation/test_t5.py
+Usage:
+
+    .venv/bin/python -m pytest tests/augmentation/test_t5.py
 """
 
 from pathlib import Path

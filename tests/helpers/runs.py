@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from built_once import built_once
-from ka2l.common.atomic_files import parts, read_json, read_table, read_tensors
+from ka2l.common.atomic_files import read_json, read_table, read_tensors
 from ka2l.common.progress import Reporter
 from ka2l.config.recipes import load_config
 from ka2l.config.run_config import RunConfig
@@ -118,11 +118,6 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 def times(run: Path) -> dict[str, int]:
     """When each file of a run was last written."""
     return {str(p.relative_to(run)): p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
-
-
-def all_ids(folder: Path) -> list[str]:
-    """Question ids of all parts of the answers, in their order."""
-    return [i for part in parts(folder, ".parquet") for i in read_table(part)["question_id"].to_pylist()]
 
 
 @pytest.fixture(scope="session")

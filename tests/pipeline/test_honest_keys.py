@@ -45,7 +45,7 @@ EXPLAINED = {
     "probe": {"map.probe"},
     # Read by the check that the probe fits the model that answers; the check changes no output.
     "decoder_states": {"sample.engine"},
-    # As before; the others are copied into the decoder's card with the settings it was trained with, also those its kind does not read.
+    # As before. The others are copied into the decoder's card, which also has settings that its kind does not read.
     "decoder": {"sample.engine", "decoder.pseudo_tokens", "decoder.t5_revision", "decoder.pretrained_revision"},
 }
 # Every stage works in one of these; a run ends at the named stage.

@@ -130,8 +130,7 @@ The best look was chosen by the same questions, so the numbers flatter a little.
 def _limits(card: Mapping[str, Any]) -> str:
     lines = [
         f"It reads the states of {model_of(card)} at this revision, under this prompt, at this layer and position, and "
-        f"no "
-        "others. KA2L refuses to use it elsewhere.",
+        "no others. KA2L refuses to use it elsewhere.",
         "It says questions of the kind it was trained on, whatever the state is of.",
         "What it says need not make sense: names that do not exist, premises that are wrong. KA2L filters and asks the "
         "model again; without that, read before you use.",

@@ -94,8 +94,7 @@ def demo(
         "Asking SmolLM2-135M-Instruct about places of the world, ten times each, to see what it does not know;\n"
         f"then teaching it 100 answers, once {chosen} and once at random.\n"
         f"The demo takes about {25 if augment else 10} minutes on 2 cores. You can interrupt it at any time; run the "
-        f"same "
-        "command again to continue.\n"
+        "same command again to continue.\n"
     )
     config = load_config(demo_recipe(augment=augment))
     folder = out or Path("runs/demo-augment" if augment else "runs/demo")

@@ -112,8 +112,7 @@ def _notes(planned: "DryRun") -> str:
         lines.append(
             f"Requested from the server: {server.answers:,} answers in {server.requests:,} requests; about "
             f"{server.prompt_tokens:,} prompt tokens and {server.answer_tokens:,} answer tokens are billed,\nminus "
-            f"what "
-            "was paid for before. How long it takes depends on the server."
+            "what was paid for before. How long it takes depends on the server."
         )
     if planned.end is not None:
         lines.append(f"The run ends after `{planned.end.last}`. {planned.end.why}")

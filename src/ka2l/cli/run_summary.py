@@ -1,7 +1,9 @@
 """The headline numbers of a run: what `ka2l run --json` prints, and what the closing screen shows.
 
-summary(run).pool.unknown
-summary(run).values()       # for `--json`
+Usage:
+
+    summary(run).pool.unknown
+    summary(run).values()       # for `--json`
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """The configuration of a run: one pydantic section per verb, unknown keys refused.
 
-Where the values come from, presets, recipe files and overrides, is in `recipe`.
+Where the values come from, presets, recipe files and overrides, is in `config/recipes.py`.
 """
 
 from typing import Annotated, Any, Literal

@@ -120,7 +120,7 @@ def evaluation_sets(
             for question in from_pool
             for wording, text in enumerate(question.rewordings[: config.rewordings], start=1)
         ],
-        **({"decoded": _as_written(decoded)} if decoded else {}),
+        **({DECODED: _as_written(decoded)} if decoded else {}),
         "unbought": _as_written(unbought),
     }
 

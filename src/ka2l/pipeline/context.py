@@ -41,14 +41,16 @@ class Context:
         run: the run directory.
         reporter: progress and notes.
         plan: the stages the run's configuration needs.
-        beside: a context of another configuration with the same model and prompts, whose loaded model is shared.
+        beside: a context of another configuration with the same model and prompts, whose loaded model, tokenizer and
+            model revision are shared.
     """
 
     def __init__(self, run: RunDirectory, reporter: Reporter, plan: Plan["Context"], beside: "Context | None" = None):
         self.run = run
         self.reporter = reporter
         self.plan = plan
-        self.identities = RunIdentities(run)
+        self.identities: RunIdentities = RunIdentities(run, None if beside is None else beside.identities)
+        self._beside = beside
         self._memory: _ModelInMemory = _ModelInMemory() if beside is None else beside._memory
         if beside is not None:
             own, shared = ([config.model, config.prompt] for config in (self.config, beside.config))
@@ -209,7 +211,7 @@ class Context:
         """The model's tokenizer. The model itself is not loaded for it."""
         from ka2l.models.tokenizer import load_tokenizer
 
-        return load_tokenizer(self.config.model, self.resolved)
+        return load_tokenizer(self.config.model, self.resolved) if self._beside is None else self._beside.tokenizer
 
     def sensing_prompt(self, question: Question) -> Prompt:
         """The sensing prompt of a question; if a server is asked, also as chat messages."""

@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 
 
 class RunIdentities:
-    """Implements `ka2l.pipeline.stage.Identities` for a run and its configuration."""
+    """Implements `ka2l.pipeline.stage.Identities` for a run and its configuration.
 
-    def __init__(self, run: RunDirectory):
+    Args:
+        run: the run directory.
+        beside: those of a run with the same model, whose revision is then not looked up again.
+    """
+
+    def __init__(self, run: RunDirectory, beside: "RunIdentities | None" = None):
         self._run = run
+        self._beside = beside
         self._config = run.config
         # The questions read from their source; None once stage `load` has written them.
         self.loaded: LoadedQuestions | None = None
@@ -35,7 +41,7 @@ class RunIdentities:
     @cached_property
     def resolved(self) -> ResolvedModel:
         """Name, place and revision of the language model in this process; only for runs that have one."""
-        return resolve(self._config.model)
+        return resolve(self._config.model) if self._beside is None else self._beside.resolved
 
     @property
     def given_probe(self) -> "Probe":
@@ -161,11 +167,12 @@ def file_fingerprint(file: Path) -> str:
         status = file.stat()
     except FileNotFoundError:
         return ""
-    return _file_hash(file, status.st_size, status.st_mtime_ns)
+    # Files are replaced whole, so that a new one has another inode even within one tick of the clock.
+    return _file_hash(file, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @lru_cache(maxsize=16)
-def _file_hash(file: Path, _size: int, _modified: int) -> str:
+def _file_hash(file: Path, _size: int, _modified: int, _inode: int) -> str:
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 

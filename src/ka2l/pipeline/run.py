@@ -1,7 +1,9 @@
 """Run the stages in order. A stage is skipped if nothing it depends on has changed, according to its content key.
 
-from ka2l.pipeline.run import run
-run(load_config(Path("recipes/geo-smollm2.yaml")), Path("runs/geo"))
+Usage:
+
+    from ka2l.pipeline.run import run
+    run(load_config(Path("recipes/geo-smollm2.yaml")), Path("runs/geo"))
 """
 
 from pathlib import Path
@@ -49,9 +51,9 @@ def run_verb(verb: str, directory: RunDirectory, reporter: Reporter | None = Non
     """
     if verb not in VERBS:
         raise RunError(f"{verb}: no such verb. There are: {', '.join(VERBS)}.")
+    context = context_of(directory, reporter)
+    check_verb(verb, context)
     with directory.locked():
-        context = context_of(directory, reporter)
-        check_verb(verb, context)
         if verb == "load":
             load_stage(context)
             return ["load"]

@@ -100,7 +100,7 @@ class Sizes:
 
     def labelled(self, main: bool) -> int:
         """Upper bound of an arm's labelled questions: how many decoded ones are kept is not known in advance."""
-        new = min(self.config.augment.budget or self.selected, self.decoded) if main else 0
+        new = min(self.config.augment_budget, self.decoded) if main else 0
         return self.selected + new
 
     @property

@@ -1,6 +1,8 @@
 """The page's section on questions decoded from hidden states: the funnel, the decoder's quality, examples.
 
-view(data.augmentation)        # what page.html draws
+Usage:
+
+    view(data.augmentation)        # what page.html draws
 """
 
 from collections.abc import Iterable, Mapping

@@ -15,7 +15,7 @@ SPACES: Mapping[str, str] = {"state": "embedding", "sentence": "sentence_embeddi
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "draw": (lambda draw: draw in get_args(Draw), f"one of {', '.join(get_args(Draw))}"),
     "known_fraction": (lambda share: share is None or 0 <= share <= 1, "from 0 to 1"),
-    "band": (lambda band: 0 <= band[0] <= band[1] <= 1, "0 <= low <= high <= 1"),
+    "band": (lambda band: 0 <= band[0] <= band[1] <= 1, "0 <= low <= high <= 1, for example [0.5, 0.9]"),
     "near_copy": (lambda cosine: cosine is None or -1 < cosine <= 1, "a cosine, above -1 and up to 1"),
     "space": (lambda space: space in get_args(Space), f"one of {', '.join(get_args(Space))}"),
 }

@@ -18,7 +18,7 @@ from ka2l.models.prompts import PromptBuilder, Shot
 from ka2l.pipeline.commands.export_training_data import export
 from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
-from ka2l.pipeline.shared.taught_questions import read_annotations
+from ka2l.pipeline.shared.training_questions import read_annotations
 from ka2l.questions.load import load_questions
 from ka2l.questions.settings import QuestionsConfig
 from ka2l.teaching.exports.llama_factory import (
@@ -202,7 +202,7 @@ def test_other_datasets_in_the_folder_stay(finished: RunDirectory, tmp_path: Pat
     assert info["identity"] == {"file_name": "identity.json"}
     assert info["ka2l_train"]["file_name"] == "ka2l_train.json"
     listed.write_text("[1]")
-    with pytest.raises(DataError, match="no list of datasets"):
+    with pytest.raises(DataError, match="not a JSON object of datasets"):
         export(finished.path, tmp_path, "llama-factory")
     assert listed.read_text() == "[1]"
 

@@ -1,6 +1,8 @@
 """Fine-tuning: learns, keeps the loss off the prompt, survives `kill -9` to the bit, and fails with advice.
 
-.venv/bin/python -m pytest tests/teaching/finetuning/test_lora.py
+Usage:
+
+    .venv/bin/python -m pytest tests/teaching/finetuning/test_lora.py
 """
 
 import json

@@ -1,7 +1,9 @@
 """Fit probes of every kind and layer.
 
-fits = fit_probes(states, unknown, train, validation, config, seed)      # all of them
-fitted = fit_probe(states, unknown, groups)                              # split, fit, choose, calibrate
+Usage:
+
+    fits = fit_probes(states, unknown, train, validation, config, seed)      # all of them
+    fitted = fit_probe(states, unknown, groups)                              # split, fit, choose, calibrate
 """
 
 from collections.abc import Callable, Sequence

@@ -71,11 +71,6 @@ class SharedPrefix:
                 self.prefill([self.tokens], alone, 0)
             self._layers = alone.row(0, len(self.tokens))
 
-    @property
-    def n_bytes(self) -> int:
-        """Memory of the prefix's keys and values."""
-        return sum(t.numel() * t.element_size() for layer in self._layers for t in layer)
-
     @contextmanager
     def _prompt_pass(self, padded: Padded, slots: Slots | None) -> Iterator[dict[str, Any]]:
         """The arguments of a pass over whole prompts after the prefix, for the model or its backbone."""

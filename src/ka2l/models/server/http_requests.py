@@ -180,12 +180,7 @@ class HttpRequests:
             f"{self._who()}: {_failed(attempts)} {trouble[:_MESSAGE_LENGTH]}\nFix: check that the server "
             "runs and can be reached at server.url; if it is busy, lower server.concurrency or set "
             "server.requests_per_minute. The answers received so far are kept: running the same command again "
-            "continues "
-            ""
-            ""
-            ""
-            ""
-            "there."
+            "continues there."
         )
 
     def _final(self, refused: Refused, about: str) -> ModelError:

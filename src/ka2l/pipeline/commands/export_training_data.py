@@ -24,7 +24,7 @@ from ka2l.pipeline.arms import MAIN, arm_stage, arms
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.run import context_of
 from ka2l.pipeline.run_directory import RunDirectory
-from ka2l.pipeline.shared.taught_questions import training_example, training_questions
+from ka2l.pipeline.shared.training_questions import training_example, training_questions
 from ka2l.teaching.exports import llama_factory as factory
 from ka2l.teaching.exports.text_formats import FORMATS, Messages, TrainingQuestion
 
@@ -145,7 +145,7 @@ def _read_info(file: Path) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise DataError(f"{file}: is there and is no list of datasets (a JSON object). Mend it, or give another --to.")
+        raise DataError(f"{file}: exists, but is not a JSON object of datasets. Fix it, or give another --to.")
     return found
 
 

@@ -9,7 +9,7 @@ from ka2l.common import atomic_files
 from ka2l.evaluation.protocol import Item, Prediction
 from ka2l.models.interface import Prompt
 from ka2l.pipeline.context import Context, add_usage
-from ka2l.pipeline.manifest import StageRecord
+from ka2l.pipeline.run_directory import Attempt
 from ka2l.pipeline.shared.artifact_tables import as_table
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def ask(
     context: Context,
-    record: StageRecord,
+    attempt: Attempt,
     name: str,
     items: Sequence[Item],
     *,
@@ -29,7 +29,7 @@ def ask(
 
     Args:
         context: context of the run.
-        record: record of the running stage.
+        attempt: the running stage.
         name: `base:sensing` gets the sensing prompt, all others the teaching prompt.
         items: the questions.
         adapter: adapter of a tuned model.
@@ -42,8 +42,8 @@ def ask(
         return []
     predictions = answers_to(context, name, items, adapter)
     atomic_files.write_table(file, prediction_table(predictions))
-    add_usage(record, context.model(adapter))
-    context.run.checkpoint("evaluate")
+    add_usage(attempt.record, context.model(adapter))
+    attempt.checkpoint()
     return predictions
 
 

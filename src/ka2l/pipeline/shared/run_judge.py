@@ -59,7 +59,7 @@ class RunJudge(NamedTuple):
 
 
 @contextmanager
-def run_judge(context: Context, answered: Answered | None, stage: str = "measure") -> Iterator[RunJudge]:
+def run_judge(context: Context, answered: Answered | None, stage: str) -> Iterator[RunJudge]:
     """The judge that `measure.judge` names. Its judgements are saved as they are made.
 
     Args:

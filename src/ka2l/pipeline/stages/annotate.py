@@ -1,6 +1,8 @@
 """Stage `annotate`: label the selected and decoded questions with gold answers, from GeoNames, or by people.
 
-ka2l annotate runs/mine --export todo.csv
+Usage:
+
+    ka2l annotate runs/mine --export todo.csv
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from ka2l.pipeline.content_keys import values
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.run_directory import LABELS, Attempt, Written
 from ka2l.pipeline.shared.artifact_tables import as_table
-from ka2l.pipeline.shared.taught_questions import (
+from ka2l.pipeline.shared.training_questions import (
     decoded_questions,
     read_annotations,
     selected_questions,

@@ -28,7 +28,7 @@ from ka2l.pipeline.shared.artifact_tables import as_table
 from ka2l.pipeline.shared.decoded_candidates import Decoding, decodings
 from ka2l.pipeline.shared.run_decoder import checked_card
 from ka2l.pipeline.shared.run_probe import read_probe
-from ka2l.pipeline.shared.taught_questions import selected_questions
+from ka2l.pipeline.shared.training_questions import selected_questions
 from ka2l.pipeline.stage import Cost, Identities, Stage
 from ka2l.pipeline.stages.candidate_filters import filter_candidates
 from ka2l.questions.question import Question

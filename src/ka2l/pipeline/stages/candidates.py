@@ -14,7 +14,7 @@ from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.artifact_tables import as_table
 from ka2l.pipeline.shared.decoded_candidates import FOLDER, decoded_rows
 from ka2l.pipeline.shared.run_decoder import checked_card, probed_state, run_decoder
-from ka2l.pipeline.shared.taught_questions import selected_questions
+from ka2l.pipeline.shared.training_questions import selected_questions
 from ka2l.pipeline.stage import Cost, Identities, Sizes, Stage
 from ka2l.questions.question import Question
 

@@ -14,7 +14,7 @@ from ka2l.pipeline.context import Context
 from ka2l.pipeline.preflight import needs_role
 from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.evaluation_answers import ask, prediction_table
-from ka2l.pipeline.shared.taught_questions import all_questions, read_annotations, replayed
+from ka2l.pipeline.shared.training_questions import all_questions, read_annotations, replayed
 from ka2l.pipeline.stage import ANSWER_TOKENS, Cost, Identities, Sizes, Stage
 
 
@@ -39,16 +39,16 @@ def evaluate_models(context: Context, attempt: Attempt) -> None:
         everything = list(
             dict.fromkeys(item for by_set in sets.values() for items in by_set.values() for item in items)
         )
-        predictions = ask(context, record, "base:sensing", held_out)
-        predictions += ask(context, record, "base:teaching", held_out)
+        predictions = ask(context, attempt, "base:sensing", held_out)
+        predictions += ask(context, attempt, "base:teaching", held_out)
         best = best_base_prompt(predictions, questions, answers, config.measure.correct)
         held = set(held_out)
         rest = [item for item in everything if item not in held]
-        predictions += ask(context, record, f"base:{best}", rest, part=f"base-{best}-rest")
+        predictions += ask(context, attempt, f"base:{best}", rest, part=f"base-{best}-rest")
         for arm in arms(config):
             name = strategy_of(config, arm)
             items = list(dict.fromkeys(item for group in sets[name].values() for item in group))
-            predictions += ask(context, record, name, items, adapter=run.file("adapter", arm))
+            predictions += ask(context, attempt, name, items, adapter=run.file("adapter", arm))
         result = evaluate(
             predictions,
             selections,

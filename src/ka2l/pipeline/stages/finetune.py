@@ -10,7 +10,7 @@ from ka2l.pipeline.arms import MAIN, arm_stage
 from ka2l.pipeline.content_keys import prompted_model, values
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.run_directory import Attempt, Written
-from ka2l.pipeline.shared.taught_questions import training_example, training_questions
+from ka2l.pipeline.shared.training_questions import training_example, training_questions
 from ka2l.pipeline.stage import ANSWER_TOKENS, Cost, Identities, Sizes, Stage
 from ka2l.teaching.settings import FinetuneConfig
 

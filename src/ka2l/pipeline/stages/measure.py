@@ -1,6 +1,8 @@
 """Stage `measure`: cluster the answers by meaning, score their disagreement, and separate known from unknown questions.
 
-ka2l measure runs/mine measure.judge=nli measure.nli_model=FOLDER
+Usage:
+
+    ka2l measure runs/mine measure.judge=nli measure.nli_model=FOLDER
 """
 
 from typing import Any
@@ -35,13 +37,13 @@ from ka2l.report.run_page_data import Case
 def measure(context: Context, attempt: Attempt) -> None:
     """Write the entropies, scores, threshold and labels of the answered questions."""
     with attempt.begin() as record:
-        _measure(context, record)
+        _measure(context, attempt, record)
 
 
-def _measure(context: Context, record: StageRecord) -> None:
+def _measure(context: Context, attempt: Attempt, record: StageRecord) -> None:
     config, run = context.config, context.run
     answered = answered_questions(context)
-    with run_judge(context, answered) as judging:
+    with run_judge(context, answered, attempt.stage) as judging:
         measured = measure_answers(
             answered.question_texts,
             answered.answer_texts,
@@ -60,7 +62,7 @@ def _measure(context: Context, record: StageRecord) -> None:
     unknown = None if threshold is None else entropies >= threshold.value
     columns = _columns(answered, measured, unknown)
     columns |= {} if kernel is None else {"kernel_entropy": _finite_or_none(kernel)}
-    columns |= model_scores(context, record, answered, measured.clusters)
+    columns |= model_scores(context, attempt, answered, measured.clusters)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     atomic_files.write_table(run.file("entropy.parquet"), as_table(rows))
     atomic_files.write_json(

@@ -28,6 +28,7 @@ from ka2l.models.interface import Prompt
 from ka2l.models.prompts import render_chat
 from ka2l.pipeline.context import Context, add_usage
 from ka2l.pipeline.manifest import StageRecord
+from ka2l.pipeline.run_directory import Attempt
 from ka2l.pipeline.shared.answered_questions import Answered
 from ka2l.pipeline.shared.artifact_tables import as_table
 
@@ -44,7 +45,7 @@ _SCORE_OF = {"p_false": "p_true", "ambiguity": "ambiguity", "ambiguous": "ambigu
 
 
 def model_scores(
-    context: Context, record: StageRecord, answered: Answered, clusters: Sequence[Sequence[int]]
+    context: Context, attempt: Attempt, answered: Answered, clusters: Sequence[Sequence[int]]
 ) -> dict[str, list[Any]]:
     """The columns `p_false`, `ambiguity`, `ambiguous` and `eigenscore` that `measure.scores` asks for; None if
     undefined.
@@ -57,12 +58,12 @@ def model_scores(
     for part in atomic_files.parts(folder, ".parquet"):
         rows |= {row["question_id"]: row for row in atomic_files.read_table(part).to_pylist()}
     todo = [index for index, question_id in enumerate(answered.ids) if question_id not in rows]
-    with context.reporter.bar("measure", len(answered.ids), len(rows)) as advance:
+    with context.reporter.bar(attempt.stage, len(answered.ids), len(rows)) as advance:
         for start in range(0, len(todo), PART):
             chunk = todo[start : start + PART]
-            part_rows = _score_part(context, record, answered, clusters, chunk)
+            part_rows = _score_part(context, attempt.record, answered, clusters, chunk)
             atomic_files.write_table(atomic_files.next_part(folder, ".parquet"), as_table(part_rows))
-            context.run.checkpoint("measure")
+            attempt.checkpoint()
             rows |= {row["question_id"]: row for row in part_rows}
             advance(len(chunk))
     names = [name for name in next(iter(rows.values()), {}) if name != "question_id"]

@@ -14,7 +14,7 @@ from ka2l.pipeline.content_keys import given_probe, prompted_model
 from ka2l.pipeline.context import Context, add_usage
 from ka2l.pipeline.run_directory import Attempt, Written
 from ka2l.pipeline.shared.artifact_tables import as_table
-from ka2l.pipeline.shared.taught_questions import REPLAYED, all_questions, read_annotations
+from ka2l.pipeline.shared.training_questions import REPLAYED, all_questions, read_annotations
 from ka2l.pipeline.stage import Cost, Identities, Stage
 from ka2l.questions.question import rank
 

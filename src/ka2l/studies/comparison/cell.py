@@ -29,7 +29,7 @@ from ka2l.pipeline.manifest import StageRecord
 from ka2l.pipeline.run import bring_up_to_date, context_of
 from ka2l.pipeline.run_directory import RunDirectory, Written
 from ka2l.pipeline.shared.evaluation_answers import answers_to, prediction_table
-from ka2l.pipeline.shared.taught_questions import selected_questions
+from ka2l.pipeline.shared.training_questions import selected_questions
 from ka2l.pipeline.stage_list import STAGES
 from ka2l.questions.question import Question, rank
 from ka2l.studies.comparison.cell_results import CellResult, Outcomes, Place, cell_name, save

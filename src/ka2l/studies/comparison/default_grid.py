@@ -1,6 +1,8 @@
 """What a comparison compares when nothing else is asked for: the defaults of `ka2l compare` and of the Python API.
 
-ka2l.compare(config, Path("runs/geo"), ka2l.Grid(*default_grid(config)))
+Usage:
+
+    ka2l.compare(config, Path("runs/geo"), ka2l.Grid(*default_grid(config)))
 """
 
 from collections.abc import Sequence

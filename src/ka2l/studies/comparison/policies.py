@@ -1,8 +1,10 @@
 """Policies, the rows of a comparison: a query strategy by its name, or with settings of its own.
 
-unknown                                             a strategy
-full                                                the whole pool
-careful: select.strategy=unknown finetune.replay=1  a name with its settings
+Usage:
+
+    unknown                                             a strategy
+    full                                                the whole pool
+    careful: select.strategy=unknown finetune.replay=1  a name with its settings
 """
 
 import re

@@ -1,8 +1,10 @@
 """The tables of a comparison: Markdown like the paper's Tables 6–8, Parquet, JSON, and a progress table for the
 terminal.
 
-print(markdown(summary))
-print(progress_table(planned, done, running))
+Usage:
+
+    print(markdown(summary))
+    print(progress_table(planned, done, running))
 """
 
 import math

@@ -1,6 +1,8 @@
 """The result of a comparison in sentences, and its numbers as text: for the terminal, Markdown and the page.
 
-headline(summary)       # one or two sentences; a difference is named only if its test is clear
+Usage:
+
+    headline(summary)       # one or two sentences; a difference is named only if its test is clear
 """
 
 import math

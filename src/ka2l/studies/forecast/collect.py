@@ -1,8 +1,10 @@
 """The points of a learning curve from a comparison, from finished runs, or from the user's own file; and its forecast.
 
-collected = collect([Path("runs/geo")])        # points by strategy
-forecasts = forecast(collected, next_labels=100)    # a curve and advice for each
-print(forecast_text(collected, forecasts, 100))     # the screen of `ka2l plan`
+Usage:
+
+    collected = collect([Path("runs/geo")])        # points by strategy
+    forecasts = forecast(collected, next_labels=100)    # a curve and advice for each
+    print(forecast_text(collected, forecasts, 100))     # the screen of `ka2l plan`
 """
 
 from collections import defaultdict

@@ -1,6 +1,8 @@
 """The answers that people have given in a run, in its labels.json.
 
-ka2l annotate runs/mine --import todo.csv     # adds to it
+Usage:
+
+    ka2l annotate runs/mine --import todo.csv     # adds to it
 """
 
 from collections.abc import Mapping, Sequence
