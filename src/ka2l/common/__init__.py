@@ -1,4 +1,4 @@
-"""What every room may use and code without dependencies on a room: text, intervals, files, progress, the Hub.
+"""What every room may use: text, intervals, files, progress, the Hub. It depends on no room.
 
 May import `errors`.
 """
