@@ -2,7 +2,7 @@
 
 Usage:
 
-    view(data.augmentation)        # what page.html draws
+    view(data.augmentation)        # the values page.html shows
 """
 
 from collections.abc import Iterable, Mapping
