@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ka2l.common.intervals import Interval
 
@@ -14,6 +15,11 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\uff
 def is_number(value: object) -> bool:
     """Whether it is a finite number (JSON has null instead of NaN)."""
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def finite_or_none(value: Any) -> Any:
+    """The value as JSON can hold it: None for NaN and infinite floats, everything else as it is."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_interval(value: object) -> Interval | None:

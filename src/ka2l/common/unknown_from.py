@@ -1,3 +1,4 @@
 """The probability of being unknown from which a question is called unknown."""
 
-UNKNOWN_FROM = 0.5  # p_unknown >= this: unknown
+# p_unknown at or above this: unknown.
+UNKNOWN_FROM = 0.5

@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from ka2l.common.intervals import Interval
+from ka2l.common.number_format import finite_or_none
 from ka2l.evaluation.protocol import Evaluation
 
 
@@ -33,11 +34,6 @@ def interval_from(value: Interval | Mapping[str, Any] | Sequence[Any]) -> Interv
         return Interval(_number(middle), _number(low), _number(high), int(n))
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"not an interval: {value!r}") from None
-
-
-def finite_or_none(value: Any) -> Any:
-    """The value as JSON can hold it: None for NaN and infinite floats, everything else as it is."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(value: Any) -> float:

@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from ka2l.models.local.local_model import LocalModel
 
 
-class _ModelInMemory:
-    """The language model that contexts share: at most one is in memory."""
-
-    model: "LocalModel | None" = None
-    adapter: Path | None = None
-
-
 class Context:
     """A run with its configuration, while it works. The model is loaded when first needed and kept until `release`.
 
@@ -50,8 +43,10 @@ class Context:
         self.reporter = reporter
         self.plan = plan
         self.identities: RunIdentities = RunIdentities(run, None if beside is None else beside.identities)
-        self._beside = beside
-        self._memory: _ModelInMemory = _ModelInMemory() if beside is None else beside._memory
+        # Of the contexts that share a model, the one that holds it.
+        self._owner: Context = self if beside is None else beside._owner
+        self._model: LocalModel | None = None
+        self._adapter: Path | None = None
         if beside is not None:
             own, shared = ([config.model, config.prompt] for config in (self.config, beside.config))
             if own != shared:
@@ -97,7 +92,7 @@ class Context:
         if declared.partial:
             inputs = {other: key for other, key in key_of.items() if other != stage and self.is_done(other, key)}
         else:
-            inputs = self.require(stage)
+            inputs = self._required(stage, key_of)
         return Attempt(self.run, stage, key_of[stage], inputs, declared.writes)
 
     def require(self, stage: str) -> dict[str, str]:
@@ -106,7 +101,9 @@ class Context:
         Raises:
             RunError: one is missing or out of date; the message names the verb to run.
         """
-        key_of = self.keys()
+        return self._required(stage, self.keys())
+
+    def _required(self, stage: str, key_of: dict[str, str]) -> dict[str, str]:
         for needed in self.plan.inputs[stage]:
             self._check_done(needed, stage, key_of)
         return {needed: key_of[needed] for needed in self.plan.inputs[stage]}
@@ -185,21 +182,22 @@ class Context:
         """
         from ka2l.models.local.local_model import LocalModel
 
-        if self._memory.model is None or self._memory.adapter != adapter:
+        owner = self._owner
+        if owner._model is None or owner._adapter != adapter:
             self.release()
-            self._memory.model = LocalModel.load(
+            owner._model = LocalModel.load(
                 self.config.model,
                 self.resolved,
                 template=self.config.prompt.template,
                 adapter=adapter,
                 say=self.reporter.say,
             )
-            self._memory.adapter = adapter
-        return self._memory.model
+            owner._adapter = adapter
+        return owner._model
 
     def release(self) -> None:
         """Drop the model from memory."""
-        self._memory.model = None
+        self._owner._model = None
 
     @cached_property
     def prompts(self) -> PromptBuilder:
@@ -211,7 +209,7 @@ class Context:
         """The model's tokenizer. The model itself is not loaded for it."""
         from ka2l.models.tokenizer import load_tokenizer
 
-        return load_tokenizer(self.config.model, self.resolved) if self._beside is None else self._beside.tokenizer
+        return load_tokenizer(self.config.model, self.resolved) if self._owner is self else self._owner.tokenizer
 
     def sensing_prompt(self, question: Question) -> Prompt:
         """The sensing prompt of a question; if a server is asked, also as chat messages."""

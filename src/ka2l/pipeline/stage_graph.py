@@ -22,10 +22,6 @@ class Plan(Generic[ContextT]):
         """The stages one verb runs; empty if this configuration has none of them."""
         return [stage for stage, declared in self.stages.items() if declared.verb == verb]
 
-    def has(self, name: str) -> bool:
-        """Whether the main arm has this stage."""
-        return name in self.stages
-
 
 def plan(declared: Sequence[Stage[ContextT]], config: RunConfig, last: str = "report") -> Plan[ContextT]:
     """Every stage that `last` depends on, in the order of `declared`; of each, the main arm comes first.

@@ -67,24 +67,25 @@ def answer_batches(folder: Path, n: int) -> Iterator[dict[str, Answers]]:
         yield {question_id: dict(sorted(rows.items())) for question_id, rows in answers.items() if rows}
 
 
-def read_states(folder: Path, ids: Sequence[str]) -> NDArray[np.float32]:
-    """Hidden states of these questions in this order, [questions, layers + 1, width]."""
-    state_of: dict[str, NDArray[np.float32]] = {}
-    for part in atomic_files.parts(folder, ".safetensors"):
-        tensors, metadata = atomic_files.read_tensors(part)
-        stacked = np.stack([tensors[name] for name in sorted(tensors)], axis=1)
-        state_of.update(zip(json.loads(metadata["ids"]), stacked, strict=True))
-    return np.stack([state_of[question_id] for question_id in ids])
+def read_states(folder: Path, ids: Sequence[str], layers: Sequence[int] | None = None) -> NDArray[np.float32]:
+    """Hidden states of these questions in this order, [questions, layers, width].
 
-
-def read_layer(folder: Path, ids: Sequence[str], layer: int) -> NDArray[np.float32]:
-    """Hidden states of these questions at one layer, [questions, width]. No other layer is read from disk."""
+    Args:
+        folder: of the parts.
+        ids: of the questions.
+        layers: numbers of the layers, ascending; no other layer is read from disk. None: all of them.
+    """
     wanted = set(ids)
+    names = None if layers is None else [_layer_name(layer) for layer in layers]
     state_of: dict[str, NDArray[np.float32]] = {}
     for part in atomic_files.parts(folder, ".safetensors"):
-        tensors, metadata = atomic_files.read_tensors(part, [_layer_name(layer)])
-        rows = zip(json.loads(metadata["ids"]), tensors[_layer_name(layer)], strict=True)
-        state_of.update((question_id, row.copy()) for question_id, row in rows if question_id in wanted)
+        tensors, metadata = atomic_files.read_tensors(part, names)
+        part_ids = json.loads(metadata["ids"])
+        rows = [row for row, question_id in enumerate(part_ids) if question_id in wanted]
+        if len(rows) < len(part_ids):
+            tensors = {name: tensor[rows] for name, tensor in tensors.items()}
+        stacked = np.stack([tensors[name] for name in sorted(tensors)], axis=1)
+        state_of.update(zip((part_ids[row] for row in rows), stacked, strict=True))
     return np.stack([state_of[question_id] for question_id in ids])
 
 

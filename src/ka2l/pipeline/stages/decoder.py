@@ -168,7 +168,7 @@ DECODER_STATES = Stage(
         "decoder",
         ", or use a pretrained decoder (decoder.pretrained); for GeoNames also questions.geonames.decoder=7000",
     ),
-    costs=lambda sizes, arm: Cost(sizes.of_role("decoder"), sizes.of_role("decoder") * sizes.lengths.own, weight=1.0),
+    costs=lambda sizes, arm: Cost(sizes.of_role("decoder"), sizes.of_role("decoder") * sizes.lengths.own),
 )
 DECODER = Stage(
     "decoder",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ka2l.common import atomic_files
 from ka2l.common.intervals import mean_interval
+from ka2l.common.number_format import finite_or_none
 from ka2l.config.run_config import RunConfig
 from ka2l.config.run_limits import asks_model, has_model
 from ka2l.errors import DegenerateError
@@ -137,7 +138,7 @@ def _summary(
         "rule": threshold.rule,
         "objective": threshold.objective if np.isfinite(threshold.objective) else None,
         "share_unknown": float((entropies >= threshold.value).mean()),
-        "stability": {name: _number(value) for name, value in stability._asdict().items()},
+        "stability": {name: finite_or_none(value) for name, value in stability._asdict().items()},
     }
 
 
@@ -160,11 +161,7 @@ def _kernel_entropies(answered: Answered, judging: RunJudge) -> NDArray[np.float
 
 
 def _finite_or_none(values: NDArray[np.floating]) -> list[float | None]:
-    return [value if np.isfinite(value) else None for value in values.tolist()]
-
-
-def _number(value: float | int) -> float | int | None:
-    return value if np.isfinite(value) else None
+    return [finite_or_none(value) for value in values.tolist()]
 
 
 def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ka2l.common import atomic_files
 from ka2l.common.intervals import Interval, auroc
+from ka2l.common.number_format import finite_or_none
 from ka2l.common.version import __version__
 from ka2l.config.run_config import RunConfig
 from ka2l.config.run_limits import answered_by, has_stand_in
@@ -31,7 +31,7 @@ from ka2l.pipeline.content_keys import values
 from ka2l.pipeline.context import Context
 from ka2l.pipeline.manifest import StageRecord
 from ka2l.pipeline.run_directory import Attempt, Written
-from ka2l.pipeline.shared.artifact_tables import as_table, read_layer, read_states
+from ka2l.pipeline.shared.artifact_tables import as_table, read_states
 from ka2l.pipeline.stage import Cost, Identities, Stage
 from ka2l.pipeline.stages.probe_contenders import Measured, contenders, moved_thresholds, score_tables
 from ka2l.report.run_page_data import LayerScore, PerturbedThreshold, ScoreRow
@@ -67,7 +67,7 @@ def _probe(context: Context, record: StageRecord) -> None:
     card = {
         **_card(context, data),
         "threshold": threshold,
-        "validation_auroc": _finite(kept.fit.validation_auroc),
+        "validation_auroc": finite_or_none(float(kept.fit.validation_auroc)),
         "scores": tables,
         "layers": {one.name: one.layer for one in compared if one.layer is not None},
         "perturbed": moved_thresholds(kept.probe, data, threshold["value"], config.probe, config.seed),
@@ -198,11 +198,7 @@ def _layer_0_check(context: Context, data: Measured, test_auroc: float) -> dict[
             "embedding,\n           or not all prompts end in the same token. A probe of layer 0 may then read the "
             "prompt's length."
         )
-    return {"constant": constant, "test_auroc": _finite(test_auroc)}
-
-
-def _finite(value: float | NDArray[np.floating]) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return {"constant": constant, "test_auroc": finite_or_none(float(test_auroc))}
 
 
 def _shows(context: Context, _done: frozenset[str]) -> dict[str, Any]:
@@ -261,7 +257,7 @@ def _scatter(context: Context, card: dict[str, Any]) -> dict[str, Any]:
     run = context.run
     table = atomic_files.read_table(run.file("entropy.parquet"), ["question_id", "unknown"]).to_pydict()
     layer = card["n_layers"] if card["layer"] == ALL_LAYERS else card["layer"]
-    states = read_layer(run.file("states"), table["question_id"][:POINTS], layer)
+    states = read_states(run.file("states"), table["question_id"][:POINTS], [layer])[:, 0]
     points, variance = _pca(states)
     return {
         "pca": [(float(x), float(y), u) for (x, y), u in zip(points, table["unknown"][:POINTS], strict=True)],

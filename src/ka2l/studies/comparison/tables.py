@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ka2l.common.number_format import MISSING, is_number
+from ka2l.common.number_format import MISSING, finite_or_none
 from ka2l.studies.comparison.cell_results import CellResult, Place
 from ka2l.studies.comparison.measures import MEASURES, TESTED, values
 from ka2l.studies.comparison.summary import CRITERIA, WHOLE, Arm, Summary
@@ -211,7 +211,7 @@ def arm_rows(summary: Summary) -> list[dict[str, Any]]:
             row |= {f"{name}_{part}": number for part, number in zip(_TEST_PARTS, numbers, strict=True)}
             row[f"{name}_verdict"] = None if test is None else test.verdict
         row |= {"labels_to_target": to_reach.get(arm.policy), "mean_of_curve": areas.get(arm.policy)}
-        rows.append({name: _finite(value) for name, value in row.items()})
+        rows.append({name: finite_or_none(value) for name, value in row.items()})
     return rows
 
 
@@ -221,8 +221,8 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "headline": headline(summary),
         "notes": list(summary.notes),
         "reference": summary.reference,
-        "base": {name: _finite(value) for name, value in summary.base.items()},
-        "target": _finite(summary.target),
+        "base": {name: finite_or_none(value) for name, value in summary.base.items()},
+        "target": finite_or_none(summary.target),
         "target_of": summary.target_of,
         "arms": arm_rows(summary),
         "wins_on_all_three": [{"policy": one.policy, "budget": one.budget} for one in summary.winners],
@@ -241,8 +241,3 @@ def _marked(summary: Summary, arm: Arm, name: str) -> str:
     """A measure's mean and spread, with the mark of a clear difference from the reference."""
     test = summary.differences.get((arm.policy, arm.budget, name))
     return mean_std(arm.measures[name], MEASURES[name].unit) + (MARKS.get(test.verdict, "") if test else "")
-
-
-def _finite(value: Any) -> Any:
-    """The value; None in place of NaN and infinity."""
-    return None if isinstance(value, float) and not is_number(value) else value
